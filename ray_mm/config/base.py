@@ -1,0 +1,55 @@
+"""What all parts of a job file share: closed, frozen, documented per field."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """A section of a job file. Unknown keys are errors; values can't change after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _parse_size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"expected a size such as 256MB or 64MiB, found {value!r}")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+Size = Annotated[int, BeforeValidator(_parse_size, json_schema_input_type=int | str), Field(gt=0)]
+"""Bytes, written as a number or with a unit: ``256MB``, ``64MiB``."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=64)]
+"""A name of a job, a field or a split: letters, digits, ``_`` and ``-``; it starts with a letter."""
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Resources(Config):
+    """What a run may use. The same job scales by changing these numbers alone."""
+
+    workers: int = Field(default=1, ge=1)
+    """Processes that work side by side: train workers, or scoring actors of an evaluation."""
+    cpus_per_worker: float | None = Field(default=None, gt=0)
+    """CPUs that Ray reserves for each worker. Unset: one, or less where Ray Data would otherwise have none."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for each worker."""
+
+
+class BadSamples(Config):
+    """How many samples may be quarantined before the run stops. The stricter of the two limits holds."""
+
+    max_count: int = Field(default=10_000, ge=0)
+    """Distinct samples over the whole run."""
+    max_rate: Fraction = 0.05
+    """Share of the samples of an epoch, judged when at least 100 samples have been seen."""

@@ -1,0 +1,101 @@
+"""Field types: what a typed column of a sample is. The same words serve preprocess jobs, ``dataset.json`` and overrides.
+
+A value of None means "take it from the data" in a preprocess job, and "take it from the dataset" in a train job.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ray_mm.config.base import Config
+
+
+class ImageField(Config):
+    """A picture: JPEG, PNG, WebP, … Decoded to uint8 [height, width, channels]."""
+
+    type: Literal["image"] = "image"
+    height: int | None = Field(default=None, ge=1, le=16384)
+    """Rows in pixels after decoding. Unset: the median of the data, at most 224."""
+    width: int | None = Field(default=None, ge=1, le=16384)
+    """Columns in pixels after decoding. Unset: the median of the data, at most 224."""
+    channels: Literal[1, 3] = 3
+    """3 for RGB, 1 for grey."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """How a picture of another aspect ratio is made to fit: scaled and centre-cropped, or stretched."""
+
+
+class TextField(Config):
+    """A text, UTF-8. Tokenised to int32 [max_tokens], padded with 0."""
+
+    type: Literal["text"] = "text"
+    max_tokens: int | None = Field(default=None, ge=1, le=65536)
+    """Longer texts are cut. Unset: the longest text of the data, at most 256."""
+    vocabulary_size: int | None = Field(default=None, ge=16)
+    """Upper limit of the tokenizer's vocabulary; in ``dataset.json`` the size that it has. Unset: 8,000."""
+
+
+class AudioField(Config):
+    """A mono recording: WAV, FLAC, OGG, MP3. Decoded to int16 [rate_hz × max_seconds] and a length in frames."""
+
+    type: Literal["audio"] = "audio"
+    rate_hz: int | None = Field(default=None, ge=1000, le=384000)
+    """Sample rate after decoding, in Hz. Unset: the most frequent rate of the data."""
+    max_seconds: float | None = Field(default=None, gt=0, le=3600)
+    """Longer recordings are cut, shorter ones padded. Unset: the longest of the data, at most 30."""
+
+
+class SeriesField(Config):
+    """A sensor time series: float32 [max_length, channels] and a length in steps."""
+
+    type: Literal["series"] = "series"
+    channels: int | None = Field(default=None, ge=1)
+    """Values per time step. Unset: what the data has."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Longer series are cut, shorter ones padded, in steps. Unset: the longest of the data, at most 4,096."""
+    rate_hz: float | None = Field(default=None, gt=0)
+    """Steps per second, for plots and reports. Unset: not known."""
+
+
+class PointsField(Config):
+    """A point cloud of radar or LiDAR: float32 [max_points, channels] and a number of points."""
+
+    type: Literal["points"] = "points"
+    channels: int | None = Field(default=None, ge=2)
+    """Values per point; the first two or three are coordinates in metres. Unset: what the data has."""
+    max_points: int | None = Field(default=None, ge=1)
+    """Larger clouds are thinned evenly. Unset: the largest of the data, at most 4,096."""
+
+
+class VectorField(Config):
+    """Fixed features or table columns: float32 [size]."""
+
+    type: Literal["vector"] = "vector"
+    size: int | None = Field(default=None, ge=1)
+    """Number of values. Unset: what the data has."""
+
+
+class LabelField(Config):
+    """What is to be predicted: a class (int64) or a number (float32)."""
+
+    type: Literal["label"] = "label"
+    target: Literal["class", "number"] = "class"
+    """``class``: one of ``classes``. ``number``: a real value."""
+    classes: tuple[str, ...] | None = None
+    """The classes in the order of their numbers. Unset: all values of the column, sorted."""
+
+    @model_validator(mode="after")
+    def _classes_fit_target(self) -> LabelField:
+        if self.target == "number" and self.classes is not None:
+            raise ValueError("a label with target: number has no classes; remove them or set target: class")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must differ from each other")
+        return self
+
+
+FieldSpec = Annotated[
+    ImageField | TextField | AudioField | SeriesField | PointsField | VectorField | LabelField,
+    Field(discriminator="type"),
+]
+FIELD_TYPES = ("image", "text", "audio", "series", "points", "vector", "label")

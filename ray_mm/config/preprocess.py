@@ -1,0 +1,72 @@
+"""``kind: preprocess``: a table of paths and values → a dataset per split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ray_mm.config.base import Config, Fraction, Name, Resources, Size
+from ray_mm.config.fields import FieldSpec
+
+
+class SplitByColumn(Config):
+    """A column of the table names each row's split."""
+
+    by: Literal["column"] = "column"
+    column: str
+    """The column. Each of its values becomes a dataset of that name."""
+
+
+class SplitByHash(Config):
+    """A hash decides. All rows with the same value in ``group`` go to the same split, so nothing leaks."""
+
+    by: Literal["hash"] = "hash"
+    group: str | None = None
+    """The column that must not be divided, such as a speaker or a recording. Unset: every row on its own."""
+    fractions: dict[Name, Fraction] = Field(default={"train": 0.8, "validation": 0.1, "test": 0.1})
+    """Share of the groups for each split; they add up to 1."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _sum_to_one(cls, fractions: dict[str, float]) -> dict[str, float]:
+        if abs(sum(fractions.values()) - 1.0) > 1e-6:
+            raise ValueError(f"fractions must add up to 1, found {sum(fractions.values()):g}")
+        return fractions
+
+
+class PreprocessJob(Config):
+    """Reads a table, writes WebDataset shards, an index and ``dataset.json`` for every split."""
+
+    kind: Literal["preprocess"]
+    name: Name
+    table: str
+    """CSV, JSON lines (.jsonl) or Parquet: one row per sample."""
+    root: str | None = None
+    """Folder that paths in the table are relative to. Unset: the table's own folder."""
+    fields: dict[Name, FieldSpec] = Field(min_length=1)
+    """The fields of a sample. A field is read from the column of its name unless ``columns`` says otherwise."""
+    columns: dict[Name, str | tuple[str, ...]] = Field(default={})
+    """Field → column, where they differ; for a ``vector`` a list of columns."""
+    key: str | None = None
+    """Column with a unique name per sample. Unset: the row's number."""
+    splits: Annotated[SplitByColumn | SplitByHash, Field(discriminator="by")] = SplitByHash()
+    """How rows are divided into train, validation, test."""
+    shard_size: Size = 256_000_000
+    """Target size of a shard, such as 256MB."""
+    on_missing: Literal["error", "absent"] = "error"
+    """A row whose file is not there: stop before anything is written, or leave the field absent in that sample."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split and of the order of samples in the shards."""
+    resources: Resources = Resources()
+    output: str
+    """Folder that gets one dataset per split."""
+
+    @model_validator(mode="after")
+    def _columns_name_fields(self) -> PreprocessJob:
+        for field, column in self.columns.items():
+            if field not in self.fields:
+                raise ValueError(f"columns.{field}: no such field; fields are {', '.join(sorted(self.fields))}")
+            if isinstance(column, tuple) and self.fields[field].type != "vector":
+                raise ValueError(f"columns.{field}: only a vector takes a list of columns")
+        return self

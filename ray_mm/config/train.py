@@ -1,0 +1,123 @@
+"""``kind: train``: datasets → a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ray_mm.config.base import BadSamples, Config, Fraction, Name, Resources
+from ray_mm.config.fields import FieldSpec
+from ray_mm.config.model import ModelConfig
+
+
+class ShuffleConfig(Config):
+    """The order of an epoch: chunks of shards are permuted, then rows within a window of chunks."""
+
+    chunk_samples: int = Field(default=256, ge=1)
+    """Consecutive samples of a shard that stay in one window."""
+    window_chunks: int = Field(default=64, ge=1)
+    """Chunks whose rows are mixed with each other."""
+
+
+class TrainData(Config):
+    """Where the samples come from and how they are batched."""
+
+    train: str
+    """Folder of the training dataset."""
+    validation: str | None = None
+    """Folder of the validation dataset, scored after every epoch. Unset: none."""
+    batch_size: int = Field(default=128, ge=1)
+    """Samples per optimizer step over all workers together."""
+    fields: dict[Name, FieldSpec] = Field(default={})
+    """Overrides of the dataset's fields: another picture size, a shorter text. Give the type and what differs."""
+    shuffle: ShuffleConfig = ShuffleConfig()
+    """How thoroughly samples are mixed."""
+    bad_samples: BadSamples = BadSamples()
+    """When too many unreadable samples stop the run."""
+    prefetch_batches: int = Field(default=4, ge=1, le=256)
+    """Batches that wait ready for each worker."""
+
+
+class OptimizerConfig(Config):
+    """The optimizer."""
+
+    name: Literal["adamw"] = "adamw"
+    """AdamW."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    """Decay of the two moment averages."""
+
+
+class CosineSchedule(Config):
+    """Linear warm-up, then half a cosine down."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup: Fraction = 0.05
+    """Share of all steps spent warming up."""
+    final: Fraction = 0.01
+    """Learning rate at the end, as a share of the peak."""
+
+
+class ConstantSchedule(Config):
+    """Linear warm-up, then constant."""
+
+    name: Literal["constant"] = "constant"
+    warmup: Fraction = 0.0
+    """Share of all steps spent warming up."""
+
+
+class TrainConfig(Config):
+    """The training loop."""
+
+    epochs: int = Field(default=10, ge=1)
+    """Passes over the training dataset."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimizer."""
+    schedule: Annotated[CosineSchedule | ConstantSchedule, Field(discriminator="name")] = CosineSchedule()
+    """The learning rate over the steps."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient. Null: no clipping."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """``auto``: bf16 on a GPU that has it, else fp32."""
+    modality_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Chance, per sample and field, that a present field is hidden in training; never all of a sample's fields."""
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    """Save the state every so many steps, too. Unset: after every epoch."""
+    log_every_steps: int = Field(default=10, ge=1)
+    """Write metrics every so many steps."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often the workers may be started again after one of them died."""
+
+
+class TrainJob(Config):
+    """Trains one fusion model, data-parallel over the workers."""
+
+    kind: Literal["train"]
+    name: Name
+    data: TrainData
+    """Where the samples come from and how they are batched."""
+    model: ModelConfig
+    """The network."""
+    train: TrainConfig = TrainConfig()
+    """The training loop."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the order, the initial weights and every random choice."""
+    resources: Resources = Resources()
+    """What the run may use."""
+    output: str
+    """Folder of the run: checkpoints, metrics, result. Running the same job again continues it."""
+
+    @model_validator(mode="after")
+    def _label_is_no_input(self) -> TrainJob:
+        if self.model.task.label in self.model.fields:
+            raise ValueError(f"model.task.label {self.model.task.label!r} is also an input field of the model")
+        if self.resources.workers > self.data.batch_size:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} is smaller than resources.workers {self.resources.workers}: "
+                "every worker needs at least one sample per step"
+            )
+        return self

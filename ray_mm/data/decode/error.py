@@ -1,0 +1,5 @@
+"""What every decoder raises."""
+
+
+class DecodeError(Exception):
+    """A member's bytes are not what its field says. The message is the reason, in a few words."""

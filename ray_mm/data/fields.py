@@ -1,0 +1,156 @@
+"""The schema of a batch: which arrays a field becomes, with shapes and dtypes.
+
+A decoded batch is a flat dict of arrays with the batch as first axis, so that Arrow, torch and ONNX all take it as it is:
+
+    field "camera" (image)    camera            uint8   [B, height, width, channels]
+    field "order"  (text)     order             int32   [B, max_tokens], 0 where there is no token
+    field "sound"  (audio)    sound             int16   [B, rate_hz × max_seconds];  sound.length int32 [B], in frames
+    field "imu"    (series)   imu               float32 [B, max_length, channels];   imu.length   int32 [B], in steps
+    field "radar"  (points)   radar             float32 [B, max_points, channels];   radar.length int32 [B], in points
+    field "state"  (vector)   state             float32 [B, size]
+    field "action" (label)    action            int64 (class) or float32 (number) [B]
+    every field               <name>.presence   bool    [B]: is it there? Where it is not, the arrays hold zeros
+    every batch               position          int64   [B]: place in the plan, −1 for padding
+                              weight            float32 [B]: 1, or 0 for padding and quarantined samples
+
+Field names hold no dot (``config.base.Name``), so the names can't clash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from typing_extensions import assert_never
+
+from ray_mm.config.fields import (
+    AudioField,
+    FieldSpec,
+    ImageField,
+    LabelField,
+    PointsField,
+    SeriesField,
+    TextField,
+    VectorField,
+)
+from ray_mm.errors import DatasetError
+
+POSITION = "position"
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape (without the batch axis) and dtype of one array of a batch."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+
+def presence_name(field: str) -> str:
+    """Name of the array that says where the field is there."""
+    return f"{field}.presence"
+
+
+def length_name(field: str) -> str:
+    """Name of the array with the valid length of an audio, series or points field."""
+    return f"{field}.length"
+
+
+def field_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
+    """The arrays that one field becomes, presence included. The spec must be complete (see ``require_complete``)."""
+    arrays = _content_arrays(name, spec)
+    arrays[presence_name(name)] = ArraySpec((), np.dtype(np.bool_))
+    return arrays
+
+
+def _content_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
+    length = {length_name(name): ArraySpec((), np.dtype(np.int32))}
+    match spec:
+        case ImageField():
+            return {name: ArraySpec((_known(spec.height), _known(spec.width), spec.channels), np.dtype(np.uint8))}
+        case TextField():
+            return {name: ArraySpec((_known(spec.max_tokens),), np.dtype(np.int32))}
+        case AudioField():
+            frames = round(_known(spec.rate_hz) * _known_float(spec.max_seconds))
+            return {name: ArraySpec((frames,), np.dtype(np.int16))} | length
+        case SeriesField():
+            return {name: ArraySpec((_known(spec.max_length), _known(spec.channels)), np.dtype(np.float32))} | length
+        case PointsField():
+            return {name: ArraySpec((_known(spec.max_points), _known(spec.channels)), np.dtype(np.float32))} | length
+        case VectorField():
+            return {name: ArraySpec((_known(spec.size),), np.dtype(np.float32))}
+        case LabelField():
+            return {name: ArraySpec((), np.dtype(np.int64 if spec.target == "class" else np.float32))}
+        case _:
+            assert_never(spec)
+
+
+def require_complete(fields: Mapping[str, FieldSpec]) -> None:
+    """Checks that nothing is left to be taken from the data.
+
+    Raises:
+        DatasetError: a field's shape is not known.
+    """
+    for name, spec in fields.items():
+        unset = [key for key, value in spec.model_dump().items() if value is None and key not in _optional(spec)]
+        if unset:
+            raise DatasetError(
+                f"field {name!r} ({spec.type}): {', '.join(unset)} must be given; the dataset does not say."
+            )
+
+
+def _optional(spec: FieldSpec) -> set[str]:
+    if isinstance(spec, LabelField) and spec.target == "number":
+        return {"classes"}
+    # Nothing is decoded by a series' rate: it only labels an axis.
+    return {"rate_hz"} if isinstance(spec, SeriesField) else set()
+
+
+def merge_fields(dataset: Mapping[str, FieldSpec], overrides: Mapping[str, FieldSpec]) -> dict[str, FieldSpec]:
+    """The dataset's fields with a job's overrides: only keys that the job sets are taken from it.
+
+    Raises:
+        DatasetError: an override of a field that is not there, of another type, or of something that lies in the data.
+    """
+    merged = dict(dataset)
+    for name, override in overrides.items():
+        if name not in dataset:
+            raise DatasetError(
+                f"data.fields.{name}: the dataset has no such field; it has {', '.join(sorted(dataset))}."
+            )
+        if override.type != dataset[name].type:
+            raise DatasetError(
+                f"data.fields.{name}: the dataset says {dataset[name].type}, the job says {override.type}."
+            )
+        keys = override.model_fields_set - {"type"}
+        fixed = sorted(keys & _FIXED_BY_DATA[override.type])
+        if fixed:
+            raise DatasetError(
+                f"data.fields.{name}.{fixed[0]} is fixed when a dataset is made and can't be overridden."
+            )
+        merged[name] = dataset[name].model_copy(update={key: getattr(override, key) for key in keys})
+    require_complete(merged)
+    return merged
+
+
+_FIXED_BY_DATA: dict[str, set[str]] = {
+    "image": set(),
+    "text": {"vocabulary_size"},
+    "audio": set(),
+    "series": {"channels", "rate_hz"},
+    "points": {"channels"},
+    "vector": {"size"},
+    "label": {"classes", "target"},
+}
+
+
+def _known(value: int | None) -> int:
+    assert value is not None, "require_complete comes first"
+    return value
+
+
+def _known_float(value: float | None) -> float:
+    assert value is not None, "require_complete comes first"
+    return value

@@ -1,0 +1,206 @@
+"""A dataset on disk: ``dataset.json`` and ``shards.parquet`` over the shards.
+
+<dataset>/dataset.json        fields, counts, presence, labels, statistics, digest; written last: no such file, no dataset
+<dataset>/shards.parquet      a row per shard: path, num_samples, size_bytes
+<dataset>/shards/NNNNNN.tar   and NNNNNN.index.parquet
+<dataset>/tokenizer.<field>.json   for every text field
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from ray_mm.config.base import Config
+from ray_mm.config.fields import FieldSpec
+from ray_mm.data.fields import require_complete
+from ray_mm.data.index import ShardIndex, index_path, read_index
+from ray_mm.errors import DatasetError
+from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
+from ray_mm.version import DATASET_FORMAT
+
+_FORMAT_NAME = "ray_mm.dataset"
+
+
+class Statistics(Config):
+    """Mean and standard deviation of a series, points or vector field per channel, or of a number label."""
+
+    mean: tuple[float, ...]
+    """One value per channel."""
+    std: tuple[float, ...]
+    """One value per channel, never 0."""
+
+
+class Manifest(Config):
+    """The content of ``dataset.json``."""
+
+    format: Literal["ray_mm.dataset"] = "ray_mm.dataset"
+    version: int = DATASET_FORMAT
+    name: str
+    """Name of the dataset, such as ``avdigits/train``."""
+    digest: str
+    """Hex SHA-256 of the shards' names and indexes; the order of an epoch depends on it."""
+    num_samples: int
+    num_shards: int
+    size_bytes: int
+    """Of all shards together."""
+    fields: dict[str, FieldSpec]
+    """Field → its type and shape, complete."""
+    members: dict[str, tuple[str, ...]]
+    """Field → the suffixes under which its member is found in a sample; the first that is there is taken."""
+    presence: dict[str, int]
+    """Field → number of samples that have it."""
+    label_counts: dict[str, dict[str, int]] = Field(default={})
+    """Class label → class → number of samples."""
+    statistics: dict[str, Statistics] = Field(default={})
+    """Field → mean and standard deviation over the training split."""
+    source: str = ""
+    """Hex SHA-256 of the job and the table that this was made from; empty where it was not made from a table."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A row of ``shards.parquet``: path relative to the dataset, number of samples, bytes."""
+
+    path: str
+    num_samples: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset, opened for reading."""
+
+    root: Path
+    manifest: Manifest
+    shards: tuple[ShardInfo, ...]
+
+    @cached_property
+    def shard_sizes(self) -> npt.NDArray[np.int64]:
+        """Samples per shard, int64 [num_shards]."""
+        return np.array([shard.num_samples for shard in self.shards], np.int64)
+
+    def shard_path(self, shard: int) -> Path:
+        """Where a shard lies."""
+        return self.root / self.shards[shard].path
+
+    def read_index(self, shard: int) -> ShardIndex:
+        """The index of a shard, checked against its size and its number of samples."""
+        index = read_index(self.shard_path(shard))
+        if len(index) != self.shards[shard].num_samples:
+            raise DatasetError(
+                f"{self.shard_path(shard)}: the index has {len(index)} samples, shards.parquet says "
+                f"{self.shards[shard].num_samples}; make the dataset again."
+            )
+        return index
+
+    def tokenizer(self, field: str) -> str:
+        """The tokenizer of a text field, as the JSON of the ``tokenizers`` library."""
+        path = tokenizer_path(self.root, field)
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError:
+            raise DatasetError(
+                f"{path}: the tokenizer of field {field!r} is missing; make the dataset again."
+            ) from None
+
+
+def tokenizer_path(root: Path, field: str) -> Path:
+    """Where the tokenizer of a text field lies."""
+    return root / f"tokenizer.{field}.json"
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens a dataset folder.
+
+    Raises:
+        DatasetError: no dataset there, an incomplete or damaged one, or one of a newer format.
+    """
+    root = local_path(path)
+    file = root / "dataset.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(_not_a_dataset(root)) from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file}: can't be read ({error}); make the dataset again.") from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT_NAME:
+        raise DatasetError(f"{file}: is not the dataset.json of a ray_mm dataset.")
+    if not isinstance(content.get("version"), int) or content["version"] > DATASET_FORMAT:
+        raise DatasetError(
+            f"{file}: has format version {content.get('version')!r}, this ray_mm reads versions up to {DATASET_FORMAT}; "
+            "upgrade ray_mm, or make the dataset with this version."
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+        table = pq.read_table(root / "shards.parquet")
+        shards = tuple(
+            ShardInfo(row["path"], row["num_samples"], row["size_bytes"])
+            for row in table.select(["path", "num_samples", "size_bytes"]).to_pylist()
+        )
+    except (ValidationError, pa.ArrowException, KeyError, OSError) as error:
+        raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
+    if len(shards) != manifest.num_shards or sum(shard.num_samples for shard in shards) != manifest.num_samples:
+        raise DatasetError(f"{root}: dataset.json and shards.parquet do not agree; make the dataset again.")
+    require_complete(manifest.fields)
+    return Dataset(root, manifest, shards)
+
+
+def write_dataset(
+    root: Path,
+    *,
+    name: str,
+    shards: Sequence[ShardInfo],
+    fields: dict[str, FieldSpec],
+    members: dict[str, tuple[str, ...]],
+    presence: dict[str, int],
+    label_counts: dict[str, dict[str, int]],
+    statistics: dict[str, Statistics],
+    source: str = "",
+) -> Manifest:
+    """Writes ``shards.parquet``, then ``dataset.json``. Shards and their indexes are there already."""
+    require_complete(fields)
+    digest = hashlib.sha256()
+    for shard in shards:
+        digest.update(f"{shard.path}\0{shard.size_bytes}\0{sha256_file(index_path(root / shard.path))}\0".encode())
+    manifest = Manifest(
+        name=name,
+        digest=digest.hexdigest(),
+        num_samples=sum(shard.num_samples for shard in shards),
+        num_shards=len(shards),
+        size_bytes=sum(shard.size_bytes for shard in shards),
+        fields=fields,
+        members=members,
+        presence=presence,
+        label_counts=label_counts,
+        statistics=statistics,
+        source=source,
+    )
+    sink = pa.BufferOutputStream()
+    schema = pa.schema([("path", pa.string()), ("num_samples", pa.int64()), ("size_bytes", pa.int64())])
+    pq.write_table(pa.Table.from_pylist([vars(shard) for shard in shards], schema=schema), sink)
+    write_atomic(root / "shards.parquet", sink.getvalue().to_pybytes())
+    write_json(root / "dataset.json", manifest.model_dump(mode="json"))
+    return manifest
+
+
+def _not_a_dataset(root: Path) -> str:
+    if not root.exists():
+        return f"{root}: no such dataset folder; make it with a preprocess job."
+    inside = (
+        sorted(child.name for child in root.iterdir() if (child / "dataset.json").is_file()) if root.is_dir() else []
+    )
+    if inside:
+        return f"{root}: holds the datasets {', '.join(inside)}; name one of them."
+    return f"{root}: has no dataset.json, so it is not a (whole) dataset; run the preprocess job that makes it."

@@ -1,0 +1,78 @@
+"""Every error that ray_mm raises on purpose, as one tree. The command line maps it to an exit status.
+
+RayMMError                  exit 1   something failed while it ran
+├── UsageError              exit 2   the call, the job file or what it points at is wrong; nothing was started
+│   ├── JobFileError                 a key or value of a job file, with its line
+│   ├── DatasetError                 a dataset that is missing, incomplete, newer, or does not fit
+│   ├── CheckpointError              a checkpoint or artifact that is missing, damaged, newer, or of another model
+│   └── OutputFolderError            an output folder that belongs to another job
+├── SampleError             exit 1   one sample can't be read or decoded; always begins ``shard[key].field:``
+├── QuarantineBudgetError   exit 1   more bad samples than the job allows
+├── OrderError              exit 1   a batch arrived out of its planned place: an internal error, never ignored
+└── GateRefused             exit 3   a gate said no; the run itself went well
+"""
+
+from __future__ import annotations
+
+
+class RayMMError(Exception):
+    """Base of all; the message is one paragraph: the value found, what was expected, what to change."""
+
+    exit_status = 1
+
+
+class UsageError(RayMMError):
+    """The call, the job file or what it points at is wrong."""
+
+    exit_status = 2
+
+
+class JobFileError(UsageError):
+    """A key or a value of a job file."""
+
+
+class DatasetError(UsageError):
+    """A dataset that is missing, incomplete, of a newer format, or does not fit the job."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint or artifact that is missing, damaged, of a newer format, or of another model."""
+
+
+class OutputFolderError(UsageError):
+    """An output folder that belongs to another job."""
+
+
+class SampleError(RayMMError):
+    """One member of one sample can't be read or decoded.
+
+    Args:
+        shard: the shard's path, relative to its dataset.
+        key: the sample's key.
+        field: the field whose member is bad.
+        reason: what is wrong with it, in a few words.
+    """
+
+    def __init__(self, shard: str, key: str, field: str, reason: str) -> None:
+        super().__init__(f"{shard}[{key}].{field}: {reason}")
+        self.shard = shard
+        self.key = key
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, str, str]]:
+        return type(self), (self.shard, self.key, self.field, self.reason)
+
+
+class QuarantineBudgetError(RayMMError):
+    """More samples were quarantined than ``data.bad_samples`` allows."""
+
+
+class OrderError(RayMMError):
+    """A batch arrived out of its planned place."""
+
+
+class GateRefused(RayMMError):  # noqa: N818 - a refusal is a result, not a failure
+    """A gate said no."""
+
+    exit_status = 3

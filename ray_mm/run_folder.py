@@ -1,0 +1,110 @@
+"""A run's output folder: whose it is, the resolved job, the result.
+
+<output>/job.json      the job with every default filled in: enough to repeat the run
+<output>/result.json   {"kind", "name", "status", "metrics", "versions", "seconds", ...}, written last
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ray_mm.config.load import Job
+from ray_mm.errors import OutputFolderError
+from ray_mm.storage import local_path, write_json
+from ray_mm.version import __version__
+
+_VERSIONED = ("ray", "torch", "pyarrow", "numpy", "webdataset", "onnxruntime")
+
+
+class RunFolder:
+    """One run's folder, opened for one job."""
+
+    def __init__(self, path: Path, job: Job) -> None:
+        self.path = path
+        self.job = job
+        self._started = time.monotonic()
+
+    def write_result(self, status: str, metrics: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Writes ``result.json`` and returns what it holds. ``status``: ``done``, ``refused`` or ``unchanged``."""
+        result = {
+            "kind": self.job.kind,
+            "name": self.job.name,
+            "status": status,
+            "metrics": metrics,
+            "versions": versions(),
+            "seconds": round(time.monotonic() - self._started, 3),
+            **more,
+        }
+        write_json(self.path / "result.json", result)
+        return result
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result of an earlier run of this job here, or None."""
+        return _read_json(self.path / "result.json")
+
+
+def open_run_folder(job: Job, settled: tuple[str, ...] = ()) -> RunFolder:
+    """Claims the job's output folder.
+
+    Args:
+        job: the job that is about to run.
+        settled: dotted keys that may not differ from an earlier run in the same folder, because what is already there
+            was made with them (for a train run, the model and the data).
+
+    Raises:
+        OutputFolderError: the folder belongs to another job, or to the same job with other settings.
+    """
+    path = local_path(job.output)
+    content = job.model_dump(mode="json")
+    earlier = _read_json(path / "job.json")
+    if earlier is not None:
+        if (earlier.get("kind"), earlier.get("name")) != (job.kind, job.name):
+            raise OutputFolderError(
+                f"output: {path} holds a run of the {earlier.get('kind')} job {earlier.get('name')!r}, not of the "
+                f"{job.kind} job {job.name!r}; choose another output, or remove that folder."
+            )
+        changed = [key for key in settled if _get(earlier, key) != _get(content, key)]
+        if changed:
+            key = changed[0]
+            raise OutputFolderError(
+                f"output: {path} was made with other settings ({', '.join(changed)}): {key} was {_get(earlier, key)!r} "
+                f"and is now {_get(content, key)!r}; choose another output, set it back, or remove that folder."
+            )
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputFolderError(f"output: {path} exists and is not a run's folder; choose another output.")
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "job.json", content)
+    return RunFolder(path, job)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's outcome."""
+    found = {"ray_mm": __version__, "python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _get(content: dict[str, Any], dotted: str) -> Any:
+    value: Any = content
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise OutputFolderError(f"{path}: can't be read as JSON ({error}); remove that folder.") from None
+    return content if isinstance(content, dict) else None
