@@ -1,0 +1,207 @@
+"""What a long step shows on stderr: a bar on a terminal, a plain line now and then in a log.
+
+    with progress("evaluate", total=6000, unit="samples") as bar:
+        bar.advance(64, accuracy=0.981)
+
+The rate, and the time left that follows from it, come from the last half minute only: an average since the start would
+promise too much after a fast beginning and too little after a slow one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WINDOW_S = 30.0
+_MAX_MARKS = 512
+
+Shown = float | int | str
+
+
+class Progress:
+    """How far a step is. Not for use by several threads.
+
+    Args:
+        description: what is being done, in a word or two.
+        total: units to do, or None where nobody knows.
+        unit: what is counted, in the plural.
+        done: units that an earlier run did already; they don't count into the rate.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, description: str, total: int | None, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.description = description
+        self.total = total
+        self.unit = unit
+        self.done = done
+        self.shown: dict[str, Shown] = {}
+        self.on_advance: Callable[[], None] | None = None
+        self._clock = clock
+        self._marks: deque[tuple[float, int]] = deque([(clock(), done)])
+
+    def advance(self, n: int = 1, **shown: Shown) -> None:
+        """Counts ``n`` units more; ``shown`` values stand beside the bar until they are given again."""
+        self.done += n
+        self.shown.update(shown)
+        now = self._clock()
+        # Many small steps would otherwise fill the window with marks that tell nothing more.
+        if len(self._marks) < 2 or now - self._marks[-2][0] > _WINDOW_S / _MAX_MARKS:
+            self._marks.append((now, self.done))
+        else:
+            self._marks[-1] = (now, self.done)
+        self._forget(now)
+        if self.on_advance is not None:
+            self.on_advance()
+
+    def rate(self) -> float | None:
+        """Units per second over the last half minute; None before anything was done."""
+        now = self._clock()
+        self._forget(now)
+        started, before = self._marks[0]
+        done = self.done - before
+        # Time since the last step counts too: a stall must show.
+        return done / (now - started) if done > 0 and now > started else None
+
+    def _forget(self, now: float) -> None:
+        # The mark before the window stays, so that the window is always covered.
+        while len(self._marks) > 2 and self._marks[1][0] <= now - _WINDOW_S:
+            self._marks.popleft()
+
+    def seconds_left(self) -> float | None:
+        """At the recent rate; None where the rate or the total is not known."""
+        rate = self.rate()
+        return None if self.total is None or not rate else max(self.total - self.done, 0) / rate
+
+    def count_text(self) -> str:
+        """Such as ``128/6,000 samples``."""
+        return f"{self.done:,}{'' if self.total is None else f'/{self.total:,}'} {self.unit}"
+
+    def rate_text(self) -> str:
+        """Such as ``312 samples/s``, or nothing."""
+        rate = self.rate()
+        if rate is None:
+            return ""
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 100 else f"{rate:.3g} {self.unit}/s"
+
+    def shown_text(self) -> str:
+        """The values beside the bar, such as ``loss 0.3121  lr 0.0010``."""
+        return "  ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in self.shown.items())
+
+    def left_text(self) -> str:
+        """Such as ``1:05 left``, or nothing."""
+        left = self.seconds_left()
+        return "" if left is None or self.done == self.total else f"{_duration(left)} left"
+
+    def line(self) -> str:
+        """Everything in one line, for a log."""
+        percent = f" ({100 * self.done // self.total}%)" if self.total else ""
+        parts = [f"{self.count_text()}{percent}", self.rate_text(), self.shown_text(), self.left_text()]
+        return f"{self.description}: {', '.join(part for part in parts if part)}"
+
+
+@contextlib.contextmanager
+def progress(
+    description: str,
+    total: int | None,
+    unit: str,
+    *,
+    done: int = 0,
+    stream: TextIO | None = None,
+    every_s: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Progress]:
+    """Shows how far a step is while the block runs.
+
+    Args:
+        description: what is being done, in a word or two.
+        total: units to do, or None where nobody knows.
+        unit: what is counted, in the plural.
+        done: units that an earlier run did already.
+        stream: where to; stderr by default.
+        every_s: where it is not a terminal, at most one line in so many seconds, and one at the end.
+        clock: seconds, monotonic.
+    """
+    from rich.console import Console
+
+    stream = stream or sys.stderr
+    bar = Progress(description, total, unit, done, clock)
+    console = Console(file=stream)
+    if console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter:
+        with _terminal(bar, console):
+            yield bar
+    else:
+        with _plain(bar, stream, every_s, clock):
+            yield bar
+
+
+@contextlib.contextmanager
+def _plain(bar: Progress, stream: TextIO, every_s: float, clock: Callable[[], float]) -> Iterator[None]:
+    written_at, written = clock(), ""
+
+    def write() -> None:
+        nonlocal written_at, written
+        written_at, written = clock(), bar.line()
+        stream.write(written + "\n")
+        stream.flush()
+
+    def on_advance() -> None:
+        if clock() - written_at >= every_s:
+            write()
+
+    bar.on_advance = on_advance
+    try:
+        yield
+    finally:
+        if bar.line() != written:
+            write()
+
+
+@contextlib.contextmanager
+def _terminal(bar: Progress, console: Console) -> Iterator[None]:
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+    from rich.progress import Progress as RichProgress
+    from rich.text import Text
+
+    class Live(ProgressColumn):
+        """A text that is asked for at every refresh, so that the time left goes on while nothing arrives."""
+
+        def __init__(self, text: Callable[[], str], style: str) -> None:
+            super().__init__()
+            self.text, self.style = text, style
+
+        def render(self, task: Task) -> Text:
+            return Text(self.text(), style=self.style, no_wrap=True, overflow="ellipsis")
+
+    columns = (
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(bar_width=None),
+        Live(bar.count_text, ""),
+        Live(bar.rate_text, "cyan"),
+        Live(bar.shown_text, "green"),
+        Live(bar.left_text, "dim"),
+    )
+    with RichProgress(*columns, console=console, expand=True, refresh_per_second=5) as live:
+        task = live.add_task(bar.description, total=bar.total, completed=bar.done)
+        bar.on_advance = lambda: live.update(task, completed=bar.done)
+        yield
+
+
+def _value(value: Shown) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:#.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,168 @@
+"""Progress: plain lines in a log, a bar on a terminal, and a time left that can be believed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from ray_mm.logs import configure_logging
+from ray_mm.progress import Progress, progress
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_one_line_per_interval_and_one_at_the_end() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("train", 100, "steps", stream=stream, every_s=10, clock=clock) as bar:
+        for step in range(100):
+            clock.now += 0.5
+            bar.advance(1, loss=1 / (step + 1), epoch=1)
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "train: 20/100 steps (20%), 2 steps/s, loss 0.05000  epoch 1, 0:40 left",
+        "train: 40/100 steps (40%), 2 steps/s, loss 0.02500  epoch 1, 0:30 left",
+        "train: 60/100 steps (60%), 2 steps/s, loss 0.01667  epoch 1, 0:20 left",
+        "train: 80/100 steps (80%), 2 steps/s, loss 0.01250  epoch 1, 0:10 left",
+        "train: 100/100 steps (100%), 2 steps/s, loss 0.01000  epoch 1",
+    ]
+
+
+def test_a_step_that_fails_still_says_how_far_it_came() -> None:
+    stream = io.StringIO()
+    with pytest.raises(ValueError), progress("index", 9, "shards", stream=stream, clock=Clock()) as bar:
+        bar.advance(2)
+        raise ValueError
+    assert stream.getvalue() == "index: 2/9 shards (22%)\n"
+
+
+def test_time_left_follows_the_recent_rate_and_not_the_average() -> None:
+    clock = Clock()
+    bar = Progress("train", 10_000, "steps", clock=clock)
+    for _ in range(100):  # 10 s at 100 a second …
+        clock.now += 0.1
+        bar.advance(10)
+    for _ in range(60):  # … then a minute at 1 a second
+        clock.now += 1
+        bar.advance(1)
+    assert bar.rate() == pytest.approx(1, rel=0.05)
+    assert bar.seconds_left() == pytest.approx(10_000 - 1060, rel=0.05)
+
+
+def test_a_stall_lowers_the_rate_although_nothing_arrives() -> None:
+    clock = Clock()
+    bar = Progress("train", 1000, "steps", clock=clock)
+    clock.now += 1
+    bar.advance(100)
+    assert bar.rate() == pytest.approx(100)
+    clock.now += 99
+    assert bar.rate() == pytest.approx(1)
+
+
+def test_what_an_earlier_run_did_counts_as_done_but_not_as_fast() -> None:
+    clock = Clock()
+    bar = Progress("train", 1000, "steps", done=900, clock=clock)
+    assert bar.rate() is None
+    assert bar.seconds_left() is None
+    clock.now += 10
+    bar.advance(10)
+    assert bar.line() == "train: 910/1,000 steps (91%), 1 steps/s, 1:30 left"
+
+
+def test_an_unknown_total_shows_the_count_and_the_rate() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("read", None, "rows", stream=stream, clock=clock) as bar:
+        clock.now += 2
+        bar.advance(2500)
+    assert stream.getvalue() == "read: 2,500 rows, 1,250 rows/s\n"
+
+
+def test_many_small_steps_keep_a_bounded_memory() -> None:
+    clock = Clock()
+    bar = Progress("read", None, "rows", clock=clock)
+    for _ in range(100_000):
+        clock.now += 0.001
+        bar.advance(1)
+    assert len(bar._marks) <= 600
+    assert bar.rate() == pytest.approx(1000, rel=0.01)
+
+
+def test_a_terminal_gets_a_bar_with_everything_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    with progress("evaluate", 640, "samples", stream=stream) as bar:
+        for _ in range(10):
+            bar.advance(64, accuracy=0.9812)
+    shown = stream.getvalue()
+    for text in ("evaluate", "━", "640/640 samples", "samples/s", "accuracy 0.9812"):
+        assert text in shown
+
+
+@pytest.fixture
+def _restored_logging() -> Iterator[None]:
+    names = [None, *logging.root.manager.loggerDict]
+    levels = {name: logging.getLogger(name).level for name in names}
+    handlers = list(logging.getLogger("ray_mm").handlers)
+    with warnings.catch_warnings():
+        yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("ray_mm").handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("_restored_logging")
+def test_the_log_goes_to_stderr_once_in_words_and_without_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(debug=False)
+    configure_logging(debug=False)
+    logger = logging.getLogger("ray_mm.data.source")
+    logger.info("silent")
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        logger.warning("quarantined key=%s", "000417", exc_info=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith("level=warning logger=ray_mm.data.source quarantined key=000417\n")
+    assert not logging.getLogger("ray").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.usefixtures("_restored_logging")
+def test_debug_shows_everything_with_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(debug=True)
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        logging.getLogger("ray_mm").debug("failed", exc_info=True)
+    err = capsys.readouterr().err
+    assert "level=debug" in err
+    assert "ValueError: inner" in err
+
+
+@pytest.mark.usefixtures("_restored_logging")
+def test_the_log_finds_stderr_where_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logging(debug=False)
+    elsewhere = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", elsewhere)
+    logging.getLogger("ray_mm").error("here")
+    assert "here" in elsewhere.getvalue()
