@@ -1,0 +1,38 @@
+"""Texts of the train split → a byte-pair tokenizer, as the JSON of the ``tokenizers`` library.
+
+Method: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units", ACL 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from ray_mm.data.decode.text import PAD_ID, PAD_TOKEN, UNKNOWN_ID, UNKNOWN_TOKEN
+
+DEFAULT_VOCABULARY_SIZE = 8000
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) -> str:
+    """Trains a tokenizer: NFKC, lower case, split at white space and punctuation, byte pairs.
+
+    Args:
+        texts: of the train split; read once. The same texts in any order give the same tokenizer.
+        vocabulary_size: upper limit, the two special tokens included. None: 8,000.
+
+    Returns:
+        The tokenizer's JSON. Token 0 is padding, token 1 stands for characters that the texts lack.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN_TOKEN))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size or DEFAULT_VOCABULARY_SIZE,
+        special_tokens=[PAD_TOKEN, UNKNOWN_TOKEN],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    assert tokenizer.token_to_id(PAD_TOKEN) == PAD_ID and tokenizer.token_to_id(UNKNOWN_TOKEN) == UNKNOWN_ID
+    content: str = tokenizer.to_str()
+    return content

@@ -1,0 +1,254 @@
+"""Real datasets for tests: small, deterministic, with a class that can be learned from every field.
+
+``make_dataset`` writes tars with Python's own ``tarfile``, so that what reads them is not tested against our own writer.
+Sample ``i`` has key ``sample<i>``; ``class_of(i, seed)`` is its class and ``number_of(i, seed)`` its number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from PIL import Image
+from tokenizers import Tokenizer
+
+from ray_mm.config.fields import (
+    AudioField,
+    FieldSpec,
+    ImageField,
+    LabelField,
+    PointsField,
+    SeriesField,
+    TextField,
+    VectorField,
+)
+from ray_mm.data.index import index_shard, write_index
+from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.preprocessing.tokenizer import train_tokenizer
+
+CLASSES = ("left", "right", "stop")
+RATE_HZ = 8000
+SPECS: dict[str, FieldSpec] = {
+    "image": ImageField(height=16, width=16),
+    "text": TextField(max_tokens=8),
+    "audio": AudioField(rate_hz=RATE_HZ, max_seconds=0.2),
+    "series": SeriesField(channels=3, max_length=20, rate_hz=50),
+    "points": PointsField(channels=4, max_points=12),
+    "vector": VectorField(size=5),
+    "label": LabelField(classes=CLASSES),
+    "number": LabelField(target="number"),
+}
+"""Name → the field that ``make_dataset`` writes under it."""
+
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "image": ("jpg", "png"),
+    "text": ("txt",),
+    "audio": ("wav",),
+    "series": ("npy",),
+    "points": ("npy",),
+    "vector": ("npy",),
+    "label": ("cls",),
+    "number": ("json",),
+}
+"""Name → the extensions of its member."""
+
+_COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
+_SENTENCES = ("please turn left here", "go to the right now", "stop at the line")
+_CORRUPT = {
+    "image": b"\xff\xd8\xff\xe0 this is no picture",
+    "text": b"\xff\xfe\xfa not UTF-8",
+    "audio": b"RIFF this is no recording",
+    "label": b"left, perhaps",
+    "number": b"much",
+}
+
+
+def make_dataset(
+    folder: Path,
+    num_samples: int = 12,
+    fields: Sequence[str] = tuple(SPECS),
+    *,
+    num_shards: int = 2,
+    seed: int = 0,
+    missing: Mapping[str, float] | None = None,
+    corrupt: Collection[tuple[int, str]] = (),
+    specs: Mapping[str, FieldSpec] | None = None,
+) -> Path:
+    """Writes a whole dataset: tars, indexes, tokenizer, ``shards.parquet``, ``dataset.json``.
+
+    Args:
+        folder: of the dataset; made if needed.
+        num_samples: of all shards together; shards differ by one sample at most.
+        fields: names out of ``SPECS``.
+        num_shards: number of tars.
+        seed: of the content; train and validation sets of one problem differ in it alone.
+        missing: field → share of samples that lack it.
+        corrupt: (sample, field) pairs whose member can't be decoded.
+        specs: other specs than those in ``SPECS``: another picture size, a shorter text.
+
+    Returns:
+        ``folder``.
+    """
+    chosen: dict[str, FieldSpec] = {name: (specs or {}).get(name, SPECS[name]) for name in fields}
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, 99])
+    absent = {name: rng.random(num_samples) < (missing or {}).get(name, 0.0) for name in sorted(chosen)}
+    assert not np.logical_and.reduce(list(absent.values())).any(), "a sample without members can't lie in a tar"
+    shards = []
+    for shard, rows in enumerate(np.array_split(np.arange(num_samples), num_shards)):
+        members: dict[str, bytes] = {}
+        for i in map(int, rows):
+            for name in sorted(chosen):
+                if absent[name][i]:
+                    continue
+                extension, payload = member_of(name, i, seed)
+                if (i, name) in corrupt:
+                    payload = _CORRUPT.get(name, b"\x93NUMPY this is no array")
+                members[f"sample{i:06d}.{name}.{extension}"] = payload
+        path = write_tar(folder / "shards" / f"{shard:06d}.tar", members)
+        write_index(path, index_shard(path))
+        shards.append(ShardInfo(f"shards/{shard:06d}.tar", len(rows), path.stat().st_size))
+    if "text" in chosen:
+        content = train_tokenizer(_SENTENCES)
+        tokenizer_path(folder, "text").write_text(content, encoding="utf-8")
+        vocabulary = Tokenizer.from_str(content).get_vocab_size()
+        chosen["text"] = chosen["text"].model_copy(update={"vocabulary_size": vocabulary})
+    counts = {
+        name: dict.fromkeys(CLASSES, 0) | _class_counts(num_samples, seed, absent[name])
+        for name in chosen
+        if name == "label"
+    }
+    write_dataset(
+        folder,
+        name=f"factory/{folder.name}",
+        shards=shards,
+        fields=chosen,
+        members={name: tuple(f"{name}.{extension}" for extension in MEMBERS[name]) for name in chosen},
+        presence={name: int(num_samples - absent[name].sum()) for name in chosen},
+        label_counts=counts,
+        statistics={name: found for name in chosen if (found := _statistics(name))},
+    )
+    return folder
+
+
+def class_of(sample: int, seed: int = 0) -> int:
+    """The class of a sample: no pattern along the samples, yet every three of them, 0–2, 3–5, …, have all classes."""
+    shift = hashlib.sha256(f"{seed}/{sample // 3}".encode()).digest()[0]
+    return (sample + shift) % len(CLASSES)
+
+
+def number_of(sample: int, seed: int = 0) -> float:
+    """The number of a sample, which follows from its class and its vector."""
+    return 10.0 * class_of(sample, seed) + float(_vector(sample, seed)[0])
+
+
+def member_of(field: str, sample: int, seed: int = 0) -> tuple[str, bytes]:
+    """Extension and bytes of one member. Even samples have a JPEG, odd ones a PNG."""
+    match field:
+        case "image":
+            return ("jpg", "png")[sample % 2], image_bytes(sample, seed)
+        case "text":
+            return "txt", _SENTENCES[class_of(sample, seed)].encode()
+        case "audio":
+            return "wav", audio_bytes(sample, seed)
+        case "series":
+            return "npy", npy_bytes(_series(sample, seed))
+        case "points":
+            return "npy", npy_bytes(_points(sample, seed))
+        case "vector":
+            return "npy", npy_bytes(_vector(sample, seed))
+        case "label":
+            return "cls", str(class_of(sample, seed)).encode()
+        case "number":
+            return "json", json.dumps(number_of(sample, seed)).encode()
+    raise AssertionError(field)
+
+
+def image_bytes(sample: int, seed: int = 0, *, height: int = 16, width: int = 16) -> bytes:
+    """A picture in the colour of the sample's class, with noise."""
+    noise = _rng(sample, seed, "image").integers(-30, 31, (height, width, 3))
+    pixels = np.clip(np.array(_COLOURS[class_of(sample, seed)]) + noise, 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, ("JPEG", "PNG")[sample % 2])
+    return stream.getvalue()
+
+
+def audio_bytes(sample: int, seed: int = 0, *, seconds: float = 0.2) -> bytes:
+    """A tone of 500, 1,000 or 1,500 Hz after the sample's class, with noise; 16-bit WAV."""
+    time = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    tone = 0.5 * np.sin(2 * np.pi * 500 * (class_of(sample, seed) + 1) * time)
+    noise = 0.05 * _rng(sample, seed, "audio").standard_normal(len(time))
+    stream = io.BytesIO()
+    soundfile.write(stream, tone + noise, RATE_HZ, format="WAV", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def npy_bytes(array: npt.NDArray[np.generic]) -> bytes:
+    """An array as a NPY file."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def write_tar(path: Path, members: Mapping[str, bytes], format: int = tarfile.USTAR_FORMAT) -> Path:
+    """A tar of plain files, by ``tarfile``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, payload in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(payload)
+            tar.addfile(info, io.BytesIO(payload))
+    return path
+
+
+def _series(sample: int, seed: int) -> npt.NDArray[np.float32]:
+    steps = 10 + sample % 11
+    level = np.eye(3)[class_of(sample, seed)] * 3.0
+    values: npt.NDArray[np.float64] = level + 0.3 * _rng(sample, seed, "series").standard_normal((steps, 3))
+    return values.astype(np.float32)
+
+
+def _points(sample: int, seed: int) -> npt.NDArray[np.float32]:
+    count = 6 + sample % 7
+    centre = np.array([2.0 * class_of(sample, seed), 0.0, 0.0, 1.0])
+    values: npt.NDArray[np.float64] = centre + 0.3 * _rng(sample, seed, "points").standard_normal((count, 4))
+    return values.astype(np.float32)
+
+
+def _vector(sample: int, seed: int) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float64] = 0.3 * _rng(sample, seed, "vector").standard_normal(5)
+    values[1 + class_of(sample, seed)] += 2.0
+    return values.astype(np.float32)
+
+
+def _rng(sample: int, seed: int, field: str) -> np.random.Generator:
+    return np.random.default_rng([seed, sample, *field.encode()])
+
+
+def _class_counts(num_samples: int, seed: int, absent: npt.NDArray[np.bool_]) -> dict[str, int]:
+    present = [CLASSES[class_of(i, seed)] for i in range(num_samples) if not absent[i]]
+    return {name: present.count(name) for name in CLASSES}
+
+
+def _statistics(field: str) -> Statistics | None:
+    """Of a fixed set of samples, so that a train and a validation set agree as real splits do."""
+    samples = range(60)
+    match field:
+        case "series":
+            values = np.concatenate([_series(i, 0) for i in samples])
+        case "points":
+            values = np.concatenate([_points(i, 0) for i in samples])
+        case "vector":
+            values = np.stack([_vector(i, 0) for i in samples])
+        case "number":
+            values = np.array([[number_of(i, 0)] for i in samples])
+        case _:
+            return None
+    return Statistics(mean=tuple(values.mean(axis=0).tolist()), std=tuple(values.std(axis=0).tolist()))
