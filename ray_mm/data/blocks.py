@@ -1,0 +1,52 @@
+"""A batch as an Arrow table, and back without a copy: what travels through Ray's object store.
+
+Every row is a sample. An array with more than the batch axis becomes a column of fixed-size lists; its shape stands in the
+schema's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+
+from ray_mm.data.decode.decoder import Arrays
+
+KEY = "key"
+_SHAPES = b"ray_mm.arrays"
+
+
+def to_table(arrays: Arrays, keys: list[str]) -> pa.Table:
+    """A table of the arrays and a ``key`` column; the arrays' memory is shared, not copied."""
+    columns: dict[str, pa.Array] = {KEY: pa.array(keys, pa.string())}
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, array in arrays.items():
+        shapes[name] = (array.dtype.str, array.shape[1:])
+        # Arrow packs booleans into bits, which would cost a copy in both directions.
+        flat = array.reshape(-1).view(np.uint8) if array.dtype == np.bool_ else array.reshape(-1)
+        values = pa.array(flat)
+        columns[name] = (
+            pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:])) if array.ndim > 1 else values
+        )
+    return pa.table(columns).replace_schema_metadata({_SHAPES: json.dumps(shapes).encode()})
+
+
+def to_arrays(table: pa.Table) -> Arrays:
+    """The arrays of a table that ``to_table`` made: read-only views of its memory."""
+    shapes = json.loads(table.schema.metadata[_SHAPES])
+    arrays: Arrays = {}
+    for name, (dtype, shape) in shapes.items():
+        column = table.column(name)
+        chunk = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        if shape:
+            chunk = chunk.flatten()
+        arrays[name] = chunk.to_numpy(zero_copy_only=True).view(dtype).reshape(table.num_rows, *shape)
+    return arrays
+
+
+def block_keys(table: pa.Table) -> list[str]:
+    """The samples' keys; empty for padding."""
+    keys: list[str] = table.column(KEY).to_pylist()
+    return keys

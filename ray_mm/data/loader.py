@@ -1,0 +1,126 @@
+"""The train worker's end of the data path: batches on the device, proven to be in order, with the time spent waiting."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ray_mm.data.blocks import block_keys, to_arrays
+from ray_mm.data.fields import POSITION
+from ray_mm.data.plan import Item, Schedule, rank_slice
+from ray_mm.errors import OrderError
+
+if TYPE_CHECKING:
+    from ray.data import DataIterator
+
+# The arrays are views of shared memory and only ever read.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """A rank's share of one global batch.
+
+    Attributes:
+        item: which batch of the training.
+        tensors: as in ``data.fields``, on the device.
+        keys: of the samples; empty for padding.
+        start: first position of this rank's share.
+        stop: position after its last.
+        wait_s: seconds that the worker waited for it.
+    """
+
+    item: Item
+    tensors: dict[str, torch.Tensor]
+    keys: list[str]
+    start: int
+    stop: int
+    wait_s: float
+
+
+class Loader:
+    """Iterates over the rest of a training.
+
+    Args:
+        shard: this worker's split of the feed's dataset.
+        schedule: the whole training.
+        first_item: where it starts or resumes.
+        rank: of this worker.
+        world_size: number of workers.
+        device: of the tensors.
+        prefetch_batches: batches fetched ahead.
+    """
+
+    def __init__(
+        self,
+        shard: DataIterator,
+        *,
+        schedule: Schedule,
+        first_item: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        prefetch_batches: int,
+    ) -> None:
+        self._shard = shard
+        self._schedule = schedule
+        self._first_item = first_item
+        self._rank = rank
+        self._world_size = world_size
+        self._device = device
+        self._prefetch_batches = prefetch_batches
+
+    def __iter__(self) -> Iterator[LoadedBatch]:
+        number = self._first_item
+        while number < self._schedule.num_items:
+            before = number
+            tables = iter(self._tables())
+            while True:
+                started = time.perf_counter()
+                table = next(tables, None)
+                if table is None:
+                    break
+                yield self._load(table, number, started)
+                number += 1
+            if number == before:
+                raise OrderError(
+                    f"the data ended at batch {number} of {self._schedule.num_items}: this is an error in ray_mm."
+                )
+
+    def _tables(self) -> Any:
+        return self._shard.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_batches
+        )
+
+    def _load(self, table: Any, number: int, started: float) -> LoadedBatch:
+        if number >= self._schedule.num_items:
+            raise OrderError("more batches arrived than were planned: this is an error in ray_mm.")
+        item = self._schedule.item(number)
+        start, stop = rank_slice(item, self._schedule.batch_size, self._rank, self._world_size)
+        arrays = to_arrays(table)
+        check_positions(arrays[POSITION], start, stop)
+        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+        return LoadedBatch(item, tensors, block_keys(table), start, stop, time.perf_counter() - started)
+
+
+def check_positions(found: np.ndarray[Any, Any], start: int, stop: int) -> None:
+    """Proves that a batch is the planned one.
+
+    Raises:
+        OrderError: it holds other samples than positions ``start`` … ``stop`` − 1, then padding.
+    """
+    expected = np.full(len(found), -1, np.int64)
+    if stop - start > len(found):
+        raise OrderError(f"a batch of {len(found)} rows arrived where {stop - start} were planned.")
+    expected[: stop - start] = np.arange(start, stop)
+    if not np.array_equal(found, expected):
+        raise OrderError(
+            f"a batch arrived out of order: positions {found[:3].tolist()}… where {start} … {stop - 1} were planned. "
+            "This is an error in ray_mm, or the dataset changed while it was read."
+        )

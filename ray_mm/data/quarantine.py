@@ -1,0 +1,62 @@
+"""What happens to a bad sample: it is kept aside with its reason, counted, and stops the run when there are too many.
+
+    <run>/quarantine/<id>.json   shard, key, field, reason
+    <run>/quarantine/<id>.bin    the member's bytes
+
+The id is a hash of shard, key and field, so that a sample that is met again in the next epoch is not written again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ray_mm.config.base import BadSamples
+from ray_mm.data.plan import stable_hash
+from ray_mm.errors import QuarantineBudgetError, SampleError
+from ray_mm.storage import write_atomic, write_json
+
+_JUDGED_FROM = 100
+
+
+def quarantine(folder: Path, error: SampleError, payload: bytes | memoryview) -> None:
+    """Keeps one bad member aside."""
+    name = f"{stable_hash(error.shard, error.key, error.field):032x}"
+    record = folder / f"{name}.json"
+    if record.exists():
+        return
+    write_atomic(folder / f"{name}.bin", bytes(payload))
+    write_json(record, {"shard": error.shard, "key": error.key, "field": error.field, "reason": error.reason})
+
+
+def list_quarantine(folder: Path) -> list[SampleError]:
+    """What lies in a quarantine, by shard and key."""
+    found = []
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        found.append(SampleError(record["shard"], record["key"], record["field"], record["reason"]))
+    return sorted(found, key=lambda error: (error.shard, error.key, error.field))
+
+
+def check_budget(limits: BadSamples, quarantined: int, seen: int, folder: Path) -> None:
+    """Stops the run when too many samples of an epoch (or of an evaluation) were bad.
+
+    Args:
+        limits: of the job.
+        quarantined: bad samples so far.
+        seen: samples so far, bad ones included.
+        folder: the quarantine, for the message.
+
+    Raises:
+        QuarantineBudgetError: over a limit.
+    """
+    over_count = quarantined > limits.max_count
+    over_rate = seen >= _JUDGED_FROM and quarantined > limits.max_rate * seen
+    if not (over_count or over_rate):
+        return
+    first = next(iter(list_quarantine(folder)), None)
+    limit = f"max_count {limits.max_count}" if over_count else f"max_rate {limits.max_rate:g}"
+    raise QuarantineBudgetError(
+        f"{quarantined} of {seen} samples can't be read, more than bad_samples.{limit} allows; "
+        f"the first is {first or 'not recorded'}. They lie with their reasons in {folder}; mend the data or raise the limit."
+    )

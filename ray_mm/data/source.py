@@ -1,0 +1,199 @@
+"""The plan as a Ray datasource: read task → decoded batches, one Arrow block each.
+
+A read task serves one rank and yields one block per batch; with ``preserve_order``, ``streaming_split(equal=False)`` and
+no locality hints Ray hands task t's blocks to split t mod W, in order. The loader checks that on every batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from ray_mm.data.blocks import to_table
+from ray_mm.data.fields import field_arrays
+from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.plan import Item, Order, Schedule, Shuffle, Tasks, rank_size, rank_slice
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.reader import BatchReader
+
+TASKS_PER_EXECUTION = 20_000
+"""What a driver plans at once without effort; a longer training takes several executions."""
+
+_SAMPLES_PER_TASK = 512
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Everything that decides which batch comes when. Small: it travels to every read task.
+
+    Attributes:
+        train: folder of the training (or evaluation) dataset.
+        validation: folder of the validation dataset.
+        preprocessor: which fields, and how.
+        shuffle: of the training dataset; None: in the order of its shards.
+        schedule: the whole training.
+        world_size: number of ranks.
+        first_item: where to start.
+        quarantine: folder for bad members.
+        pad: whether every batch has the same number of rows.
+    """
+
+    train: Path
+    validation: Path | None
+    preprocessor: Preprocessor
+    shuffle: Shuffle | None
+    schedule: Schedule
+    world_size: int
+    first_item: int
+    quarantine: Path
+    pad: bool = True
+
+    @property
+    def tasks(self) -> Tasks:
+        """How the items are divided into read tasks."""
+        size = rank_size(self.schedule.batch_size, self.world_size)
+        return Tasks(
+            first_item=self.first_item,
+            num_items=self.schedule.num_items,
+            world_size=self.world_size,
+            items_per_task=max(1, _SAMPLES_PER_TASK // size),
+            tasks_per_execution=TASKS_PER_EXECUTION,
+        )
+
+
+class PlanSource(Datasource):  # type: ignore[misc]  # Ray is not typed
+    """A feed's read tasks. Planning is repeated by Ray and has no side effect."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__()
+        self._feed = feed
+        # One copy in the object store instead of one per task.
+        self._feed_ref = ray.put(feed)
+        self._row_bytes = sum(
+            array.dtype.itemsize * int(_product(array.shape))
+            for name, spec in feed.preprocessor.fields.items()
+            for array in field_arrays(name, spec).values()
+        )
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Bytes of the decoded batches of one execution."""
+        first, last = self._feed.tasks.execution_items(0)
+        return (last - first) * self._feed.schedule.batch_size * self._row_bytes
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """The tasks of the execution that is about to run; Ray's wish for a parallelism is not heeded."""
+        tasks, execution = self._feed.tasks, execution_index(data_context)
+        size = rank_size(self._feed.schedule.batch_size, self._feed.world_size)
+        read_tasks = []
+        for number in range(tasks.num_tasks(execution)):
+            _, first, last = tasks.task(execution, number)
+            rows = (last - first) * size
+            metadata = BlockMetadata(
+                num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None
+            )
+            read = functools.partial(_read_task, self._feed_ref, execution, number)
+            read_tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
+        return read_tasks
+
+
+def execution_index(data_context: DataContext | None) -> int:
+    """How many executions of this dataset came before.
+
+    Ray keeps it in a private attribute; ``tests/data/test_loader.py`` fails when that changes.
+    """
+    return int(getattr(data_context, "_execution_idx", 0) or 0) if data_context is not None else 0
+
+
+def feed_dataset(feed: Feed) -> ray.data.Dataset:
+    """A Ray dataset of a feed's batches, to be split without locality hints and without equalising."""
+    dataset = ray.data.read_datasource(PlanSource(feed), override_num_blocks=1)
+    configure_context(dataset.context)
+    return dataset
+
+
+def sequential_dataset(
+    dataset: Dataset, preprocessor: Preprocessor, batch_size: int, quarantine: Path
+) -> ray.data.Dataset:
+    """A whole dataset once, in the order of its shards: a block per batch, the last one may be short."""
+    schedule = Schedule(dataset.manifest.num_samples, 0, batch_size, epochs=1)
+    feed = Feed(
+        train=dataset.root,
+        validation=None,
+        preprocessor=preprocessor,
+        shuffle=None,
+        schedule=schedule,
+        world_size=1,
+        first_item=0,
+        quarantine=quarantine,
+        pad=False,
+    )
+    return feed_dataset(feed)
+
+
+def configure_context(context: DataContext) -> None:
+    """Settings that the exact order needs, on the dataset's own context: a factory runs in another process."""
+    context.execution_options.preserve_order = True
+    # A block is a batch: Ray must neither cut nor join them.
+    context.target_max_block_size = None
+    # A long validation or a breakpoint is no hang.
+    context.execution_no_progress_timeout_s = -1
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _read_task(feed_ref: ray.ObjectRef[Feed], execution: int, number: int) -> Iterator[pa.Table]:
+    reader = _reader(feed_ref)
+    rank, first, last = reader.feed.tasks.task(execution, number)
+    for item in range(first, last):
+        yield reader.read(reader.feed.schedule.item(item), rank)
+
+
+class _FeedReader:
+    """Opens a feed's datasets once per process and keeps the order of the last epochs."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self._train = open_dataset(feed.train)
+        self._train_reader = BatchReader(self._train, feed.preprocessor, feed.quarantine)
+        self._order = functools.lru_cache(maxsize=2)(lambda epoch: Order(self._train.shard_sizes, epoch, feed.shuffle))
+        if feed.validation is not None:
+            validation = open_dataset(feed.validation)
+            self._validation_reader = BatchReader(validation, feed.preprocessor, feed.quarantine)
+            self._validation_order = Order(validation.shard_sizes, 0, None)
+
+    def read(self, item: Item, rank: int) -> pa.Table:
+        """A rank's share of an item, as a block."""
+        batch_size = self.feed.schedule.batch_size
+        start, stop = rank_slice(item, batch_size, rank, self.feed.world_size)
+        if item.phase == "train":
+            reader, order = self._train_reader, self._order(item.epoch)
+        else:
+            reader, order = self._validation_reader, self._validation_order
+        size = rank_size(batch_size, self.feed.world_size) if self.feed.pad else stop - start
+        arrays, keys = reader.read(*order.locate(start, stop), start, size)
+        return to_table(arrays, keys)
+
+
+_readers: dict[Any, _FeedReader] = {}
+
+
+def _reader(feed_ref: ray.ObjectRef[Feed]) -> _FeedReader:
+    if feed_ref not in _readers:
+        # A process serves one feed after the other; keeping the old one would keep its shards mapped.
+        _readers.clear()
+        _readers[feed_ref] = _FeedReader(ray.get(feed_ref))
+    return _readers[feed_ref]
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    return functools.reduce(lambda left, right: left * right, shape, 1)
