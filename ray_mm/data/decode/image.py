@@ -7,12 +7,14 @@ has SIMD inverse transforms for these only, and decoding fewer pixels is the lar
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ray_mm.config.fields import ImageField
 from ray_mm.data.decode.error import DecodeError
@@ -32,6 +34,8 @@ def decode_image(payload: bytes | memoryview, spec: ImageField, out: npt.NDArray
         spec: height, width, channels and fit.
         out: uint8 [height, width, channels], filled.
 
+    Transparency is dropped; 16-bit grey keeps its upper eight bits.
+
     Raises:
         DecodeError: not a picture, damaged, or over ``MAX_PIXELS``.
     """
@@ -41,18 +45,21 @@ def decode_image(payload: bytes | memoryview, spec: ImageField, out: npt.NDArray
     out[...] = fitted[..., None] if fitted.ndim == 2 else fitted
 
 
-def image_size(payload: bytes | memoryview) -> tuple[int, int]:
-    """Height and width of a picture in pixels, from its header, as it is displayed.
+def image_size(payload: bytes | memoryview | Path) -> tuple[int, int]:
+    """Height and width of a picture in pixels, from its header, as it is displayed; a path is not read as a whole.
 
     Raises:
-        DecodeError: not a picture.
+        DecodeError: not a picture, or over ``MAX_PIXELS``.
     """
     try:
-        with Image.open(io.BytesIO(payload)) as picture:
+        with Image.open(payload if isinstance(payload, Path) else io.BytesIO(payload)) as picture:
+            _check_pixels(picture.height, picture.width)
             width, height = picture.size
             turned = picture.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception as error:
-        raise DecodeError(f"not a picture ({error})") from None
+    except DecodeError:
+        raise
+    except Exception as error:  # Pillow's plugins raise what they like on damaged files
+        raise DecodeError(f"not a picture ({_reason(error)})") from None
     return (width, height) if turned else (height, width)
 
 
@@ -68,7 +75,7 @@ def _decode(payload: bytes | memoryview, spec: ImageField) -> npt.NDArray[np.uin
             raise DecodeError(f"damaged JPEG ({error})") from None
         _check_pixels(height, width)
         # A turned or four-colour JPEG takes the slow path, which knows how to undo both.
-        if space in ("YCbCr", "Gray", "RGB") and _EXIF not in bytes(payload[:4096]):
+        if space in ("YCbCr", "Gray", "RGB") and _jpeg_orientation(payload) == 1:
             factor = _scale(height, width, spec)
             try:
                 pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
@@ -89,11 +96,51 @@ def _decode_with_pillow(payload: bytes | memoryview, spec: ImageField) -> npt.ND
         with Image.open(io.BytesIO(payload)) as picture:
             _check_pixels(picture.height, picture.width)
             upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I;16"):
+                # Pillow's own conversion would cut off at 255 what goes up to 65,535.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            elif upright.mode in ("I", "F"):
+                raise DecodeError("has 32-bit pixels, whose range is not known; store 8 or 16 bits")
+            elif upright.mode == "P" and "transparency" in upright.info:
+                upright = upright.convert("RGBA")
             return np.asarray(upright.convert("L" if spec.channels == 1 else "RGB"))
     except DecodeError:
         raise
     except Exception as error:  # Pillow's plugins raise what they like on damaged files
-        raise DecodeError(f"not a readable picture ({error})") from None
+        raise DecodeError(f"not a readable picture ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    # Pillow names the stream's address, which tells a reader nothing.
+    return "of no known format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+
+
+def _jpeg_orientation(payload: bytes | memoryview) -> int:
+    """The EXIF orientation of a JPEG, 1 where it has none: most cameras write EXIF, few pictures are turned."""
+    view = memoryview(payload)
+    position = 2
+    while position + 4 <= len(view) and view[position] == 0xFF and view[position + 1] != 0xDA:
+        if view[position + 1] == 0xFF:  # a fill byte
+            position += 1
+            continue
+        end = position + 2 + int.from_bytes(view[position + 2 : position + 4], "big")
+        if view[position + 1] == 0xE1 and bytes(view[position + 4 : position + 10]) == _EXIF:
+            return _exif_orientation(bytes(view[position + 10 : end]))
+        position = end
+    return 1
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+
+    def number(start: int, length: int) -> int:
+        return int.from_bytes(tiff[start : start + length], order)
+
+    directory = number(4, 4)
+    for entry in range(directory + 2, min(directory + 2 + 12 * number(directory, 2), len(tiff)), 12):
+        if number(entry, 2) == _ORIENTATION:
+            return number(entry + 8, 2)
+    return 1
 
 
 def _scale(height: int, width: int, spec: ImageField) -> int:
@@ -111,7 +158,8 @@ def _fit(pixels: npt.NDArray[np.uint8], height: int, width: int, fit: str) -> np
     if fit == "crop":
         # Cropping the source before it is scaled saves scaling what would be cut off.
         scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
-        rows, columns = min(pixels.shape[0], round(height * scale)), min(pixels.shape[1], round(width * scale))
+        rows = min(pixels.shape[0], max(1, round(height * scale)))
+        columns = min(pixels.shape[1], max(1, round(width * scale)))
         top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
         pixels = pixels[top : top + rows, left : left + columns]
     shrinks = pixels.shape[0] > height or pixels.shape[1] > width

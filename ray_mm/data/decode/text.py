@@ -9,6 +9,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ray_mm.data.decode.error import DecodeError
+from ray_mm.errors import DatasetError
 
 PAD_TOKEN = "[PAD]"
 UNKNOWN_TOKEN = "[UNK]"
@@ -38,5 +39,12 @@ def decode_text(payload: bytes | memoryview, tokenizer: Tokenizer, out: npt.NDAr
 
 @functools.lru_cache(maxsize=16)
 def load_tokenizer(content: str) -> Tokenizer:
-    """A tokenizer from its JSON; the same object for the same content."""
-    return Tokenizer.from_str(content)
+    """A tokenizer from its JSON; the same object for the same content.
+
+    Raises:
+        DatasetError: not the JSON of a tokenizer.
+    """
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:  # the library raises plain exceptions
+        raise DatasetError(f"a tokenizer is damaged ({error}); make the dataset again.") from None

@@ -1,0 +1,165 @@
+"""Pictures: what is decoded, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from ray_mm.config.fields import ImageField
+from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.image import decode_image, image_size
+
+
+def _decode(payload: bytes | memoryview, height: int = 16, width: int = 16, **more: object) -> npt.NDArray[np.uint8]:
+    spec = ImageField.model_validate({"height": height, "width": width, **more})
+    out = np.full((height, width, spec.channels), 77, np.uint8)
+    decode_image(payload, spec, out)
+    return out
+
+
+def _encode(pixels: npt.NDArray[np.generic], format: str = "PNG", mode: str | None = None, **options: object) -> bytes:
+    picture = Image.fromarray(pixels)
+    stream = io.BytesIO()
+    (picture.convert(mode) if mode else picture).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def _gradient(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Red grows to the right, green downwards."""
+    red = np.broadcast_to(np.linspace(0, 255, width)[None, :], (height, width))
+    green = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
+    return np.stack([red, green, np.full((height, width), 60.0)], axis=-1).round().astype(np.uint8)
+
+
+def test_a_png_of_the_right_size_keeps_its_pixels() -> None:
+    pixels = _gradient(16, 16)
+    assert (_decode(_encode(pixels)) == pixels).all()
+    assert (_decode(memoryview(_encode(pixels))) == pixels).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 60), (333, 77), (130, 129), (8, 8)])
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_a_jpeg_is_close_to_what_exact_scaling_gives(size: tuple[int, int], fit: str) -> None:
+    pixels = _gradient(*size)
+    found = _decode(_encode(pixels, "JPEG", quality=95, subsampling=0), fit=fit).astype(int)
+    exact = _decode(_encode(pixels, "PNG"), fit=fit).astype(int)
+    assert np.abs(found - exact).max() <= 16  # a partial block at the edge counts as a whole one
+
+
+def test_crop_keeps_the_aspect_ratio_and_stretch_does_not() -> None:
+    pixels = np.zeros((16, 64, 3), np.uint8)
+    pixels[:, 24:40] = 255  # the middle quarter
+    assert _decode(_encode(pixels), fit="crop").min() == 255
+    assert _decode(_encode(pixels), fit="stretch")[:, 0].max() == 0
+
+
+def test_a_cmyk_jpeg_comes_out_in_its_colours() -> None:
+    red = np.zeros((32, 32, 3), np.uint8) + np.array([220, 30, 30], np.uint8)
+    found = _decode(_encode(red, "JPEG", mode="CMYK", quality=95)).astype(int)
+    assert np.abs(found - red[:16, :16]).max() < 15
+
+
+def test_a_grey_picture_fills_three_channels_and_a_colour_picture_fills_one() -> None:
+    grey = _gradient(16, 16)[..., 0]
+    for format in ("PNG", "JPEG"):
+        found = _decode(_encode(grey, format))
+        assert (found[..., 0] == found[..., 1]).all() and np.abs(found[..., 0].astype(int) - grey).max() < 8
+        assert _decode(_encode(_gradient(16, 16), format), channels=1).shape == (16, 16, 1)
+
+
+def test_sixteen_bit_grey_keeps_its_upper_bits() -> None:
+    grey = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    found = _decode(_encode(grey), channels=1)[..., 0]
+    assert (found == grey >> 8).all()
+
+
+def test_pixels_of_unknown_range_are_refused() -> None:
+    with pytest.raises(DecodeError, match="32-bit pixels"):
+        _decode(_encode(np.ones((4, 4), np.float32), "TIFF"))
+
+
+def test_a_palette_with_transparency_is_decoded_without_a_warning() -> None:
+    picture = Image.fromarray(_gradient(16, 16)).quantize(16)
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", transparency=b"\x00\x80" + b"\xff" * 14)
+    assert _decode(stream.getvalue()).shape == (16, 16, 3)
+
+
+def test_an_alpha_channel_is_dropped() -> None:
+    pixels = np.dstack([_gradient(16, 16), np.full((16, 16), 128, np.uint8)])
+    assert (_decode(_encode(pixels)) == pixels[..., :3]).all()
+    assert (_decode(_encode(pixels, "WEBP", lossless=True, exact=True)) == pixels[..., :3]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
+@pytest.mark.parametrize("target", [(16, 16), (1, 1), (16, 5), (5, 16)])
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_the_thinnest_pictures_fill_every_shape(
+    size: tuple[int, int], target: tuple[int, int], fit: str, format: str
+) -> None:
+    payload = _encode(np.full((*size, 3), 200, np.uint8), format)
+    assert np.abs(_decode(payload, *target, fit=fit).astype(int) - 200).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_is_decoded_as_it_is_displayed(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    payload = _encode(_gradient(24, 48), "JPEG", quality=95, exif=exif.tobytes())
+    upright = Image.open(io.BytesIO(_encode(_gradient(24, 48))))
+    turned = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    expected = np.asarray(upright if orientation == 1 else upright.transpose(turned[orientation]))
+    height, width = expected.shape[:2]
+    assert image_size(payload) == (height, width)
+    assert np.abs(_decode(payload, height, width).astype(int) - expected).max() <= 12
+
+
+def test_exif_is_found_behind_other_segments() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    payload = _encode(_gradient(24, 48), "JPEG", exif=exif.tobytes())
+    filler = b"\xff\xe2" + (9000).to_bytes(2, "big") + bytes(8998)
+    assert (_decode(payload[:2] + filler + payload[2:], 48, 24) == _decode(payload, 48, 24)).all()
+
+
+@pytest.mark.parametrize("kept", [3, 10, 200, 700, -200])
+def test_a_jpeg_that_was_cut_short_is_refused(kept: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    with pytest.raises(DecodeError, match="JPEG"):
+        _decode(_encode(noise, "JPEG")[:kept])
+
+
+def test_what_is_no_picture_is_refused_with_a_reason_that_names_no_address() -> None:
+    for decode in (_decode, image_size):
+        with pytest.raises(DecodeError, match="no known format") as caught:
+            decode(b"hello, I am a text")
+        assert "0x" not in str(caught.value)
+
+
+def test_a_picture_over_the_pixel_limit_is_refused_from_its_header() -> None:
+    jpeg = bytearray(_encode(_gradient(16, 16), "JPEG"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 20000, 20000)
+    with pytest.raises(DecodeError, match="20000×20000 pixels"):
+        _decode(bytes(jpeg))
+    png = bytearray(_encode(_gradient(16, 16)))
+    png[16:24] = struct.pack(">II", 60000, 60000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    for decode in (_decode, image_size):
+        with pytest.raises(DecodeError, match="3600000000 pixels"):
+            decode(bytes(png))

@@ -1,0 +1,55 @@
+"""Awkward files that other projects test with."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_mm.config.fields import AudioField, ImageField
+from ray_mm.data.decode.audio import decode_audio, recording_length
+from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.image import decode_image, image_size
+
+pytestmark = pytest.mark.real_data
+_IMAGE = ImageField(height=64, width=64)
+_AUDIO = AudioField(rate_hz=16000, max_seconds=1.0)
+
+
+@pytest.fixture(scope="module")
+def media(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    with tarfile.open(real_data / "media.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "torchcodec_media" / "test" / "resources"
+
+
+@pytest.mark.parametrize("name", ["cmyk.jpg", "gradient.jpg", "rgba.webp"])
+def test_awkward_pictures_are_decoded(media: Path, name: str) -> None:
+    out = np.zeros((64, 64, 3), np.uint8)
+    payload = (media / name).read_bytes()
+    decode_image(payload, _IMAGE, out)
+    assert out.std() > 0
+    assert image_size(media / name) == image_size(payload)
+
+
+def test_a_corrupt_jpeg_is_refused(media: Path) -> None:
+    with pytest.raises(DecodeError):
+        decode_image((media / "corrupt.jpg").read_bytes(), _IMAGE, np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["sine_mono_u8.wav", "sine_16ch_s16.wav", "nasa_13013.mp4.audio.mp3"])
+def test_awkward_recordings_are_decoded(media: Path, name: str) -> None:
+    out = np.zeros(16000, np.int16)
+    payload = (media / name).read_bytes()
+    assert decode_audio(payload, _AUDIO, out) > 1000
+    assert out.std() > 10
+    frames, rate_hz = recording_length(media / name)
+    assert frames > 1000 and rate_hz >= 8000
+
+
+def test_a_video_is_no_recording(media: Path) -> None:
+    with pytest.raises(DecodeError, match="not a readable recording"):
+        decode_audio((media / "nasa_13013.mp4").read_bytes(), _AUDIO, np.zeros(16000, np.int16))
