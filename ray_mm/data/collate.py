@@ -16,7 +16,7 @@ Members = Mapping[str, bytes | memoryview]
 
 
 class Collator:
-    """Fills batches from members. One per process; not safe for several threads at once only because arrays are shared.
+    """Fills batches from members. It holds no state of a batch: several threads may fill different rows at once.
 
     Args:
         preprocessor: fields, tokenizers.

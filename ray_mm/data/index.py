@@ -117,8 +117,8 @@ def read_index(shard: Path) -> ShardIndex:
         suffixes = [name.removesuffix(":offset") for name in table.column_names if name.endswith(":offset")]
         index = ShardIndex(
             keys=table.column("key").to_pylist(),
-            offsets={suffix: table.column(f"{suffix}:offset").to_numpy() for suffix in suffixes},
-            sizes={suffix: table.column(f"{suffix}:size").to_numpy() for suffix in suffixes},
+            offsets={suffix: _column(table, f"{suffix}:offset") for suffix in suffixes},
+            sizes={suffix: _column(table, f"{suffix}:size") for suffix in suffixes},
             shard_bytes=shard_bytes,
         )
     except FileNotFoundError:
@@ -134,7 +134,18 @@ def read_index(shard: Path) -> ShardIndex:
             f"{shard}: has {size} bytes and had {shard_bytes} when it was indexed; if it was meant to change, "
             f"index it again with: ray-mm index {shard}"
         )
+    for suffix, offsets in index.offsets.items():
+        ends = offsets + index.sizes[suffix]
+        if len(offsets) and (
+            (offsets < -1).any() or ((offsets < 0) != (index.sizes[suffix] < 0)).any() or ends.max() > size
+        ):
+            raise DatasetError(f"{path}: the index is damaged ({suffix}); remake it with: ray-mm index {shard}")
     return index
+
+
+def _column(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    values: npt.NDArray[np.int64] = table.column(name).cast(pa.int64()).combine_chunks().to_numpy(zero_copy_only=True)
+    return values
 
 
 def _walk(shard: Path) -> Iterator[Member]:
@@ -160,17 +171,15 @@ def _walk_view(shard: Path, view: mmap.mmap, size: int) -> Iterator[Member]:
                 f"{shard}: ends at byte {size} without the end mark of a tar; it was cut short. Write it again."
             )
         if header.count(0) == _BLOCK:
+            _check_end(shard, view, offset, size)
             return
         if _octal(header[148:156]) != sum(header[:148]) + 256 + sum(header[156:]):
-            what = "not a tar" if offset == 0 else f"damaged: the header at byte {offset} fails its checksum"
+            what = _foreign(header) if offset == 0 else f"damaged: the header at byte {offset} fails its checksum"
             raise DatasetError(f"{shard}: {what}.")
         kind = header[156:157]
-        name = long_name or pax.get("path") or _plain_name(header)
+        name = long_name or pax.get("path") or _plain_name(shard, header)
         payload = offset + _BLOCK
-        try:
-            length = int(pax.get("size", "")) if pax.get("size") else _number(header[124:136])
-        except ValueError:
-            length = -1
+        length = _decimal(pax["size"]) if pax.get("size") else _number(header[124:136])
         if length < 0 or payload + length > size:
             raise DatasetError(
                 f"{shard}[{name}]: claims {length} bytes at byte {payload} of {size}; the tar was cut short or is damaged."
@@ -178,21 +187,26 @@ def _walk_view(shard: Path, view: mmap.mmap, size: int) -> Iterator[Member]:
         following = payload + (length + _BLOCK - 1) // _BLOCK * _BLOCK
         match kind:
             case b"L":
-                long_name = view[payload : payload + length].rstrip(b"\0").decode("utf-8", "surrogateescape")
+                long_name = _decoded(shard, view[payload : payload + length].rstrip(b"\0"))
                 offset = following
                 continue
             case b"x":
                 pax = _pax(shard, view[payload : payload + length])
                 offset = following
                 continue
+            case b"g" | b"K":  # for all members, or a link's target: neither moves a payload, nor ends what L and x say
+                offset = following
+                continue
+            case b"5":
+                following = payload
+            case b"0" | b"\0" | b"7" if name.endswith("/"):  # how tars from before ustar mark a folder
+                pass
             case b"0" | b"\0" | b"7":
                 if any(key.startswith("GNU.sparse") for key in pax):
                     raise DatasetError(
                         f"{shard}[{name}]: sparse members are not supported; write the tar without --sparse."
                     )
                 yield Member(_checked(shard, name), payload, length)
-            case b"5" | b"g" | b"K":
-                following = following if kind != b"5" else payload
             case _:
                 what = {b"1": "a hard link", b"2": "a symbolic link", b"S": "a sparse member"}.get(
                     kind, f"of type {kind!r}"
@@ -201,10 +215,43 @@ def _walk_view(shard: Path, view: mmap.mmap, size: int) -> Iterator[Member]:
         long_name, pax, offset = None, {}, following
 
 
-def _plain_name(header: bytes) -> str:
+def _check_end(shard: Path, view: mmap.mmap, offset: int, size: int) -> None:
+    """The end mark is two blocks of zeros; nothing but zeros may follow, or a reader would silently stop too early."""
+    if size < offset + 2 * _BLOCK:
+        raise DatasetError(
+            f"{shard}: ends at byte {size} within the end mark of a tar; it was cut short. Write it again."
+        )
+    for start in range(offset, size, 1 << 20):
+        part = view[start : min(start + (1 << 20), size)]
+        if part.count(0) != len(part):
+            raise DatasetError(
+                f"{shard}: has data after the end mark at byte {offset}; it is damaged, or several tars were joined into "
+                "one file. Write it again."
+            )
+
+
+def _foreign(header: bytes) -> str:
+    for magic, name in _COMPRESSED.items():
+        if header.startswith(magic):
+            return f"is compressed with {name}; members can't be found in it. Unpack it to a plain .tar"
+    return "not a tar"
+
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def _plain_name(shard: Path, header: bytes) -> str:
     name = header[:100].split(b"\0", 1)[0]
     prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
-    return (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+    return _decoded(shard, prefix + b"/" + name if prefix else name)
+
+
+def _decoded(shard: Path, name: bytes) -> str:
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        shown = name.decode("utf-8", "backslashreplace")
+        raise DatasetError(f"{shard}[{shown}]: the name is not UTF-8; rename the member.") from None
 
 
 def _pax(shard: Path, payload: bytes) -> dict[str, str]:
@@ -215,15 +262,19 @@ def _pax(shard: Path, payload: bytes) -> dict[str, str]:
             keyword, _, value = payload[payload.index(b" ") + 1 : length - 1].partition(b"=")
         except ValueError:
             length = 0
-        if not 0 < length <= len(payload):
+        if not 0 < length <= len(payload) or payload[length - 1 : length] != b"\n":
             raise DatasetError(f"{shard}: damaged: an extended header can't be read.")
-        records[keyword.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        # Only names must be text; other records, such as extended attributes, may hold anything.
+        text = _decoded(shard, value) if keyword == b"path" else value.decode("utf-8", "replace")
+        records[keyword.decode("utf-8", "replace")] = text
         payload = payload[length:]
     return records
 
 
 def _checked(shard: Path, name: str) -> str:
     parts = name.split("/")
+    if "\0" in name:
+        raise DatasetError(f"{shard}[{name!r}]: the name holds a zero byte; refused.")
     if name.startswith("/") or ".." in parts:
         raise DatasetError(f"{shard}[{name}]: the name leaves the archive; refused.")
     return "/".join(part for part in parts if part not in ("", "."))
@@ -245,9 +296,9 @@ def _number(field: bytes) -> int:
 
 def _octal(field: bytes) -> int:
     text = field.strip(b" \0")
-    if not text:
-        return 0
-    try:
-        return int(text, 8)
-    except ValueError:
-        return -1
+    # int() alone would also take a sign, underscores and 0o.
+    return int(text or b"0", 8) if not text.strip(b"01234567") else -1
+
+
+def _decimal(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else -1

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,13 @@ from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.version import DATASET_FORMAT
 
 _FORMAT_NAME = "ray_mm.dataset"
+_SHARDS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+    ]
+)
 
 
 class Statistics(Config):
@@ -144,13 +151,17 @@ def open_dataset(path: str | Path) -> Dataset:
         )
     try:
         manifest = Manifest.model_validate(content)
-        table = pq.read_table(root / "shards.parquet")
-        shards = tuple(
-            ShardInfo(row["path"], row["num_samples"], row["size_bytes"])
-            for row in table.select(["path", "num_samples", "size_bytes"]).to_pylist()
-        )
-    except (ValidationError, pa.ArrowException, KeyError, OSError) as error:
+        table = pq.read_table(root / "shards.parquet").select(_SHARDS.names).cast(_SHARDS)
+    except (ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
+    shards = tuple(ShardInfo(row["path"], row["num_samples"], row["size_bytes"]) for row in table.to_pylist())
+    for shard in shards:
+        # A dataset may come from elsewhere: it may not name files outside its folder.
+        if PurePosixPath(shard.path).is_absolute() or ".." in PurePosixPath(shard.path).parts:
+            raise DatasetError(f"{root}: shards.parquet names {shard.path!r}, which is outside the dataset; refused.")
+    unknown = sorted(manifest.fields.keys() ^ manifest.members.keys())
+    if unknown:
+        raise DatasetError(f"{root}: dataset.json does not say both what field {unknown[0]!r} is and where it lies.")
     if len(shards) != manifest.num_shards or sum(shard.num_samples for shard in shards) != manifest.num_samples:
         raise DatasetError(f"{root}: dataset.json and shards.parquet do not agree; make the dataset again.")
     require_complete(manifest.fields)
@@ -188,8 +199,7 @@ def write_dataset(
         source=source,
     )
     sink = pa.BufferOutputStream()
-    schema = pa.schema([("path", pa.string()), ("num_samples", pa.int64()), ("size_bytes", pa.int64())])
-    pq.write_table(pa.Table.from_pylist([vars(shard) for shard in shards], schema=schema), sink)
+    pq.write_table(pa.Table.from_pylist([vars(shard) for shard in shards], schema=_SHARDS), sink)
     write_atomic(root / "shards.parquet", sink.getvalue().to_pybytes())
     write_json(root / "dataset.json", manifest.model_dump(mode="json"))
     return manifest

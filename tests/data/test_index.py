@@ -1,0 +1,299 @@
+"""The index: what Python's tarfile finds, at the same places, and a refusal of everything doubtful."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ray_mm.data.index import ShardIndex, index_path, index_shard, read_index, write_index
+from ray_mm.errors import DatasetError
+from tests.factories import write_tar
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+FORMAT_NAMES = ["ustar", "gnu", "pax"]
+each_format = pytest.mark.parametrize("format", FORMATS, ids=FORMAT_NAMES)
+
+
+def _payloads(shard: Path, index: ShardIndex) -> dict[str, bytes]:
+    content = shard.read_bytes()
+    found = {}
+    for row, key in enumerate(index.keys):
+        for suffix in index.offsets:
+            offset, size = int(index.offsets[suffix][row]), int(index.sizes[suffix][row])
+            assert (offset < 0) == (size < 0)
+            if offset >= 0:
+                found[f"{key}.{suffix}"] = content[offset : offset + size]
+    return found
+
+
+def _reheaded(content: bytes, place: int, **fields: bytes) -> bytes:
+    """A tar with some bytes of one header replaced, its checksum made right again."""
+    header = bytearray(content[place : place + 512])
+    for name, value in fields.items():
+        start, size = {"name": (0, 100), "size": (124, 12), "kind": (156, 1), "magic": (257, 8)}[name]
+        header[start : start + size] = value.ljust(size, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return content[:place] + bytes(header) + content[place + 512 :]
+
+
+@each_format
+def test_members_are_found_where_they_lie(tmp_path: Path, format: int) -> None:
+    members = {"a.jpg": b"picture", "a.cls": b"1", "b.jpg": b"", "b.seg.png": b"x" * 600, "folder.d/c.txt": b"hello"}
+    shard = write_tar(tmp_path / "0.tar", members, format)
+    index = index_shard(shard)
+    assert index.keys == ["a", "b", "folder.d/c"]
+    assert list(index.offsets) == ["cls", "jpg", "seg.png", "txt"]
+    assert index.offsets["txt"].tolist()[:2] == [-1, -1]
+    assert _payloads(shard, index) == members
+
+
+@pytest.mark.parametrize("format", FORMATS[1:], ids=FORMAT_NAMES[1:])
+@pytest.mark.parametrize(
+    "name", ["k" * 150 + ".txt", "é" * 60 + ".txt", "日本語.txt", "d" * 99 + "/" + "k" * 99 + ".txt"]
+)
+def test_long_names_and_other_alphabets_are_read(tmp_path: Path, format: int, name: str) -> None:
+    members = {"before.txt": b"1", name: b"2", "zafter.txt": b"3"}
+    shard = write_tar(tmp_path / "0.tar", members, format)
+    assert _payloads(shard, index_shard(shard)) == members
+
+
+def test_a_long_name_that_ustar_splits_is_joined(tmp_path: Path) -> None:
+    members = {"d" * 120 + "/" + "k" * 90 + ".txt": b"2"}
+    shard = write_tar(tmp_path / "0.tar", members, tarfile.USTAR_FORMAT)
+    assert _payloads(shard, index_shard(shard)) == members
+
+
+_KEYS = st.text(st.characters(exclude_characters="./\0", exclude_categories=["Cs"]), min_size=1, max_size=70)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keys=st.lists(_KEYS, unique=True, min_size=1, max_size=6),
+    suffixes=st.lists(st.sampled_from(["jpg", "cls", "a.b", "npy"]), unique=True, min_size=1, max_size=4),
+    sizes=st.lists(st.integers(0, 1200), min_size=24, max_size=24),
+    format=st.sampled_from(FORMATS[1:]),
+)
+def test_any_tar_is_read_as_tarfile_reads_it(
+    tmp_path: Path, keys: list[str], suffixes: list[str], sizes: list[int], format: int
+) -> None:
+    places = iter(sizes)
+    members = {
+        f"{key}.{suffix}": bytes([next(places) % 256]) * next(iter(sizes)) for key in keys for suffix in suffixes
+    }
+    shard = write_tar(tmp_path / "0.tar", members, format)
+    index = index_shard(shard)
+    with tarfile.open(shard) as tar:
+        expected = {info.name: (info.offset_data, info.size) for info in tar}
+    found = {
+        f"{key}.{suffix}": (int(index.offsets[suffix][row]), int(index.sizes[suffix][row]))
+        for row, key in enumerate(index.keys)
+        for suffix in index.offsets
+    }
+    assert found == expected
+    assert index.keys == keys
+    write_index(shard, index)
+    again = read_index(shard)
+    assert again.keys == keys and again.shard_bytes == shard.stat().st_size
+    for suffix in index.offsets:
+        assert (again.offsets[suffix] == index.offsets[suffix]).all()
+        assert (again.sizes[suffix] == index.sizes[suffix]).all()
+
+
+@each_format
+def test_a_tar_cut_at_any_block_is_refused(tmp_path: Path, format: int) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x" * 700, "k" * 90 + "/b.txt": b"", "c.txt": b"y" * 512}, format)
+    content = shard.read_bytes()
+    end = len(content) - len(content) % 512
+    while content[end - 512 : end] == bytes(512):
+        end -= 512
+    for size in range(0, end + 1024, 512):
+        shard.write_bytes(content[:size])
+        with pytest.raises(DatasetError, match=r"cut short|is empty"):
+            index_shard(shard)
+    for size in range(1, end, 100):
+        shard.write_bytes(content[:size])
+        with pytest.raises(DatasetError, match="cut short"):
+            index_shard(shard)
+    shard.write_bytes(content[: end + 1024])  # the padding to 10,240 bytes may be missing
+    assert len(index_shard(shard)) == 3
+
+
+def test_every_flipped_bit_of_a_header_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x" * 700, "b.txt": b"y"})
+    content = shard.read_bytes()
+    expected = _payloads(shard, index_shard(shard))
+    header = index_shard(shard).offsets["txt"][1] - 512
+    unnoticed = 0
+    for place in range(512):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[header + place] ^= 1 << bit
+            shard.write_bytes(damaged)
+            try:
+                assert _payloads(shard, index_shard(shard)) == expected
+                unnoticed += 1
+            except DatasetError as error:
+                assert "damaged" in str(error)
+    # Only the checksum's own filling can be either a space or a zero.
+    assert unnoticed <= 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(b"1", "hard link"), (b"2", "symbolic link"), (b"S", "sparse"), (b"3", "type b'3'")]
+)
+def test_what_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes, reason: str) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b""})
+    shard.write_bytes(_reheaded(shard.read_bytes(), 0, kind=kind))
+    with pytest.raises(DatasetError, match=rf"\[a.txt\]: is .*{reason}"):
+        index_shard(shard)
+
+
+def test_a_sparse_member_in_pax_clothes_is_refused(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    with tarfile.open(shard, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.txt")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.realsize": "5"}
+        tar.addfile(info)
+    with pytest.raises(DatasetError, match="sparse"):
+        index_shard(shard)
+
+
+@each_format
+@pytest.mark.parametrize("name", ["/etc/a.txt", "../a.txt", "d/../../a.txt"])
+def test_a_name_that_leaves_the_archive_is_refused(tmp_path: Path, format: int, name: str) -> None:
+    shard = write_tar(tmp_path / "0.tar", {name: b"x"}, format)
+    with pytest.raises(DatasetError, match="leaves the archive"):
+        index_shard(shard)
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
+    shard.write_bytes(_reheaded(shard.read_bytes(), 0, name=b"\xff.txt"))
+    with pytest.raises(DatasetError, match="not UTF-8"):
+        index_shard(shard)
+
+
+def test_folders_hidden_files_and_leading_dots_are_passed_over(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    with tarfile.open(shard, "w") as tar:
+        folder = tarfile.TarInfo("./train.d")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name in ("./train.d/.hidden", "./train.d/README", "./train.d/a.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    assert _payloads(shard, index_shard(shard)) == {"train.d/a.txt": b"abc"}
+
+
+def test_a_folder_of_an_old_tar_is_no_sample(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"", "b.txt": b"x"})
+    shard.write_bytes(_reheaded(shard.read_bytes(), 0, name=b"train.d/", kind=b"\0", magic=b""))
+    assert _payloads(shard, index_shard(shard)) == {"b.txt": b"x"}
+
+
+def test_sizes_beyond_eight_gigabytes_are_read_and_held_against_the_file(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
+    huge = b"\x80" + (9 << 30).to_bytes(11, "big")
+    shard.write_bytes(_reheaded(shard.read_bytes(), 0, size=huge))
+    with pytest.raises(DatasetError, match=f"claims {9 << 30} bytes at byte 512"):
+        index_shard(shard)
+
+
+@pytest.mark.parametrize("size", [b"-0000000001", b"0o000000001", b"1_000", b"00000000009", b"\xff" * 12])
+def test_a_size_that_is_no_octal_number_is_refused(tmp_path: Path, size: bytes) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
+    shard.write_bytes(_reheaded(shard.read_bytes(), 0, size=size))
+    with pytest.raises(DatasetError, match="claims"):
+        index_shard(shard)
+
+
+def test_joined_tars_are_refused_where_other_readers_stop_silently(tmp_path: Path) -> None:
+    first = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
+    second = write_tar(tmp_path / "1.tar", {"b.txt": b"x"})
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(DatasetError, match="data after the end mark at byte 1024"):
+        index_shard(first)
+
+
+def test_members_that_are_not_side_by_side_are_refused(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"", "b.txt": b"", "a.jpg": b""})
+    with pytest.raises(DatasetError, match=r"\[a\]: the members of this sample are not next to each other"):
+        index_shard(shard)
+
+
+def test_a_suffix_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"", "b.txt": b""})
+    shard.write_bytes(_reheaded(shard.read_bytes(), 512, name=b"a.txt"))
+    with pytest.raises(DatasetError, match=r"\[a\]: txt stands twice"):
+        index_shard(shard)
+
+
+@pytest.mark.parametrize(("mode", "name"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
+def test_a_compressed_tar_is_refused_by_name(tmp_path: Path, mode: str, name: str) -> None:
+    shard = tmp_path / "0.tar"
+    with tarfile.open(shard, mode) as tar:
+        for i in range(50):
+            info = tarfile.TarInfo(f"{i}.txt")
+            info.size = 512
+            tar.addfile(info, io.BytesIO(np.random.default_rng(i).bytes(512)))
+    with pytest.raises(DatasetError, match=f"compressed with {name}"):
+        index_shard(shard)
+
+
+def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    shard.write_bytes(b"hello " * 200)
+    with pytest.raises(DatasetError, match="not a tar"):
+        index_shard(shard)
+    with pytest.raises(DatasetError, match=r"1\.tar: can't be read \(No such file"):
+        index_shard(tmp_path / "1.tar")
+
+
+def test_an_index_that_is_missing_or_damaged_or_old_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
+    remedy = f"ray-mm index {shard}"
+    with pytest.raises(DatasetError, match="index is missing") as caught:
+        read_index(shard)
+    assert remedy in str(caught.value)
+    path = write_index(shard, index_shard(shard))
+    assert path == index_path(shard) == tmp_path / "0.index.parquet"
+    good = path.read_bytes()
+    path.write_bytes(good[:50])
+    with pytest.raises(DatasetError, match="index is damaged") as caught:
+        read_index(shard)
+    assert remedy in str(caught.value)
+    path.write_bytes(good)
+    shard.write_bytes(shard.read_bytes() + bytes(512))
+    with pytest.raises(DatasetError, match="had 10240 when it was indexed") as caught:
+        read_index(shard)
+    assert remedy in str(caught.value)
+    shard.unlink()
+    with pytest.raises(DatasetError, match="the shard is missing"):
+        read_index(shard)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(10_000, 241), (-1, 5), (5, -1), (-7, -7), (None, 3)], ids=str)
+def test_an_index_that_points_outside_its_shard_is_refused(tmp_path: Path, offset: int | None, size: int) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
+    path = write_index(shard, index_shard(shard))
+    table = pq.read_table(path)
+    columns = {"key": table["key"], "txt:offset": pa.array([offset], pa.int64()), "txt:size": pa.array([size])}
+    pq.write_table(pa.table(columns).replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(DatasetError, match="index is damaged"):
+        read_index(shard)
+
+
+def test_the_same_shard_gives_the_same_index_bytes(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x", "b.txt": b"y"})
+    first = write_index(shard, index_shard(shard)).read_bytes()
+    assert write_index(shard, index_shard(shard)).read_bytes() == first
