@@ -1,7 +1,7 @@
 """A batch as an Arrow table, and back without a copy: what travels through Ray's object store.
 
-Every row is a sample. An array with more than the batch axis becomes a column of fixed-size lists; its shape stands in the
-schema's metadata.
+Every row is a sample. An array with more than the batch axis becomes a column of fixed-size lists; shapes and keys stand in
+the schema's metadata, so that all batches of a dataset have exactly the same number of bytes (see ``source.configure``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from ray_mm.data.decode.decoder import Arrays
 
-KEY = "key"
+_KEYS = b"ray_mm.keys"
 _SHAPES = b"ray_mm.arrays"
 
 
 def to_table(arrays: Arrays, keys: list[str]) -> pa.Table:
-    """A table of the arrays and a ``key`` column; the arrays' memory is shared, not copied."""
-    columns: dict[str, pa.Array] = {KEY: pa.array(keys, pa.string())}
+    """A table of the arrays, and the samples' keys; the arrays' memory is shared, not copied."""
+    columns: dict[str, pa.Array] = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, array in arrays.items():
         shapes[name] = (array.dtype.str, array.shape[1:])
@@ -30,7 +30,8 @@ def to_table(arrays: Arrays, keys: list[str]) -> pa.Table:
         columns[name] = (
             pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:])) if array.ndim > 1 else values
         )
-    return pa.table(columns).replace_schema_metadata({_SHAPES: json.dumps(shapes).encode()})
+    metadata = {_SHAPES: json.dumps(shapes).encode(), _KEYS: json.dumps(keys).encode()}
+    return pa.table(columns).replace_schema_metadata(metadata)
 
 
 def to_arrays(table: pa.Table) -> Arrays:
@@ -48,5 +49,5 @@ def to_arrays(table: pa.Table) -> Arrays:
 
 def block_keys(table: pa.Table) -> list[str]:
     """The samples' keys; empty for padding."""
-    keys: list[str] = table.column(KEY).to_pylist()
+    keys: list[str] = json.loads(table.schema.metadata[_KEYS])
     return keys

@@ -2,7 +2,7 @@
 
     Order      position in an epoch → (shard, row): chunks of shards are permuted, then rows within a window of chunks
     Schedule   item of the whole training → a training or validation batch: epochs follow each other without a gap
-    Tasks      read task → the items and the rank that it serves
+    Tasks      read task → the blocks (a rank's share of a batch each) that it reads
 
 World size only decides which slice of a global batch a rank gets, so it can change between two steps while the sequence
 of global batches stays. Nothing is buffered, so nothing but the item's number has to be saved to resume.
@@ -185,40 +185,42 @@ def rank_slice(item: Item, batch_size: int, rank: int, world_size: int) -> tuple
 
 @dataclass(frozen=True)
 class Tasks:
-    """Read tasks of one execution: task t serves rank t mod W, so that Ray hands its blocks to that rank, in order.
+    """The read tasks of one execution of the dataset.
+
+    All shares of all batches, item by item and rank by rank within an item, form one sequence of equal blocks; a task
+    reads consecutive ones. Ray hands the blocks to the ranks in turn, so block b of the sequence goes to rank b mod W.
 
     Attributes:
         first_item: where the training starts or resumes.
         num_items: of the whole training.
         world_size: number of ranks W.
-        items_per_task: consecutive items that one task reads for its rank.
-        tasks_per_execution: tasks that one execution of the dataset holds; a longer training takes several.
+        blocks_per_task: consecutive blocks that one task reads.
+        tasks_per_execution: tasks that one execution holds; a longer training takes several.
     """
 
     first_item: int
     num_items: int
     world_size: int
-    items_per_task: int
+    blocks_per_task: int
     tasks_per_execution: int
 
     def execution_items(self, execution: int) -> tuple[int, int]:
-        """First and after-last item of an execution."""
-        groups = max(1, self.tasks_per_execution // self.world_size)
-        items = groups * self.items_per_task
+        """First and after-last item of an execution: whole items, so that all ranks get as many blocks."""
+        items = max(1, self.tasks_per_execution * self.blocks_per_task // self.world_size)
         first = min(self.first_item + execution * items, self.num_items)
         return first, min(first + items, self.num_items)
 
     def num_tasks(self, execution: int) -> int:
         """Read tasks of an execution."""
         first, last = self.execution_items(execution)
-        return -(-(last - first) // self.items_per_task) * self.world_size
+        return -(-(last - first) * self.world_size // self.blocks_per_task)
 
-    def task(self, execution: int, number: int) -> tuple[int, int, int]:
-        """Rank, first item and after-last item of a task."""
+    def blocks(self, execution: int, task: int) -> list[tuple[int, int]]:
+        """(item, rank) of every block that a task reads, in order."""
         first, last = self.execution_items(execution)
-        group, rank = divmod(number, self.world_size)
-        start = first + group * self.items_per_task
-        return rank, start, min(start + self.items_per_task, last)
+        start = task * self.blocks_per_task
+        stop = min(start + self.blocks_per_task, (last - first) * self.world_size)
+        return [(first + block // self.world_size, block % self.world_size) for block in range(start, stop)]
 
 
 def stable_hash(*parts: object) -> int:

@@ -1,12 +1,14 @@
 """The plan as a Ray datasource: read task → decoded batches, one Arrow block each.
 
-A read task serves one rank and yields one block per batch; with ``preserve_order``, ``streaming_split(equal=False)`` and
-no locality hints Ray hands task t's blocks to split t mod W, in order. The loader checks that on every batch.
+A read task yields a block for each rank's share of a batch, in the order of the plan. With ``preserve_order``,
+``streaming_split(equal=False)``, no locality hints and blocks of equal length, Ray hands each next block to the rank that
+has got the fewest rows, the first of them if several have: block b goes to rank b mod W. The loader checks it every time.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ TASKS_PER_EXECUTION = 20_000
 """What a driver plans at once without effort; a longer training takes several executions."""
 
 _SAMPLES_PER_TASK = 512
+_POSITION_AND_WEIGHT_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,26 @@ class Feed:
     pad: bool = True
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one decoded sample."""
+        arrays = [
+            array for name, spec in self.preprocessor.fields.items() for array in field_arrays(name, spec).values()
+        ]
+        return _POSITION_AND_WEIGHT_BYTES + sum(array.dtype.itemsize * math.prod(array.shape) for array in arrays)
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a block: a rank's share of a batch."""
+        return rank_size(self.schedule.batch_size, self.world_size)
+
+    @property
     def tasks(self) -> Tasks:
         """How the items are divided into read tasks."""
-        size = rank_size(self.schedule.batch_size, self.world_size)
         return Tasks(
             first_item=self.first_item,
             num_items=self.schedule.num_items,
             world_size=self.world_size,
-            items_per_task=max(1, _SAMPLES_PER_TASK // size),
+            blocks_per_task=max(1, _SAMPLES_PER_TASK // self.batch_rows),
             tasks_per_execution=TASKS_PER_EXECUTION,
         )
 
@@ -77,11 +92,7 @@ class PlanSource(Datasource):  # type: ignore[misc]  # Ray is not typed
         self._feed = feed
         # One copy in the object store instead of one per task.
         self._feed_ref = ray.put(feed)
-        self._row_bytes = sum(
-            array.dtype.itemsize * int(_product(array.shape))
-            for name, spec in feed.preprocessor.fields.items()
-            for array in field_arrays(name, spec).values()
-        )
+        self._row_bytes = feed.row_bytes
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Bytes of the decoded batches of one execution."""
@@ -93,11 +104,9 @@ class PlanSource(Datasource):  # type: ignore[misc]  # Ray is not typed
     ) -> list[ReadTask]:
         """The tasks of the execution that is about to run; Ray's wish for a parallelism is not heeded."""
         tasks, execution = self._feed.tasks, execution_index(data_context)
-        size = rank_size(self._feed.schedule.batch_size, self._feed.world_size)
         read_tasks = []
         for number in range(tasks.num_tasks(execution)):
-            _, first, last = tasks.task(execution, number)
-            rows = (last - first) * size
+            rows = len(tasks.blocks(execution, number)) * self._feed.batch_rows
             metadata = BlockMetadata(
                 num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None
             )
@@ -117,7 +126,7 @@ def execution_index(data_context: DataContext | None) -> int:
 def feed_dataset(feed: Feed) -> ray.data.Dataset:
     """A Ray dataset of a feed's batches, to be split without locality hints and without equalising."""
     dataset = ray.data.read_datasource(PlanSource(feed), override_num_blocks=1)
-    configure_context(dataset.context)
+    configure(dataset.context, feed)
     return dataset
 
 
@@ -140,11 +149,12 @@ def sequential_dataset(
     return feed_dataset(feed)
 
 
-def configure_context(context: DataContext) -> None:
+def configure(context: DataContext, feed: Feed) -> None:
     """Settings that the exact order needs, on the dataset's own context: a factory runs in another process."""
     context.execution_options.preserve_order = True
-    # A block is a batch: Ray must neither cut nor join them.
-    context.target_max_block_size = None
+    # Ray collects what a task yields until it has this many bytes, and cuts what has 1.5 times as many. All batches have
+    # the same size, so just under one batch makes every batch a block of its own, sent as soon as it is decoded.
+    context.target_max_block_size = max(1, math.floor(feed.batch_rows * feed.row_bytes * 0.9))
     # A long validation or a breakpoint is no hang.
     context.execution_no_progress_timeout_s = -1
     context.enable_progress_bars = False
@@ -153,8 +163,7 @@ def configure_context(context: DataContext) -> None:
 
 def _read_task(feed_ref: ray.ObjectRef[Feed], execution: int, number: int) -> Iterator[pa.Table]:
     reader = _reader(feed_ref)
-    rank, first, last = reader.feed.tasks.task(execution, number)
-    for item in range(first, last):
+    for item, rank in reader.feed.tasks.blocks(execution, number):
         yield reader.read(reader.feed.schedule.item(item), rank)
 
 
@@ -179,7 +188,7 @@ class _FeedReader:
             reader, order = self._train_reader, self._order(item.epoch)
         else:
             reader, order = self._validation_reader, self._validation_order
-        size = rank_size(batch_size, self.feed.world_size) if self.feed.pad else stop - start
+        size = self.feed.batch_rows if self.feed.pad else stop - start
         arrays, keys = reader.read(*order.locate(start, stop), start, size)
         return to_table(arrays, keys)
 
@@ -193,7 +202,3 @@ def _reader(feed_ref: ray.ObjectRef[Feed]) -> _FeedReader:
         _readers.clear()
         _readers[feed_ref] = _FeedReader(ray.get(feed_ref))
     return _readers[feed_ref]
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    return functools.reduce(lambda left, right: left * right, shape, 1)
