@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ray_mm.config.base import Config, Name
+from ray_mm.config.fields import FieldSpec, LabelField
+from ray_mm.errors import UsageError
 
 ENCODERS: dict[str, tuple[str, ...]] = {
     "image": ("cnn",),
@@ -99,3 +102,78 @@ class ModelConfig(Config):
     """How the fields are joined."""
     task: TaskConfig
     """What is predicted."""
+
+
+MIN_IMAGE_SIDE = 8
+"""Pixels that a picture must have in both directions: after two halvings something of it is left."""
+
+
+def encoder_name(spec: FieldSpec, config: EncoderConfig) -> str:
+    """The encoder that a field gets: the configured one, or the default for its type."""
+    return config.encoder or ENCODERS[spec.type][0]
+
+
+def check_model(config: ModelConfig, fields: Mapping[str, FieldSpec]) -> None:
+    """Checks a model against the fields of a dataset, before anything starts.
+
+    Args:
+        config: of the model.
+        fields: of the dataset, complete, its overrides applied.
+
+    Raises:
+        UsageError: a field or label that is not there or is of the wrong kind, an encoder that does not take the
+            field's type, a picture that is too small, or attention heads that do not divide the width.
+    """
+    for name, encoder in config.fields.items():
+        _check_input(f"model.fields.{name}", name, encoder, fields)
+    _check_label(config.task, fields)
+    fusion = config.fusion
+    if isinstance(fusion, CrossAttentionFusion) and fusion.dim % fusion.heads:
+        raise UsageError(
+            f"model.fusion.heads: {fusion.heads} heads do not divide the width model.fusion.dim of {fusion.dim}; choose "
+            "heads that do, such as 4."
+        )
+
+
+def _check_input(key: str, name: str, encoder: EncoderConfig, fields: Mapping[str, FieldSpec]) -> None:
+    spec = fields.get(name)
+    inputs = sorted(known for known, field in fields.items() if field.type != "label")
+    if spec is None:
+        raise UsageError(
+            f"{key}: the dataset has no field {name!r}; fields that can be inputs are {', '.join(inputs)}."
+        )
+    if spec.type == "label":
+        raise UsageError(f"{key}: {name!r} is a label and can't be an input; inputs can be {', '.join(inputs)}.")
+    if encoder_name(spec, encoder) not in ENCODERS[spec.type]:
+        raise UsageError(
+            f"{key}.encoder: {encoder.encoder!r} does not take a field of type {spec.type}; choose "
+            f"{' or '.join(ENCODERS[spec.type])}, or leave the key out."
+        )
+    if spec.type == "image":
+        height, width = spec.height, spec.width
+        if height is not None and width is not None and min(height, width) < MIN_IMAGE_SIDE:
+            raise UsageError(
+                f"{key}: pictures of {width}×{height} pixels are too small, the encoder needs {MIN_IMAGE_SIDE} in both "
+                f"directions; set data.fields.{name}.height and width."
+            )
+
+
+def _check_label(task: TaskConfig, fields: Mapping[str, FieldSpec]) -> None:
+    spec = fields.get(task.label)
+    labels = sorted(name for name, field in fields.items() if field.type == "label")
+    known = f"labels are {', '.join(labels)}" if labels else "it has no label at all"
+    if spec is None:
+        raise UsageError(f"model.task.label: the dataset has no field {task.label!r}; {known}.")
+    if not isinstance(spec, LabelField):
+        raise UsageError(f"model.task.label: {task.label!r} is a field of type {spec.type}, not a label; {known}.")
+    target = "class" if task.type == "classify" else "number"
+    if spec.target != target:
+        other = "regress" if task.type == "classify" else "classify"
+        raise UsageError(
+            f"model.task.type: {task.type} needs a label with target {target}, and {task.label!r} has target {spec.target}; "
+            f"set model.task.type to {other}, or choose another label."
+        )
+    if target == "class" and len(spec.classes or ()) < 2:
+        raise UsageError(
+            f"model.task.label: {task.label!r} has {len(spec.classes or ())} class; to classify it takes at least two."
+        )

@@ -1,0 +1,12 @@
+"""The network: a batch of arrays → one output per sample. Torch only; no Ray.
+
+    layers.py      masks, attention, feed-forward and masked convolution: what several encoders share
+    encoders/      one module per field type: arrays → tokens [B, T, D] and a mask [B, T]
+    fusion/        one module per method: the tokens of all fields and their presence → [B, D]
+    heads.py       [B, D] → logits [B, C] or values [B]
+    multimodal.py  puts them together: ``build_model``
+    losses.py      output and label → a loss per sample
+
+No normalisation looks at other samples (GroupNorm and LayerNorm only), so that an output does not depend on how a global
+batch is cut over workers. There is no branch on data, so that ``torch.export`` and ONNX take the model as it is.
+"""

@@ -1,0 +1,76 @@
+"""Texts: int32 tokens [B, T], 0 where there is none → as many tokens [B, T, D]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ray_mm.config.fields import TextField
+from ray_mm.config.model import EncoderConfig
+from ray_mm.data.manifest import Statistics
+from ray_mm.models.layers import Attention, FeedForward
+
+# size → (width of the embedding, width of the recurrent state, recurrent layers)
+_RECURRENT = {"small": (64, 128, 1), "base": (128, 256, 2)}
+_TRANSFORMER_LAYERS = {"small": 2, "base": 4}
+
+
+class TextRecurrent(nn.Module):
+    """The ``recurrent`` encoder of texts: a GRU (arXiv 1406.1078), left to right only.
+
+    Padding stands at the end, so a state never depends on it; backwards it would come first.
+    """
+
+    def __init__(self, spec: TextField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
+        super().__init__()
+        assert spec.vocabulary_size is not None
+        embedded, hidden, layers = _RECURRENT[config.size]
+        self.embed = nn.Embedding(spec.vocabulary_size, embedded)
+        self.recur = nn.GRU(embedded, hidden, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0)
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, text_BT: Tensor) -> tuple[Tensor, Tensor]:
+        states, _ = self.recur(self.dropout(self.embed(text_BT.long())))
+        return self.norm(self.project(self.dropout(states))), text_BT != 0
+
+
+class TextTransformer(nn.Module):
+    """The ``transformer`` encoder of texts: bidirectional, normalised before each part (arXiv 2002.04745)."""
+
+    def __init__(self, spec: TextField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
+        super().__init__()
+        assert spec.vocabulary_size is not None and spec.max_tokens is not None
+        heads = max(heads for heads in (1, 2, 4) if dim % heads == 0)
+        self.embed = nn.Embedding(spec.vocabulary_size, dim)
+        self.place = nn.Parameter(torch.randn(spec.max_tokens, dim) * 0.02)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        layers = _TRANSFORMER_LAYERS[config.size]
+        self.layers = nn.ModuleList(_TransformerLayer(dim, heads, config.dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, text_BT: Tensor) -> tuple[Tensor, Tensor]:
+        mask = text_BT != 0
+        # An absent text has no token, and a softmax over nothing is not a number: its first place always counts here.
+        attended = mask | (torch.arange(text_BT.shape[1], device=text_BT.device) == 0)
+        x = self.dropout(self.embed(text_BT.long()) + self.place)
+        for layer in self.layers:
+            x = layer(x, attended)
+        return self.norm(x), mask
+
+
+class _TransformerLayer(nn.Module):
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(dim, dropout)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        normed = self.norm(x_BTD)
+        x_BTD = x_BTD + self.dropout(self.attention(normed, normed, mask_BT))
+        result: Tensor = self.feed_forward(x_BTD)
+        return result

@@ -1,0 +1,87 @@
+"""The whole network: encoders, fusion, head.
+
+batch[field] ─encoder→ tokens [B, T, D] + mask ─fusion→ [B, D] ─head→ output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ray_mm.config.fields import LabelField
+from ray_mm.config.model import ModelConfig, check_model
+from ray_mm.data.fields import field_arrays, presence_name
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.models.encoders import build_encoder
+from ray_mm.models.fusion import Encoded, build_fusion
+from ray_mm.models.heads import build_head
+
+
+class MultimodalModel(nn.Module):
+    """A batch → logits [B, C], or standardised values [B]. Made by ``build_model``.
+
+    Args:
+        config: of the model.
+        preprocessor: the fields that it reads, with their statistics, and its label.
+    """
+
+    def __init__(self, config: ModelConfig, preprocessor: Preprocessor) -> None:
+        super().__init__()
+        fields, dim = preprocessor.fields, config.fusion.dim
+        self.fields = sorted(config.fields)
+        # The field's own arrays without its presence: content and, for some types, a length.
+        self.arrays = {
+            name: [array for array in field_arrays(name, fields[name]) if array != presence_name(name)]
+            for name in self.fields
+        }
+        # A list, not a dict by name: a field may be called "values" or "type", which a ModuleDict can't hold.
+        self.encoders = nn.ModuleList(
+            build_encoder(fields[name], config.fields[name], preprocessor.statistics.get(name), dim)
+            for name in self.fields
+        )
+        self.fusion = build_fusion(config.fusion, self.fields)
+        label = fields[config.task.label]
+        assert isinstance(label, LabelField)
+        self.head = build_head(label, dim)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Runs the network.
+
+        Args:
+            batch: the arrays of every input field by name (see ``data.fields``), presence included; other keys are
+                ignored.
+        """
+        return self.fuse(self.encode(batch), {name: batch[presence_name(name)] for name in self.fields})
+
+    def encode(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each field's tokens [B, T, D] and their mask, bool [B, T]. Presence plays no part yet."""
+        return {
+            name: encoder(*(batch[array] for array in self.arrays[name]))
+            for name, encoder in zip(self.fields, self.encoders, strict=True)
+        }
+
+    def fuse(self, encoded: Encoded, presence: Mapping[str, Tensor]) -> Tensor:
+        """The output for encoded fields of which only some are there: presence is bool [B] per field."""
+        result: Tensor = self.head(self.fusion(encoded, presence))
+        return result
+
+
+def build_model(config: ModelConfig, preprocessor: Preprocessor) -> MultimodalModel:
+    """A model with fresh weights, drawn from torch's global generator: seed it for the same weights again.
+
+    Raises:
+        UsageError: the config does not fit the fields.
+    """
+    check_model(config, preprocessor.fields)
+    return MultimodalModel(config, preprocessor)
+
+
+def input_arrays(model: MultimodalModel) -> list[str]:
+    """Names of the arrays that the model reads, presence included, in a fixed order: the inputs of an exported graph."""
+    return [array for name in model.fields for array in (*model.arrays[name], presence_name(name))]
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in model.parameters())

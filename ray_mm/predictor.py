@@ -1,0 +1,338 @@
+"""A trained model, ready to answer: from a checkpoint (torch) or from an artifact (onnxruntime). Without Ray.
+
+A folder is an artifact if it holds ``artifact.json`` ({"format": "ray_mm.artifact", "version", "digest" of model.onnx, …}),
+``model.onnx``, and ``model.json`` and ``preprocessor.json`` as a checkpoint has them.
+"""
+
+from __future__ import annotations
+
+import abc
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+from PIL import Image
+
+from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
+from ray_mm.config.fields import AudioField, FieldSpec, ImageField, LabelField
+from ray_mm.config.model import ModelConfig
+from ray_mm.data.collate import Collator
+from ray_mm.data.decode import DecodeError, decoder_for
+from ray_mm.data.decode.decoder import Arrays
+from ray_mm.data.decode.numeric import as_finite
+from ray_mm.data.fields import presence_name
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.errors import CheckpointError, UsageError
+from ray_mm.models.multimodal import MultimodalModel
+from ray_mm.storage import local_path, sha256_file
+
+ARTIFACT_FILE = "artifact.json"
+GRAPH_FILE = "model.onnx"
+ARTIFACT_FORMAT_NAME = "ray_mm.artifact"
+ARTIFACT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one sample."""
+
+    label: str | float
+    """The most probable class, or the value in the label's own unit."""
+    probabilities: dict[str, float] | None
+    """Class → probability; None for a number."""
+    presence: dict[str, bool]
+    """Input field → was it there?"""
+
+
+class Predictor(abc.ABC):
+    """A model and what turns samples into its input. Made by ``load_predictor``.
+
+    Args:
+        config: of the model.
+        preprocessor: fields, tokenizers, statistics.
+        size_bytes: of the weights, or of the graph with its weights, on disk.
+    """
+
+    def __init__(self, config: ModelConfig, preprocessor: Preprocessor, size_bytes: int) -> None:
+        self.config = config
+        self.preprocessor = preprocessor
+        self.size_bytes = size_bytes
+        self.input_fields = sorted(config.fields)
+        # Not the label: a prediction has none, and its statistics are not an input's.
+        inputs = preprocessor.model_copy(update={"fields": {name: preprocessor.fields[name] for name in config.fields}})
+        self._collator = Collator(inputs)
+        self._decoders = {name: decoder_for(name, inputs) for name in self.input_fields}
+
+    def outputs(
+        self, batch: Mapping[str, npt.NDArray[Any]], subsets: Sequence[frozenset[str]] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The answers for a batch, for each subset of its fields.
+
+        Args:
+            batch: the arrays of the input fields, presence included (see ``data.fields``); other keys are ignored.
+            subsets: sets of input fields that may be looked at. None: one entry, all of them.
+
+        Returns:
+            Probabilities float32 [S, B, C] of a classification, or values float32 [S, B] in the label's own unit.
+
+        Raises:
+            UsageError: a subset names what is no input field.
+        """
+        wanted = [frozenset(self.input_fields)] if subsets is None else list(subsets)
+        for subset in wanted:
+            if unknown := sorted(subset - set(self.input_fields)):
+                raise UsageError(
+                    f"subset {sorted(subset)}: {unknown[0]!r} is no input field; they are {', '.join(self.input_fields)}."
+                )
+        presence = [
+            {name: np.asarray(batch[presence_name(name)], np.bool_) & (name in subset) for name in self.input_fields}
+            for subset in wanted
+        ]
+        return self._answers(self._run(batch, presence))
+
+    @abc.abstractmethod
+    def _run(
+        self, batch: Mapping[str, npt.NDArray[Any]], presence: Sequence[dict[str, npt.NDArray[np.bool_]]]
+    ) -> npt.NDArray[np.float32]:
+        """The model's raw output for each of several presences: [S, B, C] or [S, B]."""
+
+    def predict(self, sample: Mapping[str, Any]) -> Prediction:
+        """The answer for one sample.
+
+        Args:
+            sample: field → value. Bytes are a member as a shard holds it; a path (``Path``, or ``str`` except for a text)
+                is a file with such bytes. Otherwise a text is a ``str``; an image uint8 [height, width, channels]; audio
+                int16 or floats in −1 … 1, [frames] or [frames, channels], at the field's rate; series, points and vector
+                arrays or nested lists. What is missing, None or empty is absent. The label is ignored.
+
+        Raises:
+            UsageError: a field that the model does not have, or a value that can't be read.
+        """
+        for name in sample:
+            if name not in self.input_fields and name != self.config.task.label:
+                raise UsageError(
+                    f"{name}: the model has no such input field; its fields are {', '.join(self.input_fields)}."
+                )
+        batch = self._collator.empty(1)
+        for name in self.input_fields:
+            self._fill(batch, name, sample.get(name))
+        answer = self.outputs(batch)[0, 0]
+        present = {name: bool(batch[presence_name(name)][0]) for name in self.input_fields}
+        label = self._label
+        if label.target == "number":
+            return Prediction(float(answer), None, present)
+        assert label.classes is not None
+        probabilities = dict(zip(label.classes, answer.tolist(), strict=True))
+        return Prediction(label.classes[int(answer.argmax())], probabilities, present)
+
+    def _fill(self, batch: Arrays, name: str, value: Any) -> None:
+        try:
+            payload = b"" if value is None else _payload(self.preprocessor.fields[name], value)
+            if len(payload):
+                self._decoders[name](payload, batch, 0)
+                batch[presence_name(name)][0] = True
+        except DecodeError as error:
+            raise UsageError(f"{name}: the value can't be read: {error}.") from None
+
+    @property
+    def _label(self) -> LabelField:
+        label = self.preprocessor.fields[self.config.task.label]
+        assert isinstance(label, LabelField)
+        return label
+
+    def _answers(self, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self._label.target == "class":
+            exponentials = np.exp(raw - raw.max(axis=-1, keepdims=True))
+            return cast("npt.NDArray[np.float32]", exponentials / exponentials.sum(axis=-1, keepdims=True))
+        statistics = self.preprocessor.statistics[self.config.task.label]
+        return raw * np.float32(statistics.std[0]) + np.float32(statistics.mean[0])
+
+
+class TorchPredictor(Predictor):
+    """Answers with the network itself.
+
+    Args:
+        model: in eval mode; moved to the device.
+        config: what it was built from.
+        preprocessor: what it was built from.
+        size_bytes: of its weights on disk.
+        device: such as ``cpu`` or ``cuda``.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        config: ModelConfig,
+        preprocessor: Preprocessor,
+        size_bytes: int,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(config, preprocessor, size_bytes)
+        self.model = model.to(device).eval()
+        self.device = torch.device(device)
+
+    def _run(
+        self, batch: Mapping[str, npt.NDArray[Any]], presence: Sequence[dict[str, npt.NDArray[np.bool_]]]
+    ) -> npt.NDArray[np.float32]:
+        arrays = [array for names in self.model.arrays.values() for array in names]
+        with torch.inference_mode():
+            # Encoding is nearly all of the work, and does not depend on presence.
+            encoded = self.model.encode({array: self._tensor(batch[array]) for array in arrays})
+            raw = [
+                self.model.fuse(encoded, {name: self._tensor(there[name]) for name in self.input_fields})
+                for there in presence
+            ]
+            return cast("npt.NDArray[np.float32]", torch.stack(raw).float().cpu().numpy())
+
+    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        # Torch warns about arrays that it could not write to, such as views of Arrow's memory.
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
+
+
+class OnnxPredictor(Predictor):
+    """Answers with an exported graph in onnxruntime, on the CPU.
+
+    Args:
+        graph: ``model.onnx``: inputs named as the arrays of a batch, one output.
+        config: of the model.
+        preprocessor: of the model.
+        threads: that one call may use. None: as many as there are cores.
+    """
+
+    def __init__(
+        self, graph: Path, config: ModelConfig, preprocessor: Preprocessor, threads: int | None = None
+    ) -> None:
+        super().__init__(config, preprocessor, graph.stat().st_size)
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UsageError(
+                f"{graph}: an artifact needs onnxruntime; install it with pip install 'ray_mm[onnx]'."
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        try:
+            self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common class that is public
+            raise CheckpointError(f"{graph}: onnxruntime can't load it ({str(error).splitlines()[0]}).") from None
+        self._inputs = [entry.name for entry in self.session.get_inputs()]
+
+    def _run(
+        self, batch: Mapping[str, npt.NDArray[Any]], presence: Sequence[dict[str, npt.NDArray[np.bool_]]]
+    ) -> npt.NDArray[np.float32]:
+        raw = []
+        for there in presence:
+            arrays = {**batch, **{presence_name(name): array for name, array in there.items()}}
+            raw.append(self.session.run(None, {name: np.ascontiguousarray(arrays[name]) for name in self._inputs})[0])
+        return np.stack(raw)
+
+
+def load_predictor(path: str | Path, *, device: str | None = None, threads: int | None = None) -> Predictor:
+    """Loads a model for prediction.
+
+    Args:
+        path: a train run (its best checkpoint), a checkpoint folder, a compress run or an artifact folder.
+        device: of a checkpoint's network. None: a GPU if there is one. An artifact always runs on the CPU.
+        threads: that an artifact may use. None: as many as there are cores. (Torch's number is one for the whole process:
+            ``torch.set_num_threads``.)
+
+    Raises:
+        CheckpointError: nothing there that can be loaded.
+    """
+    folder = _artifact_folder(path)
+    if folder is not None:
+        return _load_artifact(folder, threads)
+    checkpoint = load_checkpoint(path)
+    return TorchPredictor(
+        checkpoint.build(),
+        checkpoint.config,
+        checkpoint.preprocessor,
+        (checkpoint.path / WEIGHTS_FILE).stat().st_size,
+        device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+
+
+def _artifact_folder(path: str | Path) -> Path | None:
+    """The artifact folder that a path means, if it means one."""
+    if "://" in str(path) and not str(path).startswith("file://"):
+        return None
+    root = local_path(path)
+    if (root / ARTIFACT_FILE).is_file():
+        return root
+    if run_kind(root) != "compress":
+        return None
+    if (root / "artifact" / ARTIFACT_FILE).is_file():
+        return root / "artifact"
+    raise CheckpointError(f"{root}: the compress run has published no artifact; its result.json says why.")
+
+
+def _load_artifact(folder: Path, threads: int | None) -> OnnxPredictor:
+    content = read_versioned(folder / ARTIFACT_FILE, ARTIFACT_FORMAT_NAME, ARTIFACT_FORMAT)
+    graph = folder / GRAPH_FILE
+    if not graph.is_file():
+        raise CheckpointError(f"{graph}: is missing; the artifact is not whole.")
+    found = sha256_file(graph)
+    if found != content.get("digest"):
+        raise CheckpointError(
+            f"{graph}: its SHA-256 digest is {found[:16]}…, {ARTIFACT_FILE} says {str(content.get('digest'))[:16]}…; the file "
+            "was damaged or replaced after it was written. Copy it again, or compress again."
+        )
+    description = load_description(folder)
+    return OnnxPredictor(graph, description.config, description.preprocessor, threads)
+
+
+def _payload(spec: FieldSpec, value: Any) -> bytes | memoryview:
+    """A value as the bytes of a member, so that it takes the way that training data took.
+
+    Raises:
+        DecodeError: it is nothing that the field can hold.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, str) and spec.type == "text":
+        return value.encode()
+    if isinstance(value, (str, Path)):
+        try:
+            return Path(value).read_bytes()
+        except OSError as error:
+            raise DecodeError(f"{value}: {error.strerror}") from None
+    if spec.type == "text":
+        raise DecodeError(f"a text must be a str, found {type(value).__name__}")
+    return _encode(spec, value)
+
+
+def _encode(spec: FieldSpec, value: Any) -> bytes:
+    array = np.asarray(value)
+    sink = io.BytesIO()
+    match spec:
+        case ImageField():
+            if (
+                array.dtype != np.uint8
+                or array.ndim not in (2, 3)
+                or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
+            ):
+                raise DecodeError(
+                    f"a picture must be uint8 [height, width, channels], found {array.dtype} {list(array.shape)}"
+                )
+            pixels = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+            Image.fromarray(pixels).save(sink, format="PNG", compress_level=0)
+        case AudioField():
+            if array.ndim not in (1, 2) or (array.dtype != np.int16 and array.dtype.kind != "f") or array.size == 0:
+                raise DecodeError(
+                    f"audio must be int16 or floats, [frames] or [frames, channels], found {array.dtype} {list(array.shape)}"
+                )
+            assert spec.rate_hz is not None
+            wave = array if array.dtype == np.int16 else as_finite(array)
+            soundfile.write(sink, wave, spec.rate_hz, format="WAV", subtype="PCM_16")
+        case _:
+            np.lib.format.write_array(sink, as_finite(array), allow_pickle=False)
+    return sink.getvalue()
