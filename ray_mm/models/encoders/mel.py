@@ -69,7 +69,7 @@ class LogMel(nn.Module):
     def _frames(self, audio_BS: Tensor) -> Tensor:
         """[B, num_frames, window]; the last ones reach into silence."""
         needed = (2 * self.num_frames + 3) * self.chunk
-        chunks = F.pad(audio_BS, (0, needed - self.num_samples)).reshape(len(audio_BS), -1, self.chunk)
+        chunks = F.pad(audio_BS, (0, needed - self.num_samples)).reshape(audio_BS.shape[0], -1, self.chunk)
         last = 2 * self.num_frames - 1
         return torch.cat([chunks[:, first : first + last : 2] for first in range(5)], dim=2)
 

@@ -39,6 +39,6 @@ class Gated(nn.Module):
         vectors = self.pool(encoded, presence)
         values = torch.cat([torch.tanh(value(vector)) for value, vector in zip(self.value, vectors, strict=True)], -1)
         gates = torch.sigmoid(self.gate(torch.cat(vectors, dim=-1)))
-        fused = (gates * values).reshape(len(gates), len(vectors), -1).sum(1)
+        fused = (gates * values).reshape(gates.shape[0], len(vectors), -1).sum(1)
         result: Tensor = self.dropout(self.norm(self.mix(fused)))
         return result
