@@ -9,6 +9,7 @@ RayMMError                  exit 1   something failed while it ran
 ├── SampleError             exit 1   one sample can't be read or decoded; always begins ``shard[key].field:``
 ├── QuarantineBudgetError   exit 1   more bad samples than the job allows
 ├── OrderError              exit 1   a batch arrived out of its planned place: an internal error, never ignored
+├── TrainingDivergedError   exit 1   the loss is no longer finite
 └── GateRefused             exit 3   a gate said no; the run itself went well
 """
 
@@ -66,6 +67,10 @@ class SampleError(RayMMError):
 
 class QuarantineBudgetError(RayMMError):
     """More samples were quarantined than ``data.bad_samples`` allows."""
+
+
+class TrainingDivergedError(RayMMError):
+    """The loss is no longer finite."""
 
 
 class OrderError(RayMMError):

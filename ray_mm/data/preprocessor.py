@@ -49,3 +49,37 @@ def preprocessor_for(dataset: Dataset, overrides: Mapping[str, FieldSpec], names
         tokenizers={name: dataset.tokenizer(name) for name in names if fields[name].type == "text"},
         statistics={name: dataset.manifest.statistics[name] for name in names if name in dataset.manifest.statistics},
     )
+
+
+def check_dataset_fits(dataset: Dataset, preprocessor: Preprocessor) -> None:
+    """Checks that a dataset holds what a model reads: its fields, with the same types, channels and classes.
+
+    Raises:
+        DatasetError: with every difference.
+    """
+    found = dataset.manifest.fields
+    differences = []
+    for name, spec in sorted(preprocessor.fields.items()):
+        if name not in found:
+            differences.append(f"has no field {name!r}")
+        elif found[name].type != spec.type:
+            differences.append(f"{name} is {found[name].type}, the model reads {spec.type}")
+        else:
+            differences += [
+                f"{name}.{key} is {getattr(found[name], key)!r}, the model has {getattr(spec, key)!r}"
+                for key in _MUST_AGREE[spec.type]
+                if getattr(found[name], key) != getattr(spec, key)
+            ]
+    if differences:
+        raise DatasetError(f"{dataset.root} does not fit the model: {'; '.join(differences)}.")
+
+
+_MUST_AGREE: dict[str, tuple[str, ...]] = {
+    "image": (),
+    "text": (),  # the model's own tokenizer is used, whatever the dataset has
+    "audio": (),
+    "series": ("channels",),
+    "points": ("channels",),
+    "vector": ("size",),
+    "label": ("target", "classes"),
+}

@@ -1,0 +1,75 @@
+"""The ranks of a training: gradients averaged by DDP, sums over all ranks, one decision for all.
+
+Outside a process group (a test, a notebook) there is one rank and every sum is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This worker's place among all.
+
+    Attributes:
+        rank: from 0.
+        world_size: number of workers.
+        device: where this worker computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over all ranks, in float64: the same numbers on every rank."""
+        if self.world_size == 1:
+            return [float(value) for value in values]
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def barrier(self) -> None:
+        """Returns when every rank has come here."""
+        self.sum([0.0])
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model on this worker's device, its gradients averaged over the ranks."""
+        model = model.to(self.device)
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The context of a forward pass: bf16 where it is wanted and there, else as it is."""
+    if uses_bf16(precision, device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether ``auto``, ``bf16`` or ``fp32`` means bf16 here."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def use_cores(workers_on_node: int) -> None:
+    """Lets torch use this worker's share of the node's cores.
+
+    Ray gives a worker as many threads as it has CPUs reserved, on a laptop less than one. What data does not use at a
+    moment would lie idle.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // workers_on_node))

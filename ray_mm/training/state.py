@@ -1,0 +1,175 @@
+"""What a resumed training needs: checkpoints that are whole or not there, and one decision about which of them to use.
+
+    <run>/checkpoints/step-00000120/   a checkpoint folder (see ``checkpoint``), and
+        optimizer.safetensors          the optimizer's state
+        training.json                  the cursor (next item), the best metric so far, counts; written last
+    <run>/attempts/0002.json           attempt 2 starts at this item from this checkpoint
+
+The decision is taken in one place, by whoever builds the dataset for a new group of workers; the workers read it. What
+the data starts at and what the model starts from can then never differ.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ray_mm.checkpoint import save_checkpoint
+from ray_mm.config.model import ModelConfig
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.errors import CheckpointError
+from ray_mm.models.multimodal import MultimodalModel
+from ray_mm.storage import atomic_folder, sha256_file, write_json
+from ray_mm.training.optim import save_optimizer
+
+_log = logging.getLogger(__name__)
+
+STATE_VERSION = 1
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training is, after an item was done.
+
+    Attributes:
+        next_item: the cursor.
+        step: optimizer steps done.
+        data_digest: of the training and the validation dataset.
+        trained: samples of the current epoch trained on so far.
+        quarantined: samples of the current epoch quarantined so far.
+        total_quarantined: over all epochs, each meeting counted.
+        best: the best validation metrics so far, empty before the first validation.
+        best_step: when that was.
+    """
+
+    next_item: int
+    step: int
+    data_digest: str
+    trained: int
+    quarantined: int
+    total_quarantined: int
+    best: dict[str, float]
+    best_step: int
+
+
+def initial_state(data_digest: str) -> TrainingState:
+    """Before the first item."""
+    return TrainingState(0, 0, data_digest, 0, 0, 0, {}, 0)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of the workers.
+
+    Attributes:
+        number: from 1.
+        first_item: where it starts.
+        checkpoint: the folder it starts from, relative to the run; None: from scratch.
+    """
+
+    number: int
+    first_item: int
+    checkpoint: str | None
+
+
+def begin_attempt(run: Path, data_digest: str) -> Attempt:
+    """Decides where the next group of workers starts: at the newest checkpoint that is whole.
+
+    Raises:
+        CheckpointError: a checkpoint of other data.
+    """
+    latest = latest_checkpoint(run)
+    state = read_state(latest) if latest is not None else initial_state(data_digest)
+    if state.data_digest != data_digest:
+        raise CheckpointError(
+            f"{latest}: was trained on other data than the job names now (the datasets have changed since); choose another "
+            "output, or remove that run."
+        )
+    number = max(attempt_starts(run), default=0) + 1
+    checkpoint = str(latest.relative_to(run)) if latest is not None else None
+    attempt = Attempt(number, state.next_item, checkpoint)
+    write_json(run / "attempts" / f"{number:04d}.json", asdict(attempt))
+    return attempt
+
+
+def current_attempt(run: Path) -> Attempt:
+    """The newest attempt."""
+    number = max(attempt_starts(run))
+    return Attempt(**json.loads((run / "attempts" / f"{number:04d}.json").read_text()))
+
+
+def attempt_starts(run: Path) -> dict[int, int]:
+    """Attempt → its first item."""
+    return {
+        int(path.stem): int(json.loads(path.read_text())["first_item"]) for path in (run / "attempts").glob("*.json")
+    }
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint whose files are all there and unchanged; damaged ones are passed over with a warning."""
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        reason = _damage(folder)
+        if reason is None:
+            return folder
+        _log.warning("checkpoint passed over path=%s reason=%s", folder, reason)
+    return None
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """The state that lies in a checkpoint."""
+    content: dict[str, Any] = json.loads((checkpoint / "training.json").read_text())
+    return TrainingState(**content["state"])
+
+
+def save_state(
+    run: Path,
+    attempt: Attempt,
+    state: TrainingState,
+    model: MultimodalModel,
+    optimizer: torch.optim.Optimizer,
+    config: ModelConfig,
+    preprocessor: Preprocessor,
+) -> None:
+    """Writes a checkpoint and lets the oldest go. Called by rank 0 when every rank has done the step.
+
+    Raises:
+        CheckpointError: a newer attempt has taken over this run; this one must not write any more.
+    """
+    if current_attempt(run).number != attempt.number:
+        raise CheckpointError(f"{run}: another start of this run has taken over; this one ends.")
+    target = run / "checkpoints" / f"step-{state.step:08d}"
+    with atomic_folder(target) as folder:
+        save_checkpoint(folder, model, config, preprocessor, state.best)
+        save_optimizer(optimizer, folder / "optimizer.safetensors")
+        files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+        write_json(folder / "training.json", {"version": STATE_VERSION, "state": asdict(state), "files": files})
+    for old in sorted((run / "checkpoints").glob("step-*"))[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def next_epoch(state: TrainingState) -> TrainingState:
+    """The state with the epoch's counts at zero."""
+    return replace(state, trained=0, quarantined=0)
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        content = json.loads((folder / "training.json").read_text())
+        if content["version"] > STATE_VERSION:
+            raise CheckpointError(
+                f"{folder}: has state version {content['version']}, this ray_mm reads versions up to {STATE_VERSION}."
+            )
+        for name, digest in content["files"].items():
+            if sha256_file(folder / name) != digest:
+                return f"{name} was changed"
+        TrainingState(**content["state"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,61 @@
+"""What a training writes down while it runs: ``metrics.jsonl`` and TensorBoard. Rank 0 only.
+
+    {"kind": "train", "step", "epoch", "loss", "lr", "samples_per_s", "data_wait", "seconds"}
+    {"kind": "validation", "step", "epoch", "loss", "accuracy" | "mae" and "rmse", "num_samples"}
+
+``loss`` of a train line is the mean over the samples since the line before; ``data_wait`` the share of the time since then
+that was spent waiting for data; ``seconds`` the time since this start of the workers. Epochs count from 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from ray_mm.storage import write_atomic
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Tracker:
+    """Appends to a run's metrics. What an earlier attempt wrote past the step that is resumed from is taken back.
+
+    Args:
+        run: the run's folder.
+        step: optimizer steps that are done.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        path = run / METRICS_FILE
+        kept = [line for line in read_metrics(run) if line["step"] <= step]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._stream = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """One line, and one point per number in TensorBoard."""
+        self._stream.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._stream.close()
+        self._board.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics; one that was cut short by a kill is left out."""
+    path = run / METRICS_FILE
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

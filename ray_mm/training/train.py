@@ -1,0 +1,265 @@
+"""``ray-mm run train.yaml``: datasets → checkpoint. Checks, starts the workers, shows their progress, writes the result.
+
+<run>/best/  last/            checkpoints: the best by validation, and the last
+<run>/checkpoints/            what resuming needs
+<run>/metrics.jsonl tensorboard/ ledger/ quarantine/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from ray_mm import errors
+from ray_mm.config.model import check_model
+from ray_mm.config.train import TrainJob
+from ray_mm.data.loader import Loader
+from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.plan import Schedule, Shuffle
+from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
+from ray_mm.data.source import Feed, feed_dataset
+from ray_mm.errors import DatasetError, RayMMError, UsageError
+from ray_mm.progress import Progress, progress
+from ray_mm.run_folder import RunFolder, open_run_folder
+from ray_mm.session import cause_of, place, ray_session
+from ray_mm.storage import write_json
+from ray_mm.training.parallel import Ranks, use_cores
+from ray_mm.training.state import attempt_starts, begin_attempt, current_attempt, latest_checkpoint, read_state
+from ray_mm.training.tracking import read_metrics
+from ray_mm.training.worker import Training, run_worker
+
+_log = logging.getLogger(__name__)
+
+_SETTLED = ("data", "model", "seed", "train.epochs", "train.optimizer", "train.schedule", "train.clip_norm")
+_FEED = "train"
+_FAILURE_FILE = "failure.json"
+_POLL_S = 0.5
+
+
+def run_train(job: TrainJob) -> dict[str, Any]:
+    """Trains, or goes on with a training that was interrupted.
+
+    Returns:
+        The content of ``result.json``; its status is ``unchanged`` when the training was done before.
+
+    Raises:
+        UsageError: something that the job names does not fit; nothing was started.
+        RayMMError: the training failed.
+    """
+    train = open_dataset(job.data.train)
+    validation = open_dataset(job.data.validation) if job.data.validation is not None else None
+    names = {*job.model.fields, job.model.task.label}
+    check_model(job.model, train.manifest.fields)
+    preprocessor = preprocessor_for(train, job.data.fields, names)
+    if validation is not None:
+        check_dataset_fits(validation, preprocessor)
+    training = Training(
+        job=job,
+        run=Path(job.output).absolute(),
+        train_data=train.root,
+        validation_data=validation.root if validation is not None else None,
+        preprocessor=preprocessor,
+        schedule=_schedule(job, train, validation),
+        data_digest=_digest(train, validation),
+    )
+    folder = open_run_folder(job, settled=_SETTLED)
+    earlier = folder.read_result()
+    if earlier is not None and earlier.get("status") == "done":
+        return earlier | {"status": "unchanged"}
+    (folder.path / _FAILURE_FILE).unlink(missing_ok=True)
+    with ray_session():
+        _fit(training)
+    return _result(folder, training)
+
+
+class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not typed
+    """Plans the data anew for every group of workers: the one place that decides where it starts.
+
+    Ray calls ``configure`` once per group, when the number of its workers is known.
+    """
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self._training = training
+
+    def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        """The splits of the feed, one per rank."""
+        job = self._training.job
+        attempt = begin_attempt(self._training.run, self._training.data_digest)
+        feed = Feed(
+            train=self._training.train_data,
+            validation=self._training.validation_data,
+            preprocessor=self._training.preprocessor,
+            shuffle=Shuffle(
+                seed=job.seed,
+                digest=self._training.data_digest,
+                chunk_samples=job.data.shuffle.chunk_samples,
+                window_chunks=job.data.shuffle.window_chunks,
+            ),
+            schedule=self._training.schedule,
+            world_size=world_size,
+            first_item=attempt.first_item,
+            quarantine=self._training.quarantine,
+        )
+        splits = feed_dataset(feed).streaming_split(world_size, equal=False, locality_hints=None)
+        return [{_FEED: split} for split in splits]
+
+
+def _fit(training: Training) -> None:
+    job = training.job
+    placement = place(job.resources)
+    # The folder of a run is shared between nodes; Ray keeps its own notes in it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"training": training},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.gpus_per_worker > 0,
+            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=str(training.run),
+            failure_config=ray.train.FailureConfig(max_failures=job.train.max_failures),
+        ),
+        # The feed is built in FeedConfig, which knows the number of workers; this is only its name.
+        datasets={_FEED: ray.data.range(1)},
+        dataset_config=FeedConfig(training),
+    )
+    with _shown_progress(training):
+        try:
+            trainer.fit()
+        except UsageError:
+            raise
+        except Exception as error:
+            cause = cause_of(error)
+            if isinstance(cause, RayMMError):
+                raise cause from error
+            attempts = len(attempt_starts(training.run))
+            raise RayMMError(
+                f"the training failed in {training.run} after {attempts} start(s): {type(cause).__name__}: "
+                f"{str(cause).strip().splitlines()[-1] if str(cause).strip() else 'no message'}. "
+                "Run the same command again to go on from the last checkpoint."
+            ) from error
+    _raise_failure(training.run)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    training: Training = config["training"]
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    use_cores(context.get_local_world_size())
+    # A barrier for all ranks, after which the attempt is decided.
+    shard = ray.train.get_dataset_shard(_FEED)
+    attempt = current_attempt(training.run)
+    loader = Loader(
+        shard,
+        schedule=training.schedule,
+        first_item=attempt.first_item,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+        prefetch_batches=training.job.data.prefetch_batches,
+    )
+    try:
+        run_worker(training, ranks, attempt, loader)
+    except (errors.QuarantineBudgetError, errors.TrainingDivergedError) as error:
+        # Every rank comes here at the same step. Raised, it would be taken for a crash and tried again.
+        if ranks.rank == 0:
+            write_json(training.run / _FAILURE_FILE, {"type": type(error).__name__, "message": str(error)})
+
+
+def _raise_failure(run: Path) -> None:
+    path = run / _FAILURE_FILE
+    if path.exists():
+        failure = json.loads(path.read_text())
+        raise getattr(errors, failure["type"])(failure["message"])
+
+
+def _schedule(job: TrainJob, train: Dataset, validation: Dataset | None) -> Schedule:
+    if train.manifest.num_samples == 0:
+        raise DatasetError(f"data.train: {train.root} has no samples.")
+    return Schedule(
+        train_samples=train.manifest.num_samples,
+        validation_samples=validation.manifest.num_samples if validation is not None else 0,
+        batch_size=job.data.batch_size,
+        epochs=job.train.epochs,
+    )
+
+
+def _digest(train: Dataset, validation: Dataset | None) -> str:
+    digests = [train.manifest.digest, validation.manifest.digest if validation is not None else ""]
+    return hashlib.sha256("\0".join(digests).encode()).hexdigest()
+
+
+def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
+    latest = latest_checkpoint(training.run)
+    if latest is None or read_state(latest).next_item != training.schedule.num_items:
+        raise RayMMError(
+            f"the workers ended before the training did; run the same command again to go on ({training.run})."
+        )
+    state = read_state(latest)
+    lines = [line for line in read_metrics(training.run) if line["kind"] == "train"]
+    metrics = {
+        **state.best,
+        "best_step": state.best_step,
+        "steps": state.step,
+        "train_loss": lines[-1]["loss"],
+        "num_quarantined": state.total_quarantined,
+        "samples_per_s": sorted(line["samples_per_s"] for line in lines)[len(lines) // 2],
+        "data_wait": sorted(line["data_wait"] for line in lines)[len(lines) // 2],
+        "starts": len(attempt_starts(training.run)),
+    }
+    best = "best" if (training.run / "best").is_dir() else "last"
+    return folder.write_result("done", metrics, checkpoint=str(training.run / best), data_digest=training.data_digest)
+
+
+class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
+    """Shows what rank 0 writes into ``metrics.jsonl`` as a bar on the driver, wherever the worker runs."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        schedule = self._training.schedule
+        done = 0
+        with progress("train", schedule.num_steps, "steps") as bar:
+            while not self._stop.wait(_POLL_S):
+                done = _advance(bar, read_metrics(self._training.run), done)
+            _advance(bar, read_metrics(self._training.run), done)
+
+
+def _advance(bar: Progress, lines: list[dict[str, Any]], done: int) -> int:
+    """Brings the bar to the last line; after a restart of the workers it goes back with them."""
+    if not lines:
+        return done
+    shown: dict[str, float | str] = {}
+    for line in lines[-50:]:
+        if line["kind"] == "train":
+            shown |= {"epoch": line["epoch"], "loss": round(line["loss"], 4), "samples/s": round(line["samples_per_s"])}
+            shown |= {"data wait": f"{line['data_wait']:.0%}"}
+        else:
+            shown |= {name: round(line[name], 4) for name in ("accuracy", "mae") if name in line}
+    step = int(lines[-1]["step"])
+    if step != done:
+        bar.advance(step - done, **shown)
+    return step

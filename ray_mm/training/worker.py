@@ -1,0 +1,317 @@
+"""The training loop, from top to bottom: batches → gradients → weights → checkpoints. One call per worker.
+
+Everything random in it is a function of (seed, step, rank) or (seed, epoch, position), so a resumed training needs no
+generator's state, and the cursor alone says where to go on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ray_mm.checkpoint import load_checkpoint, save_checkpoint
+from ray_mm.config.model import ClassifyTask, TaskConfig
+from ray_mm.config.train import TrainJob
+from ray_mm.data.fields import POSITION, WEIGHT
+from ray_mm.data.loader import LoadedBatch
+from ray_mm.data.plan import Schedule, stable_hash
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.quarantine import check_budget
+from ray_mm.errors import OrderError, TrainingDivergedError
+from ray_mm.models.losses import loss_per_sample, sample_weights
+from ray_mm.models.multimodal import MultimodalModel, build_model
+from ray_mm.storage import atomic_folder
+from ray_mm.training.dropout import hide_fields
+from ray_mm.training.ledger import Entry, Ledger
+from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer
+from ray_mm.training.parallel import Ranks, autocast
+from ray_mm.training.state import Attempt, TrainingState, initial_state, read_state, save_state
+from ray_mm.training.tracking import Tracker
+
+_LOG_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every worker of a run is told.
+
+    Attributes:
+        job: validated.
+        run: the run's folder, on a disk that every node sees.
+        train_data: folder of the training dataset.
+        validation_data: folder of the validation dataset.
+        preprocessor: of the model's fields and its label.
+        schedule: the whole training.
+        data_digest: of both datasets.
+    """
+
+    job: TrainJob
+    run: Path
+    train_data: Path
+    validation_data: Path | None
+    preprocessor: Preprocessor
+    schedule: Schedule
+    data_digest: str
+
+    @property
+    def quarantine(self) -> Path:
+        """Where bad samples are kept."""
+        return self.run / "quarantine"
+
+
+def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iterable[LoadedBatch]) -> None:
+    """Trains from the attempt's first item to the end.
+
+    Args:
+        training: what to do.
+        ranks: this worker's place.
+        attempt: where to start.
+        batches: this rank's share of every global batch from there on.
+
+    Raises:
+        QuarantineBudgetError: too many bad samples; on every rank at the same step.
+        TrainingDivergedError: the loss is no longer finite; on every rank at the same step.
+        OrderError: an epoch did not meet every planned sample once.
+    """
+    job, schedule = training.job, training.schedule
+    model, optimizer, state = _restore(training, ranks, attempt)
+    wrapped = ranks.wrap(model)
+    loss_meter = _LossMeter(ranks)
+    validation = _ValidationSums(job.model.task, training.preprocessor, ranks)
+    ledger = Ledger(training.run / "ledger", attempt.number, ranks.rank)
+    tracker = Tracker(training.run, state.step) if ranks.rank == 0 else None
+
+    for batch in batches:
+        item = batch.item
+        if item.phase == "train":
+            step = _train_step(training, ranks, wrapped, optimizer, batch)
+            ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
+            loss_meter.add(step.loss_sum, step.weight_sum, batch.wait_s, step.planned)
+            state = replace(
+                state,
+                next_item=item.number + 1,
+                step=item.step,
+                trained=state.trained + step.planned - step.quarantined,
+                quarantined=state.quarantined + step.quarantined,
+                total_quarantined=state.total_quarantined + step.quarantined,
+            )
+            check_budget(
+                job.data.bad_samples, state.quarantined, state.trained + state.quarantined, training.quarantine
+            )
+            if item.ends_phase:
+                _check_epoch(state, schedule)
+                state = replace(state, trained=0, quarantined=0)
+            if item.ends_phase or loss_meter.due(item.step, job.train.log_every_steps):
+                line = loss_meter.read(item.step)
+                line["lr"] = learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps)
+                if tracker is not None:
+                    tracker.write("train", item.step, {"epoch": item.epoch + 1, **line})
+        else:
+            validation.add(wrapped, batch.tensors, job.train.precision)
+            state = replace(state, next_item=item.number + 1)
+            if item.ends_phase:
+                metrics = validation.read()
+                if is_better(job.model.task, metrics, state.best):
+                    state = replace(state, best=metrics, best_step=state.step)
+                    if ranks.rank == 0:
+                        _publish(training, "best", model, metrics)
+                if tracker is not None:
+                    tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
+                # Waiting during a validation says nothing about the training.
+                loss_meter.restart()
+        if _saves_here(training, batch):
+            # Every rank's ledger must cover the checkpoint before it is there.
+            ranks.barrier()
+            if ranks.rank == 0:
+                save_state(training.run, attempt, state, model, optimizer, job.model, training.preprocessor)
+
+    if ranks.rank == 0:
+        _publish(training, "last", model, state.best)
+    ledger.close()
+    if tracker is not None:
+        tracker.close()
+
+
+def _restore(
+    training: Training, ranks: Ranks, attempt: Attempt
+) -> tuple[MultimodalModel, torch.optim.Optimizer, TrainingState]:
+    torch.manual_seed(training.job.seed)
+    if attempt.checkpoint is None:
+        model = build_model(training.job.model, training.preprocessor).to(ranks.device)
+        return model, build_optimizer(model, training.job.train.optimizer), initial_state(training.data_digest)
+    folder = training.run / attempt.checkpoint
+    model = load_checkpoint(folder).build().to(ranks.device)
+    optimizer = build_optimizer(model, training.job.train.optimizer)
+    load_optimizer(optimizer, folder / "optimizer.safetensors")
+    return model, optimizer, read_state(folder)
+
+
+@dataclass(frozen=True)
+class _Step:
+    loss_sum: Tensor
+    weight_sum: Tensor
+    planned: int
+    quarantined: int
+    quarantined_here: tuple[int, ...]
+
+
+def _train_step(
+    training: Training, ranks: Ranks, model: nn.Module, optimizer: torch.optim.Optimizer, batch: LoadedBatch
+) -> _Step:
+    job, item = training.job, batch.item
+    # Dropout differs between steps and ranks, and is the same again after a resume.
+    torch.manual_seed(stable_hash(job.seed, item.step, ranks.rank) % (1 << 63))
+    tensors = hide_fields(batch.tensors, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch)
+    weights = sample_weights(job.model.task, tensors)
+    position, present = tensors[POSITION].cpu(), tensors[WEIGHT].cpu() > 0
+    bad = position[(position >= 0) & ~present]
+    total_weight, quarantined = ranks.sum([float(weights.sum()), float(len(bad))])
+
+    model.train()
+    lr = learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, training.schedule.num_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with autocast(job.train.precision, ranks.device):
+        output = model(tensors)
+    losses = loss_per_sample(job.model.task, output, tensors, training.preprocessor)
+    # A sample without weight may hold anything, even what makes its loss infinite.
+    loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
+    # DDP averages over the ranks; each rank's share of the global batch may differ.
+    (loss_sum * ranks.world_size / max(total_weight, 1.0)).backward()  # type: ignore[no-untyped-call]
+    if job.train.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), job.train.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return _Step(
+        loss_sum.detach(), weights.sum(), item.stop - item.start, round(quarantined), tuple(int(p) for p in bad)
+    )
+
+
+class _LossMeter:
+    """Loss, speed and waiting since the last time that it was read."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._started = time.perf_counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what is not read yet."""
+        self._since = time.perf_counter()
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        self._weight_sum = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        self._wait_s = 0.0
+        self._samples = 0
+
+    def add(self, loss_sum: Tensor, weight_sum: Tensor, wait_s: float, samples: int) -> None:
+        """One step: this rank's sums, its waiting, and the samples of all ranks."""
+        self._loss_sum += loss_sum
+        self._weight_sum += weight_sum
+        self._wait_s += wait_s
+        self._samples += samples
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether a line is to be written. All ranks agree only on the step, so time alone decides on a single one."""
+        slow = self._ranks.world_size == 1 and time.perf_counter() - self._since > _LOG_EVERY_S
+        return step % every == 0 or slow
+
+    def read(self, step: int) -> dict[str, float]:
+        """The values for a line of metrics, the same on every rank but for speed and waiting; then starts anew.
+
+        Raises:
+            TrainingDivergedError: the loss is not finite.
+        """
+        loss_sum, weight_sum = self._ranks.sum([float(self._loss_sum), float(self._weight_sum)])
+        if not math.isfinite(loss_sum):
+            raise TrainingDivergedError(
+                f"the loss at step {step} is {loss_sum}; lower train.optimizer.lr, or set train.clip_norm. "
+                "The last checkpoint is whole."
+            )
+        now = time.perf_counter()
+        elapsed = max(now - self._since, 1e-9)
+        values = {
+            "loss": loss_sum / max(weight_sum, 1.0),
+            "samples_per_s": round(self._samples / elapsed, 2),
+            "data_wait": round(self._wait_s / elapsed, 4),
+            "seconds": round(now - self._started, 3),
+        }
+        self.restart()
+        return values
+
+
+class _ValidationSums:
+    """Sums over a validation, added up over the ranks once at its end: no mean of means."""
+
+    def __init__(self, task: TaskConfig, preprocessor: Preprocessor, ranks: Ranks) -> None:
+        self._task = task
+        self._preprocessor = preprocessor
+        self._ranks = ranks
+        self._sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+
+    @torch.no_grad()
+    def add(self, model: nn.Module, tensors: dict[str, Tensor], precision: str) -> None:
+        """One batch."""
+        model.eval()
+        with autocast(precision, self._ranks.device):
+            # Every rank has the same number of batches; no gradients are exchanged, so DDP has nothing to do.
+            output = getattr(model, "module", model)(tensors)
+        weights = sample_weights(self._task, tensors)
+        counted = weights > 0
+        losses = loss_per_sample(self._task, output, tensors, self._preprocessor)
+        label = tensors[self._task.label]
+        if isinstance(self._task, ClassifyTask):
+            first, second = (output.argmax(dim=-1) == label).double(), torch.zeros_like(losses)
+        else:
+            statistics = self._preprocessor.statistics[self._task.label]
+            error = output.float() * statistics.std[0] + statistics.mean[0] - label
+            first, second = error.abs().double(), error.square()
+        for place, values in enumerate((losses, first, second, torch.ones_like(losses))):
+            self._sums[place] += torch.where(counted, values.double(), 0.0).sum()
+
+    def read(self) -> dict[str, float]:
+        """The metrics over all ranks; then starts anew."""
+        loss, first, second, count = self._ranks.sum(self._sums.tolist())
+        self._sums.zero_()
+        count = max(count, 1.0)
+        if isinstance(self._task, ClassifyTask):
+            metrics = {"loss": loss / count, "accuracy": first / count}
+        else:
+            metrics = {"loss": loss / count, "mae": first / count, "rmse": math.sqrt(second / count)}
+        return {**metrics, "num_samples": count}
+
+
+def is_better(task: TaskConfig, metrics: dict[str, float], best: dict[str, float]) -> bool:
+    """Whether a validation beats the best before it: accuracy, then loss; for a regression the RMSE."""
+    if not best:
+        return True
+    if isinstance(task, ClassifyTask):
+        return (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"])
+    return metrics["rmse"] < best["rmse"]
+
+
+def _check_epoch(state: TrainingState, schedule: Schedule) -> None:
+    if state.trained + state.quarantined != schedule.train_samples:
+        raise OrderError(
+            f"an epoch of {schedule.train_samples} samples trained on {state.trained} and quarantined "
+            f"{state.quarantined}: this is an error in ray_mm."
+        )
+
+
+def _saves_here(training: Training, batch: LoadedBatch) -> bool:
+    item = batch.item
+    if item.ends_phase:
+        # After the validation, where there is one.
+        return item.phase == "validation" or training.schedule.validation_batches == 0
+    every = training.job.train.checkpoint_every_steps
+    return item.phase == "train" and every is not None and item.step % every == 0
+
+
+def _publish(training: Training, name: str, model: MultimodalModel, metrics: dict[str, float]) -> None:
+    with atomic_folder(training.run / name) as folder:
+        save_checkpoint(folder, model, training.job.model, training.preprocessor, metrics)
