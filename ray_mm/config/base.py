@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -18,6 +20,8 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 
 
 def _parse_size(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():  # 1e9
+        return int(value)
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
@@ -33,6 +37,34 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=64)]
 """A name of a job, a field or a split: letters, digits, ``_`` and ``-``; it starts with a letter."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+@dataclass(frozen=True)
+class _LocationMark:
+    """Tells a path from other texts."""
+
+
+Location = Annotated[str, Field(min_length=1), _LocationMark()]
+"""A file or folder; a relative path starts at the folder in which the command runs."""
+
+C = TypeVar("C", bound=Config)
+
+
+def map_locations(config: C, change: Callable[[str], str]) -> C:
+    """The same config with every ``Location`` in it, at any depth, changed."""
+    update: dict[str, Any] = {}
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            update[name] = map_locations(value, change)
+        elif isinstance(value, str) and _is_location((*info.metadata, info.annotation)):
+            update[name] = change(value)
+    return config.model_copy(update=update)
+
+
+def _is_location(marks: tuple[Any, ...]) -> bool:
+    # In "Location | None" the mark is one level further in.
+    return any(isinstance(mark, _LocationMark) or _is_location(get_args(mark)) for mark in marks)
 
 
 class Resources(Config):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ray_mm.config.base import Config, Fraction, Name, Resources
+from ray_mm.config.base import Config, Fraction, Location, Name, Resources
 
 
 class QuantizeConfig(Config):
@@ -22,7 +22,7 @@ class QuantizeConfig(Config):
 class LatencyConfig(Config):
     """How latency is measured: original and artifact in turn, warm, on fixed threads."""
 
-    batch_sizes: tuple[int, ...] = Field(default=(1, 64), min_length=1)
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 64), min_length=1)
     """Batch sizes to time; the gate judges each."""
     rounds: int = Field(default=50, ge=3)
     """Timed calls of each model at each batch size."""
@@ -46,11 +46,11 @@ class CompressJob(Config):
 
     kind: Literal["compress"]
     name: Name
-    checkpoint: str
+    checkpoint: Location
     """A train run (its best checkpoint is taken) or a checkpoint folder."""
-    calibration_data: str
+    calibration_data: Location
     """Dataset for calibration: training or validation data, never test data."""
-    data: str
+    data: Location
     """Dataset on which original and artifact are compared."""
     quantize: QuantizeConfig = QuantizeConfig()
     """How weights and activations become integers."""
@@ -60,5 +60,5 @@ class CompressJob(Config):
     """What the artifact must meet."""
     resources: Resources = Resources()
     """What the run may use."""
-    output: str
+    output: Location
     """Folder for the artifact, ``result.json`` and the evaluation of both models."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ray_mm.config.base import BadSamples, Config, Name, Resources
+from ray_mm.config.base import BadSamples, Config, Location, Name, Resources
 
 
 class EvaluateJob(Config):
@@ -14,9 +14,9 @@ class EvaluateJob(Config):
 
     kind: Literal["evaluate"]
     name: Name
-    checkpoint: str
+    checkpoint: Location
     """A train run (its best checkpoint is taken), a checkpoint folder, a compress run or an artifact folder."""
-    data: str
+    data: Location
     """Folder of the dataset."""
     batch_size: int = Field(default=64, ge=1)
     """Samples per forward pass."""
@@ -28,5 +28,5 @@ class EvaluateJob(Config):
     """When too many unreadable samples stop the run."""
     resources: Resources = Resources()
     """What the run may use; ``workers`` is the number of scoring actors."""
-    output: str
+    output: Location
     """Folder for ``result.json``, ``predictions.parquet`` and ``report.html``."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_mm.config.base import Config, Fraction, Name, Resources, Size
+from ray_mm.config.base import Config, Fraction, Location, Name, Resources, Size
 from ray_mm.config.fields import FieldSpec
 
 
@@ -40,26 +40,28 @@ class PreprocessJob(Config):
 
     kind: Literal["preprocess"]
     name: Name
-    table: str
+    table: Location
     """CSV, JSON lines (.jsonl) or Parquet: one row per sample."""
-    root: str | None = None
+    root: Location | None = None
     """Folder that paths in the table are relative to. Unset: the table's own folder."""
     fields: dict[Name, FieldSpec] = Field(min_length=1)
     """The fields of a sample. A field is read from the column of its name unless ``columns`` says otherwise."""
     columns: dict[Name, str | tuple[str, ...]] = Field(default={})
     """Field → column, where they differ; for a ``vector`` a list of columns."""
     key: str | None = None
-    """Column with a unique name per sample. Unset: the row's number."""
+    """Column with a unique name per sample, without dots. Unset: the row's number, from 1."""
     splits: Annotated[SplitByColumn | SplitByHash, Field(discriminator="by")] = SplitByHash()
     """How rows are divided into train, validation, test."""
     shard_size: Size = 256_000_000
     """Target size of a shard, such as 256MB."""
     on_missing: Literal["error", "absent"] = "error"
-    """A row whose file is not there: stop before anything is written, or leave the field absent in that sample."""
+    """A file that is not there, or that is not what its field says: stop and list them, or leave the field absent in that
+    sample and count it. An empty cell is always an absent field."""
     seed: int = Field(default=0, ge=0)
     """Seed of the split and of the order of samples in the shards."""
-    resources: Resources = Resources()
-    output: str
+    resources: Resources | None = None
+    """``workers`` shards are written at once, each by a task that reserves ``cpus_per_worker``. Unset: a shard per CPU."""
+    output: Location
     """Folder that gets one dataset per split."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ray_mm.config.base import BadSamples, Config, Fraction, Name, Resources
+from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Resources
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.model import ModelConfig
 
@@ -23,9 +23,9 @@ class ShuffleConfig(Config):
 class TrainData(Config):
     """Where the samples come from and how they are batched."""
 
-    train: str
+    train: Location
     """Folder of the training dataset."""
-    validation: str | None = None
+    validation: Location | None = None
     """Folder of the validation dataset, scored after every epoch. Unset: none."""
     batch_size: int = Field(default=128, ge=1)
     """Samples per optimizer step over all workers together."""
@@ -39,6 +39,9 @@ class TrainData(Config):
     """Batches that wait ready for each worker."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Config):
     """The optimizer."""
 
@@ -48,7 +51,7 @@ class OptimizerConfig(Config):
     """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Decoupled weight decay, on matrices only."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     """Decay of the two moment averages."""
 
 
@@ -108,7 +111,7 @@ class TrainJob(Config):
     """Seed of the order, the initial weights and every random choice."""
     resources: Resources = Resources()
     """What the run may use."""
-    output: str
+    output: Location
     """Folder of the run: checkpoints, metrics, result. Running the same job again continues it."""
 
     @model_validator(mode="after")

@@ -1,0 +1,192 @@
+"""What pydantic found wrong → one paragraph that names the place, the value found and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from ray_mm.config.read import KeyPath
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a job came from, to point into it.
+
+    Attributes:
+        name: the file, or ``job``.
+        lines: key path → line.
+        overridden: key paths that an override has set: their line in the file tells nothing.
+    """
+
+    name: str
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    overridden: Mapping[KeyPath, Any] = field(default_factory=dict)
+
+    def line(self, path: KeyPath) -> int | None:
+        """The line of a value, or of the closest section around it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path)
+
+    def at(self, path: KeyPath) -> str:
+        """Such as ``job.yaml:12``, or ``job.yaml with train.epochs='x'``."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.overridden:
+                return f"{self.name} with {_dotted(path[:end])}={_short(self.overridden[path[:end]])}"
+        line = self.line(path)
+        return f"{self.name}:{line}" if line else self.name
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: Source) -> str:
+    """The first error of a job in full, the others by name."""
+    details = error.errors(include_url=False)
+    misspelled = {_meant(detail, model) for detail in details if detail["type"] == "extra_forbidden"}
+    # A required key that is misspelled is one mistake, not two.
+    details = [detail for detail in details if detail["type"] != "missing" or _place(detail, model) not in misspelled]
+    # The first wrong line of the file is where a reader looks first; what is missing has no line.
+    details.sort(key=lambda detail: (detail["type"] == "missing", source.line(_place(detail, model)) or 0))
+    first = details[0]
+    path = _place(first, model)
+    message = f"{source.at(path)}: {_dotted(path) or 'job'}: {_reason(first, model, path)}"
+    others = sorted({_dotted(_place(detail, model)) for detail in details[1:]} - {_dotted(path)})
+    if others:
+        more = "" if len(others) <= 3 else f" and {len(others) - 3} more"
+        message += f" Also wrong: {', '.join(others[:3])}{more}."
+    return message
+
+
+def _meant(detail: Any, model: type[BaseModel]) -> KeyPath:
+    *section, key = _place(detail, model)
+    return (*section, nearest(str(key), _known_keys(model, tuple(section))) or "")
+
+
+def nearest(word: str, options: list[str]) -> str | None:
+    """The option that a misspelled word was meant to be, if one is near."""
+    found = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _reason(detail: Any, model: type[BaseModel], path: KeyPath) -> str:
+    found = detail.get("input")
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown_key(str(path[-1]), model, path[:-1])
+        case "missing":
+            return "this key is required and is missing."
+        case "union_tag_not_found":
+            return "this key is required and is missing: it says what kind of section this is."
+        case "union_tag_invalid" | "literal_error":
+            context = detail["ctx"]
+            expected = str(context.get("expected_tags") or context.get("expected"))
+            tag = context.get("tag", found)
+            options = [option.strip(" '") for option in expected.replace(" or ", ",").split(",")]
+            near = nearest(str(tag), options)
+            hint = f" Did you mean {near!r}?" if near else ""
+            return f"must be one of {', '.join(options)}; found {tag!r}.{hint}"
+        case "value_error":
+            return str(detail["ctx"]["error"]) + "."
+        case _:
+            return f"{detail['msg'][0].lower()}{detail['msg'][1:]}; found {_short(found)}."
+
+
+def _unknown_key(key: str, model: type[BaseModel], section: KeyPath) -> str:
+    known = _known_keys(model, section)
+    near = nearest(key, known)
+    if near:
+        return f"unknown key {key!r}; did you mean {near!r}?"
+    elsewhere = [path for path in _all_keys(model) if path.rpartition(".")[2] == key]
+    hint = f"did you mean {elsewhere[0]!r}? Valid" if elsewhere else "valid"
+    return f"unknown key {key!r}; {hint} keys here are {', '.join(known)}."
+
+
+def _place(detail: Any, model: type[BaseModel]) -> KeyPath:
+    path = _yaml_path(detail["loc"], model)
+    # Pydantic points at the section; the reader looks for the key that decides what the section is.
+    return (*path, detail["ctx"]["discriminator"].strip("'")) if detail["type"].startswith("union_tag") else path
+
+
+def _yaml_path(loc: tuple[str | int, ...], model: type[BaseModel]) -> KeyPath:
+    """Pydantic puts the tags of unions into a path; the file has no such keys."""
+    path: list[str | int] = []
+    annotation: Any = model
+    for part in loc:
+        if part == "[key]":  # the name itself is wrong, not what stands under it
+            break
+        annotation = _unwrap(annotation)
+        if _is_model(annotation):
+            path.append(part)
+            info = annotation.model_fields.get(part)
+            annotation = info.annotation if info is not None else None
+            continue
+        origin = get_origin(annotation)
+        if origin is dict:
+            path.append(part)
+            annotation = get_args(annotation)[1]
+        elif origin in (list, tuple):
+            path.append(part)
+            annotation = get_args(annotation)[0]
+        elif origin in (Union, types.UnionType):
+            members = [_unwrap(member) for member in get_args(annotation)]
+            tagged = [member for member in members if _is_model(member) and _has_tag(member, part)]
+            annotation = tagged[0] if tagged else None
+        else:
+            break
+    return tuple(path)
+
+
+def _known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
+    annotations: list[Any] = [model]
+    for part in path:
+        following: list[Any] = []
+        for annotation in annotations:
+            if _is_model(annotation):
+                info = annotation.model_fields.get(str(part))
+                following += _members(info.annotation) if info else []
+            elif get_origin(annotation) is dict:
+                following += _members(get_args(annotation)[1])
+            elif get_origin(annotation) in (list, tuple):
+                following += _members(get_args(annotation)[0])
+        annotations = following
+    return sorted({key for annotation in annotations if _is_model(annotation) for key in annotation.model_fields})
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys below a section, without those under names that the user chooses."""
+    for name, info in model.model_fields.items():
+        yield prefix + name
+        for member in _members(info.annotation):
+            if _is_model(member):
+                yield from _all_keys(member, f"{prefix}{name}.")
+
+
+def _members(annotation: Any) -> list[Any]:
+    annotation = _unwrap(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [_unwrap(member) for member in get_args(annotation)]
+    return [annotation]
+
+
+def _unwrap(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _has_tag(model: type[BaseModel], tag: str | int) -> bool:
+    return any(tag in get_args(info.annotation) for info in model.model_fields.values())
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

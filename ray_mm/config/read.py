@@ -1,0 +1,118 @@
+"""YAML text → plain values, and the line on which each stands.
+
+Plain scalars mean what YAML 1.2 (its core schema) says, not what PyYAML's YAML 1.1 says: ``1e-3`` is a number, ``yes``,
+``no`` and ``on`` are texts (labels are often called so), ``010`` is ten, ``12:30`` and ``2026-11-03`` are texts.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ray_mm.errors import JobFileError
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: keys of mappings and positions in lists, from the outside in."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML 1.2 in which a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _problem("a key must be a plain text, not a list or a mapping", key_node)
+            if key_node.value in seen:
+                raise _problem(f"key {key_node.value!r} stands twice", key_node)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node)).replace("_", "")
+        return int(text, {"0x": 16, "0o": 8}.get(text[:2].lower(), 10))
+
+
+def _problem(text: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+
+
+_CORE_SCHEMA = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in _CORE_SCHEMA:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
+
+
+def read_value(text: str) -> Any:
+    """A single YAML value, such as the right side of ``--set``.
+
+    Raises:
+        yaml.YAMLError: not YAML.
+    """
+    return _Loader(text).get_single_data()
+
+
+def read_mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """The content of a YAML file, and key path → line, counted from 1.
+
+    Raises:
+        JobFileError: no such file, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise JobFileError(f"{path}: no such job file.") from None
+    except UnicodeDecodeError as error:
+        raise JobFileError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    except (OSError, ValueError) as error:
+        raise JobFileError(f"{path}: can't be read ({error}).") from None
+    lines: dict[KeyPath, int] = {}
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        content = loader.construct_document(node) if node is not None else None
+        _collect_lines(node, (), lines)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise JobFileError(f"{path}:{line}: not valid YAML: {error.problem or first_line(error)}.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise JobFileError(f"{path}: not valid YAML: {first_line(error)}.") from None
+    except RecursionError:
+        raise JobFileError(f"{path}: not valid YAML: it is nested too deep, or contains itself.") from None
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {_WORDS.get(type(content), type(content).__name__)}"
+        raise JobFileError(f"{path}: a job file is a mapping that begins with kind:; found {found}.")
+    return content, lines
+
+
+_WORDS = {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}
+
+
+def _collect_lines(node: yaml.Node | None, path: KeyPath, lines: dict[KeyPath, int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[(*path, key.value)] = key.start_mark.line + 1
+            _collect_lines(value, (*path, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            lines[(*path, position)] = value.start_mark.line + 1
+            _collect_lines(value, (*path, position), lines)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

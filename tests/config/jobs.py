@@ -1,0 +1,167 @@
+"""Job contents for tests: the smallest that is valid, per kind, and strategies that make any valid job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+SMALLEST: dict[str, dict[str, Any]] = {
+    "preprocess": {
+        "kind": "preprocess",
+        "name": "prepare",
+        "table": "table.csv",
+        "fields": {"image": {"type": "image"}, "label": {"type": "label"}},
+        "output": "data/small",
+    },
+    "train": {
+        "kind": "train",
+        "name": "fit",
+        "data": {"train": "data/small/train"},
+        "model": {"fields": {"image": {}}, "task": {"type": "classify", "label": "label"}},
+        "output": "runs/fit",
+    },
+    "evaluate": {
+        "kind": "evaluate",
+        "name": "score",
+        "checkpoint": "runs/fit",
+        "data": "data/small/test",
+        "output": "runs/score",
+    },
+    "compress": {
+        "kind": "compress",
+        "name": "shrink",
+        "checkpoint": "runs/fit",
+        "calibration_data": "data/small/validation",
+        "data": "data/small/test",
+        "output": "runs/shrink",
+    },
+}
+"""Kind → the content of a job file in which everything that has a default is left out."""
+
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,20}", fullmatch=True)
+locations = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable())
+counts = st.integers(1, 1000)
+shares = st.floats(0, 1)
+below_one = st.floats(0, 1, exclude_max=True)
+positive = st.floats(1e-9, 1e6)
+
+
+def _sometimes(**keys: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=keys)
+
+
+def _with(fixed: dict[str, st.SearchStrategy[Any]], **optional: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries(fixed, optional=optional)
+
+
+resources = _sometimes(workers=st.just(1), cpus_per_worker=st.none() | positive, gpus_per_worker=st.floats(0, 8))
+bad_samples = _sometimes(max_count=st.integers(0, 100), max_rate=shares)
+classes = st.lists(st.text(max_size=8), min_size=2, max_size=4, unique=True)
+fields = st.one_of(
+    _with({"type": st.just("image")}, height=counts, channels=st.sampled_from([1, 3]), fit=st.just("stretch")),
+    _with({"type": st.just("text")}, max_tokens=counts, vocabulary_size=st.integers(16, 9000)),
+    _with({"type": st.just("audio")}, rate_hz=st.integers(1000, 48000), max_seconds=st.floats(0.1, 3600)),
+    _with({"type": st.just("series")}, channels=counts, max_length=counts, rate_hz=positive),
+    _with({"type": st.just("points")}, channels=st.integers(2, 9), max_points=counts),
+    _with({"type": st.just("vector")}, size=counts),
+    _with({"type": st.just("label")}, target=st.just("class"), classes=st.none() | classes),
+    st.just({"type": "label", "target": "number"}),
+)
+fusions = st.one_of(
+    _with({"method": st.sampled_from(["concat", "gated"])}, dim=counts.map(lambda n: 8 * n), dropout=below_one),
+    _with({"method": st.just("cross_attention")}, dim=st.just(64), heads=st.just(4), layers=st.integers(1, 24)),
+)
+encoders = _sometimes(
+    encoder=st.none() | st.sampled_from(["cnn", "recurrent", "mlp"]),
+    size=st.sampled_from(["small", "base"]),
+    dropout=below_one,
+)
+tasks = st.one_of(
+    _with({"type": st.just("classify"), "label": st.just("the_label")}, label_smoothing=below_one),
+    _with({"type": st.just("regress"), "label": st.just("the_label")}, loss=st.sampled_from(["mse", "huber"])),
+)
+input_names = names.filter(lambda name: name != "the_label")
+loops = _sometimes(
+    epochs=counts,
+    optimizer=_sometimes(lr=positive, weight_decay=st.floats(0, 1), betas=st.tuples(below_one, below_one).map(list)),
+    schedule=st.one_of(
+        _with({"name": st.just("cosine")}, warmup=shares, final=shares),
+        _with({"name": st.just("constant")}, warmup=shares),
+    ),
+    clip_norm=st.none() | positive,
+    precision=st.sampled_from(["auto", "bf16", "fp32"]),
+    modality_dropout=below_one,
+    checkpoint_every_steps=st.none() | counts,
+    max_failures=st.integers(0, 9),
+)
+
+preprocess_jobs = _with(
+    {
+        "kind": st.just("preprocess"),
+        "name": names,
+        "table": locations,
+        "fields": st.dictionaries(names, fields, min_size=1, max_size=3),
+        "output": locations,
+    },
+    root=st.none() | locations,
+    splits=st.one_of(
+        st.fixed_dictionaries({"by": st.just("column"), "column": st.text(max_size=8)}),
+        st.just({"by": "hash", "group": "speaker", "fractions": {"train": 0.7, "test": 0.3}}),
+    ),
+    shard_size=counts | st.sampled_from(["256MB", "64 MiB", "1.5kb"]),
+    on_missing=st.sampled_from(["error", "absent"]),
+    seed=st.integers(0, 2**40),
+    resources=resources,
+)
+train_jobs = _with(
+    {
+        "kind": st.just("train"),
+        "name": names,
+        "data": _with(
+            {"train": locations},
+            validation=st.none() | locations,
+            batch_size=counts,
+            fields=st.dictionaries(names, fields, max_size=2),
+            shuffle=_sometimes(chunk_samples=counts, window_chunks=counts),
+            bad_samples=bad_samples,
+        ),
+        "model": _with(
+            {"fields": st.dictionaries(input_names, encoders, min_size=1, max_size=3), "task": tasks}, fusion=fusions
+        ),
+        "output": locations,
+    },
+    train=loops,
+    seed=st.integers(0, 2**40),
+    resources=resources,
+)
+evaluate_jobs = _with(
+    {
+        "kind": st.just("evaluate"),
+        "name": names,
+        "checkpoint": locations,
+        "data": locations,
+        "output": locations,
+    },
+    batch_size=counts,
+    subsets=st.sampled_from(["all", "full"]),
+    examples=st.integers(0, 100),
+    bad_samples=bad_samples,
+    resources=resources,
+)
+compress_jobs = _with(
+    {
+        "kind": st.just("compress"),
+        "name": names,
+        "checkpoint": locations,
+        "calibration_data": locations,
+        "data": locations,
+        "output": locations,
+    },
+    quantize=_sometimes(calibration_samples=counts, calibrate=st.sampled_from(["minmax", "entropy", "percentile"])),
+    latency=_sometimes(batch_sizes=st.lists(counts, min_size=1, max_size=3), rounds=st.integers(3, 99)),
+    gate=_sometimes(max_metric_drop=shares, max_size_ratio=positive, min_speedup=st.floats(0, 9)),
+    resources=resources,
+)
+jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, compress_jobs)
+"""The content of any valid job file."""
