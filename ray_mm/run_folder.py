@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,14 @@ class RunFolder:
         self._started = time.monotonic()
 
     def write_result(self, status: str, metrics: dict[str, Any], **more: Any) -> dict[str, Any]:
-        """Writes ``result.json`` and returns what it holds. ``status``: ``done``, ``refused`` or ``unchanged``."""
-        result = {
+        """Writes ``result.json`` and returns what it holds.
+
+        Args:
+            status: ``done``, ``refused`` or ``unchanged``.
+            metrics: numbers by name, nested as needed. One that is not finite is written as null, which JSON has.
+            more: anything else that belongs to the kind of job.
+        """
+        result: dict[str, Any] = {
             "kind": self.job.kind,
             "name": self.job.name,
             "status": status,
@@ -40,6 +48,7 @@ class RunFolder:
             "seconds": round(time.monotonic() - self._started, 3),
             **more,
         }
+        result = _plain(result)
         write_json(self.path / "result.json", result)
         return result
 
@@ -77,8 +86,12 @@ def open_run_folder(job: Job, settled: tuple[str, ...] = ()) -> RunFolder:
             )
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputFolderError(f"output: {path} exists and is not a run's folder; choose another output.")
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "job.json", content)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if content != earlier:  # running a job again changes nothing
+            write_json(path / "job.json", content)
+    except OSError as error:
+        raise OutputFolderError(f"output: {path} can't be written ({error.strerror}); choose another output.") from None
     return RunFolder(path, job)
 
 
@@ -91,6 +104,19 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: a run of hours must not fail over a NaN or a numpy number in its last line."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, torch's tensors
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def _get(content: dict[str, Any], dotted: str) -> Any:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ray_mm.errors import UsageError
 
@@ -32,8 +33,11 @@ def local_path(path: str | Path) -> Path:
             raise UsageError(
                 f"{text}: {scheme}:// can't be read by this version; give a folder on a disk that every node sees."
             )
-        text = rest
-    return Path(text).expanduser().absolute()
+        text = unquote(rest)
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # ~name of a user who does not exist
+        raise UsageError(f"{text}: there is no such home folder; write the path in full.") from None
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -69,7 +73,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         previous = temporary.with_suffix(".old")
         if target.exists():
             target.replace(previous)
-        temporary.replace(target)
+        try:
+            temporary.replace(target)
+        except OSError:
+            if previous.exists():
+                previous.replace(target)
+            raise
         shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,112 @@
+"""An output folder belongs to one job, and its result can always be written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ray_mm.config.load import Job, load_job
+from ray_mm.errors import OutputFolderError
+from ray_mm.run_folder import open_run_folder, versions
+from tests.config.jobs import SMALLEST
+
+
+def job(folder: Path, kind: str = "train", **overrides: Any) -> Job:
+    return load_job(SMALLEST[kind], {"output": folder} | overrides)
+
+
+def test_opening_a_folder_writes_the_job_with_every_default(tmp_path: Path) -> None:
+    opened = open_run_folder(job(tmp_path / "run"))
+    assert opened.path == tmp_path / "run"
+    content = json.loads((tmp_path / "run" / "job.json").read_text())
+    assert content["train"]["optimizer"]["lr"] == 1e-3
+    assert load_job(content) == opened.job
+
+
+def test_the_same_job_opens_its_folder_again(tmp_path: Path) -> None:
+    open_run_folder(job(tmp_path / "run"))
+    open_run_folder(job(tmp_path / "run", **{"train.epochs": 99}), settled=("model", "seed"))
+    assert json.loads((tmp_path / "run" / "job.json").read_text())["train"]["epochs"] == 99
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    open_run_folder(job(tmp_path))
+    assert (tmp_path / "job.json").is_file()
+
+
+@pytest.mark.parametrize("other", [job(Path("x"), "evaluate"), job(Path("x"), name="another")])
+def test_the_folder_of_another_job_is_refused(tmp_path: Path, other: Job) -> None:
+    open_run_folder(other.model_copy(update={"output": str(tmp_path / "run")}))
+    before = (tmp_path / "run" / "job.json").read_text()
+    with pytest.raises(
+        OutputFolderError, match=f"holds a run of the {other.kind} job '{other.name}', not of the train"
+    ):
+        open_run_folder(job(tmp_path / "run"))
+    assert (tmp_path / "run" / "job.json").read_text() == before
+
+
+def test_a_changed_setting_that_is_settled_is_refused_with_both_values(tmp_path: Path) -> None:
+    open_run_folder(job(tmp_path))
+    with pytest.raises(OutputFolderError, match=r"made with other settings \(seed\): seed was 0 and is now 4"):
+        open_run_folder(job(tmp_path, seed=4), settled=("model.fusion", "seed"))
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(OutputFolderError, match="exists and is not a run's folder"):
+        open_run_folder(job(tmp_path))
+
+
+def test_a_file_is_no_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(OutputFolderError, match=r"run"):
+        open_run_folder(job(tmp_path / "run"))
+
+
+def test_a_folder_below_a_file_is_refused_as_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputFolderError, match="can't be"):
+        open_run_folder(job(tmp_path / "file" / "run"))
+
+
+def test_a_damaged_job_file_in_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{")
+    with pytest.raises(OutputFolderError, match="can't be read as JSON"):
+        open_run_folder(job(tmp_path))
+
+
+def test_a_result_names_the_job_the_versions_and_the_time(tmp_path: Path) -> None:
+    folder = open_run_folder(job(tmp_path))
+    assert folder.read_result() is None
+    result = folder.write_result("done", {"accuracy": 0.5}, note="first")
+    assert (result["kind"], result["name"], result["status"]) == ("train", "fit", "done")
+    assert result["metrics"] == {"accuracy": 0.5} and result["note"] == "first"
+    assert result["versions"] == versions() and {"ray_mm", "python", "ray", "torch"} <= versions().keys()
+    assert 0 <= result["seconds"] < 60
+    assert folder.read_result() == result
+
+
+def test_a_result_that_json_can_not_say_is_written_as_what_it_can(tmp_path: Path) -> None:
+    metrics = {
+        "loss": float("nan"),
+        "best": float("inf"),
+        "f1": np.float32(0.5),
+        "confusion": np.arange(4).reshape(2, 2),
+        "subsets": {"image": {"r2": np.float64("nan"), "count": np.int64(3)}},
+    }
+    result = open_run_folder(job(tmp_path)).write_result(
+        "done", metrics, report=tmp_path / "report.html", sizes=(1, 64)
+    )
+    assert result["metrics"] == {
+        "loss": None,
+        "best": None,
+        "f1": 0.5,
+        "confusion": [[0, 1], [2, 3]],
+        "subsets": {"image": {"r2": None, "count": 3}},
+    }
+    assert (result["report"], result["sizes"]) == (str(tmp_path / "report.html"), [1, 64])
+    assert json.loads((tmp_path / "result.json").read_text()) == result
