@@ -46,18 +46,20 @@ class LogMel(nn.Module):
         self.hop = 2 * self.chunk
         self.num_frames = -(-num_samples // self.hop)
         self.num_samples = num_samples
-        cosines, sines = _fourier_bases(5 * self.chunk)
-        filters = mel_filters(rate_hz, len(cosines[0]))
-        self.num_bands = filters.shape[1]
-        # Not saved: they follow from the rate.
-        self.register_buffer("cosines", torch.from_numpy(cosines), persistent=False)
-        self.register_buffer("sines", torch.from_numpy(sines), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        self.rate_hz = rate_hz
+        # Not saved: they follow from the rate. Made in double precision, kept in single.
+        tables = [table.float() for table in self._make_tables(torch.float64)]
+        self.num_bands = tables[2].shape[1]
+        for name, table in zip(("cosines", "sines", "filters"), tables, strict=True):
+            self.register_buffer(name, table, persistent=False)
 
     def forward(self, audio_BS: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
-        audio = audio_BS.to(self.cosines.dtype) * (1 / 32768) * length_mask(length_B, self.num_samples)
-        power = self._power(self._frames(audio))
-        level_BTF = torch.log(power @ self.filters + _LOWEST_POWER)
+        cosines, sines, filters = self._tables()
+        audio = audio_BS.to(cosines.dtype) * (1 / 32768) * length_mask(length_B, self.num_samples)
+        left, right = self._frames(audio).chunk(2, dim=2)
+        right = right.flip(2)
+        power = ((left + right) @ cosines).square() + ((left - right) @ sines).square()
+        level_BTF = torch.log(power @ filters + _LOWEST_POWER)
         frames_B = shortened(length_B, self.hop)
         mask = length_mask(frames_B, self.num_frames)[..., None]
         count = (frames_B * self.num_bands).clamp(min=1)[:, None, None]
@@ -73,22 +75,30 @@ class LogMel(nn.Module):
         last = 2 * self.num_frames - 1
         return torch.cat([chunks[:, first : first + last : 2] for first in range(5)], dim=2)
 
-    def _power(self, frames_BTN: Tensor) -> Tensor:
-        left, right = frames_BTN.chunk(2, dim=2)
-        right = right.flip(2)
-        return ((left + right) @ self.cosines).square() + ((left - right) @ self.sines).square()
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        if not torch.compiler.is_exporting():
+            return self.cosines, self.sines, self.filters
+        # An exported graph gets the formulas: a runtime evaluates them once, when it loads the graph, and on disk the values
+        # would weigh as much as the weights of a small model.
+        return self._make_tables(self.cosines.dtype)
+
+    def _make_tables(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        cosines, sines = _fourier_bases(5 * self.chunk, dtype)
+        return cosines, sines, _mel_filters(self.rate_hz, cosines.shape[1], dtype)
 
 
-def _fourier_bases(window: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _fourier_bases(window: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Windowed cosines and sines about the middle of a window of even length: [window/2, window/2 + 1] each.
 
     The constant frequency and the highest are included.
     """
-    middle = np.arange(window // 2) - (window - 1) / 2
-    hann = np.cos(np.pi * middle / window) ** 2
-    angles = 2 * np.pi * middle[:, None] * np.arange(window // 2 + 1)[None, :] / window
-    scale = hann[:, None] / hann.sum()
-    return (scale * np.cos(angles)).astype(np.float32), (scale * np.sin(angles)).astype(np.float32)
+    # Half places, in units of a half: whole numbers, so that angles are reduced to one turn without rounding.
+    middle = 2 * torch.arange(window // 2) + (1 - window)
+    turns = (middle[:, None] * torch.arange(window // 2 + 1)[None, :]) % (2 * window)
+    angles = turns.to(dtype) * (math.pi / window)
+    hann = (middle.to(dtype) * (math.pi / (2 * window))).cos().square()
+    scale = (hann * (4 / window))[:, None]  # the sum of that half of the window is window / 4
+    return scale * angles.cos(), scale * angles.sin()
 
 
 def mel_filters(rate_hz: int, num_bins: int) -> npt.NDArray[np.float32]:
@@ -98,19 +108,27 @@ def mel_filters(rate_hz: int, num_bins: int) -> npt.NDArray[np.float32]:
         rate_hz: frames of the waveform per second.
         num_bins: frequencies from 0 Hz to half the rate.
     """
+    filters: npt.NDArray[np.float32] = _mel_filters(rate_hz, num_bins, torch.float64).float().numpy()
+    return filters
+
+
+def _mel_filters(rate_hz: int, num_bins: int, dtype: torch.dtype) -> Tensor:
     highest = _hz_to_mel(rate_hz / 2)
     num_bands = int(min(_MAX_BANDS, max(1, highest // _MEL_PER_BAND)))
-    edges_hz = _mel_to_hz(np.linspace(0, highest, num_bands + 2))
-    bins_hz = np.linspace(0, rate_hz / 2, num_bins)[:, None]
-    lower, centre, upper = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
-    triangles = np.minimum((bins_hz - lower) / (centre - lower), (upper - bins_hz) / (upper - centre)).clip(min=0)
-    filters: npt.NDArray[np.float32] = (triangles / triangles.sum(axis=0, keepdims=True)).astype(np.float32)
-    return filters
+    # In bins rather than Hz, which loses less in single precision.
+    bins_per_hz = 2 * (num_bins - 1) / rate_hz
+    edges = torch.tensor(
+        [_mel_to_hz(highest * i / (num_bands + 1)) * bins_per_hz for i in range(num_bands + 2)], dtype=dtype
+    )
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    bins = torch.arange(num_bins).to(dtype)[:, None]
+    triangles = torch.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)).clamp(min=0)
+    return triangles / triangles.sum(dim=0, keepdim=True)
 
 
 def _hz_to_mel(hz: float) -> float:
     return hz / _LINEAR_HZ if hz < 1000 else 15 + math.log(hz / 1000) / _LOG_STEP
 
 
-def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(mel < 15, mel * _LINEAR_HZ, 1000 * np.exp((mel - 15) * _LOG_STEP))
+def _mel_to_hz(mel: float) -> float:
+    return mel * _LINEAR_HZ if mel < 15 else 1000 * math.exp((mel - 15) * _LOG_STEP)
