@@ -10,7 +10,7 @@ from ray_mm.config.fields import AudioField
 from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
 from ray_mm.models.encoders.mel import LogMel
-from ray_mm.models.layers import MAX_TOKENS, FeedForward, MaskedConv, length_mask, shortened
+from ray_mm.models.layers import MAX_TOKENS, FeedForward, MaskedConv, SharedDropout, length_mask, shortened
 
 # size → channels of each stage; each halves time and frequency
 _CHANNELS = {"small": (24, 48, 96), "base": (48, 96, 192)}
@@ -40,7 +40,7 @@ class MelCnn(nn.Module):
         self.place = nn.Parameter(torch.randn(frames, dim) * 0.02)
         self.mix = FeedForward(dim, config.dropout)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = SharedDropout(config.dropout)
 
     def forward(self, audio_BS: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
         x_BTF, length_B = self.spectrogram(audio_BS, length_B)

@@ -71,7 +71,7 @@ def _conv(channels_in: int, channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
         nn.GroupNorm(channels // 8, channels),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ray_mm.config.fields import PointsField
 from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
-from ray_mm.models.layers import FeedForward, length_mask, masked_max, standardise
+from ray_mm.models.layers import FeedForward, SharedDropout, length_mask, masked_max, standardise
 
 _WIDTH = {"small": 96, "base": 192}
 _NUM_MEANS = 7
@@ -35,7 +35,7 @@ class PointNet(nn.Module):
             nn.Linear(2 * width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
         self.weigh = nn.Linear(width, _NUM_MEANS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = SharedDropout(config.dropout)
         self.project = nn.Linear(width, dim)
         self.place = nn.Parameter(torch.randn(1 + _NUM_MEANS, dim) * 0.02)
         self.mix = FeedForward(dim, config.dropout)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ray_mm.config.fields import SeriesField
 from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
-from ray_mm.models.layers import MAX_TOKENS, FeedForward, MaskedConv, length_mask, standardise
+from ray_mm.models.layers import MAX_TOKENS, FeedForward, MaskedConv, SharedDropout, length_mask, standardise
 
 # size → (width, convolutions at least)
 _CNN = {"small": (64, 3), "base": (128, 6)}
@@ -70,7 +70,7 @@ class _Finish(nn.Module):
 
     def __init__(self, width: int, num_tokens: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
         self.project = nn.Linear(width, dim)
         self.place = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
         self.mix = FeedForward(dim, dropout)

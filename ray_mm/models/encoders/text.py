@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ray_mm.config.fields import TextField
 from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
-from ray_mm.models.layers import Attention, FeedForward
+from ray_mm.models.layers import Attention, FeedForward, SharedDropout
 
 # size → (width of the embedding, width of the recurrent state, recurrent layers)
 _RECURRENT = {"small": (64, 128, 1), "base": (128, 256, 2)}
@@ -27,7 +27,7 @@ class TextRecurrent(nn.Module):
         embedded, hidden, layers = _RECURRENT[config.size]
         self.embed = nn.Embedding(spec.vocabulary_size, embedded)
         self.recur = nn.GRU(embedded, hidden, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = SharedDropout(config.dropout)
         self.project = nn.Linear(hidden, dim)
         self.norm = nn.LayerNorm(dim)
 
@@ -46,7 +46,7 @@ class TextTransformer(nn.Module):
         self.embed = nn.Embedding(spec.vocabulary_size, dim)
         self.place = nn.Parameter(torch.randn(spec.max_tokens, dim) * 0.02)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = SharedDropout(config.dropout)
         layers = _TRANSFORMER_LAYERS[config.size]
         self.layers = nn.ModuleList(_TransformerLayer(dim, heads, config.dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
@@ -66,7 +66,7 @@ class _TransformerLayer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.attention = Attention(dim, heads)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
         self.feed_forward = FeedForward(dim, dropout)
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -25,5 +25,5 @@ class VectorMlp(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, vector_BV: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.norm(self.layers(self.project(self.standardise(vector_BV))))[:, None]
+        tokens = self.norm(self.layers(self.project(self.standardise(vector_BV))[:, None]))
         return tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool)

@@ -40,5 +40,5 @@ class Gated(nn.Module):
         values = torch.cat([torch.tanh(value(vector)) for value, vector in zip(self.value, vectors, strict=True)], -1)
         gates = torch.sigmoid(self.gate(torch.cat(vectors, dim=-1)))
         fused = (gates * values).reshape(gates.shape[0], len(vectors), -1).sum(1)
-        result: Tensor = self.dropout(self.norm(self.mix(fused)))
+        result: Tensor = self.dropout(self.norm(self.mix(fused[:, None])[:, 0]))
         return result
