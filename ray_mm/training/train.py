@@ -68,7 +68,7 @@ def run_train(job: TrainJob) -> dict[str, Any]:
         train_data=train.root,
         validation_data=validation.root if validation is not None else None,
         preprocessor=preprocessor,
-        schedule=_schedule(job, train, validation),
+        schedule=schedule_of(job, train, validation),
         data_digest=_digest(train, validation),
     )
     folder = open_run_folder(job, settled=_SETTLED)
@@ -186,7 +186,12 @@ def _raise_failure(run: Path) -> None:
         raise getattr(errors, failure["type"])(failure["message"])
 
 
-def _schedule(job: TrainJob, train: Dataset, validation: Dataset | None) -> Schedule:
+def schedule_of(job: TrainJob, train: Dataset, validation: Dataset | None) -> Schedule:
+    """The whole training of a job on its datasets.
+
+    Raises:
+        DatasetError: no sample to train on.
+    """
     if train.manifest.num_samples == 0:
         raise DatasetError(f"data.train: {train.root} has no samples.")
     return Schedule(

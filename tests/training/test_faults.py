@@ -1,0 +1,125 @@
+"""Killed with SIGKILL in mid-epoch: a worker, or the whole driver. The run goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ray_mm.data.manifest import open_dataset
+from ray_mm.training.ledger import audit
+from ray_mm.training.state import attempt_starts
+from ray_mm.training.tracking import read_metrics
+from ray_mm.training.train import schedule_of
+from tests.factories import make_dataset
+from tests.training.test_train import FIELDS, train_job
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+_DRIVER = """
+import sys
+from ray_mm.config.load import load_job
+from ray_mm.training.train import run_train
+run_train(load_job(sys.argv[1]))
+"""
+_SETTINGS = {"train.epochs": 3, "train.checkpoint_every_steps": 4, "data.batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the datasets and a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("faults")
+    make_dataset(folder / "train", num_samples=300, num_shards=3, fields=FIELDS, seed=0)
+    make_dataset(folder / "validation", num_samples=40, num_shards=1, fields=FIELDS, seed=1)
+    process = _start(folder, "calm", workers=1)
+    assert process.wait(300) == 0
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_repeated(uninterrupted: Path, workers: int) -> None:
+    name = f"worker-{workers}"
+    process = _start(uninterrupted, name, workers)
+    _wait(lambda: _steps(uninterrupted / name) >= 25, process)
+    victim = next(child for child in _children(process) if "RayTrainWorker" in " ".join(_command(child)))
+    victim.send_signal(signal.SIGKILL)
+    assert process.wait(300) == 0
+    _check(uninterrupted, name)
+
+
+def test_a_killed_driver_is_started_again_and_nothing_is_lost_or_repeated(uninterrupted: Path) -> None:
+    process = _start(uninterrupted, "driver", workers=1)
+    _wait(lambda: _steps(uninterrupted / "driver") >= 25, process)
+    children = _children(process)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    # Ray's processes notice that their driver is gone; what is left of them must not outlive the test.
+    psutil.wait_procs(children, timeout=20)
+    for child in children:
+        if child.is_running():
+            child.kill()
+    again = _start(uninterrupted, "driver", workers=1)
+    assert again.wait(300) == 0
+    _check(uninterrupted, "driver")
+
+
+def _start(folder: Path, name: str, workers: int) -> subprocess.Popen[bytes]:
+    job = train_job(folder, **_SETTINGS, **{"resources.workers": workers, "output": str(folder / name)})
+    path = folder / f"{name}.json"  # JSON is YAML
+    path.write_text(job.model_dump_json())
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    return subprocess.Popen([sys.executable, "-c", _DRIVER, str(path)], env=environment, cwd=folder)
+
+
+def _check(folder: Path, name: str) -> None:
+    run = folder / name
+    job = train_job(folder, **_SETTINGS)
+    starts = attempt_starts(run)
+    assert len(starts) == 2, "one interruption, one new start"
+    assert starts[2] > 0, "the second start resumed and did not begin anew"
+    schedule = schedule_of(job, open_dataset(folder / "train"), open_dataset(folder / "validation"))
+    for epoch in audit(run / "ledger", schedule, starts):
+        assert epoch.exact
+    assert json.loads((run / "result.json").read_text())["metrics"]["starts"] == 2
+    resumed, calm = _curve(run), _curve(folder / "calm")
+    assert resumed.keys() == calm.keys()
+    if "worker-2" not in name:
+        # Dropout is drawn per rank, so two workers follow another curve than one.
+        worst = max(abs(resumed[key] - calm[key]) for key in calm)
+        assert worst < 1e-4
+
+
+def _curve(run: Path) -> dict[tuple[str, int], float]:
+    return {(line["kind"], line["step"]): line["loss"] for line in read_metrics(run)}
+
+
+def _steps(run: Path) -> int:
+    return max((line["step"] for line in read_metrics(run)), default=0)
+
+
+def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 180
+    while not ready():
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
