@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import os
+import re
+import secrets
+import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ray_mm.config.base import Resources
 from ray_mm.errors import RayMMError, UsageError
 
-_log = logging.getLogger(__name__)
+CONNECT_TIMEOUT_S = 10.0
+"""How long a cluster may take to accept a connection. Ray itself would try for minutes."""
+
+_address: contextvars.ContextVar[str | None] = contextvars.ContextVar("ray_mm_address", default=None)
+
+
+@contextlib.contextmanager
+def use_address(address: str | None) -> Iterator[None]:
+    """Makes every ``ray_session`` in the block use a cluster, without starting anything yet.
+
+    A stage checks its job before it starts Ray; so the address has to reach the session inside the stage.
+    """
+    token = _address.set(address)
+    try:
+        yield
+    finally:
+        _address.reset(token)
 
 
 @contextlib.contextmanager
@@ -20,22 +43,36 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """Joins the Ray that is already there, or starts a private one and stops it at the end.
 
     Args:
-        address: of a cluster. None: the cluster of the Ray job that this process belongs to (``RAY_ADDRESS``), else a
-            private Ray on this machine.
+        address: of a cluster. None: what ``use_address`` says, else the cluster of the Ray job that this process
+            belongs to (``RAY_ADDRESS``), else a private Ray on this machine.
+
+    Raises:
+        UsageError: nothing answers at the address.
     """
     import ray
 
     if ray.is_initialized():
-        yield
+        with _quiet_data():
+            yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    options = {} if address != "local" else {"include_dashboard": False, "num_cpus": local_cpus()}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False, **options)
+    address = address or _address.get() or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {}
+    if address == "local":
+        protect_token()
+        options = {"include_dashboard": False, "num_cpus": local_cpus()}
+    else:
+        _require_reachable(address)
     try:
-        # The progress bars of Ray Data would write over ours.
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        yield
+        with _without_token_notice():
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
+    except ConnectionError as error:
+        raise UsageError(
+            f"--address {address}: no Ray cluster there ({error}); start one, or leave the address out to run on this "
+            "machine alone."
+        ) from error
+    try:
+        with _quiet_data():
+            yield
     finally:
         ray.shutdown()
 
@@ -43,7 +80,116 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 def local_cpus() -> int:
     """CPUs that a private Ray offers: what this process may use, and at least two, so that data and training both run."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _container_cpus()
+    if quota is not None:
+        available = min(available, max(1, math.floor(quota)))
     return max(2, available)
+
+
+def _container_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The CPU quota of the container that this process runs in; None where there is none."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        micros = int((root / "cpu/cpu.cfs_quota_us").read_text())
+        return None if micros <= 0 else micros / int((root / "cpu/cpu.cfs_period_us").read_text())
+    return None
+
+
+def token_path() -> Path | None:
+    """The file that Ray's access token is read from; None where the token is in the environment itself."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return None
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+
+
+def protect_token() -> None:
+    """Makes sure that Ray's access token is there and that only its owner can read it.
+
+    Ray (2.59 and later) writes a token on its first local start, readable for every user of the machine. Whoever has
+    it can run code as this user while Ray runs; so the file is made here first, with tight permissions.
+    """
+    path = token_path()
+    if path is None or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    with contextlib.suppress(OSError):  # a read-only or foreign home: Ray says so itself if it needs the file
+        if path.exists():
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".auth_token.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as stream:
+                stream.write(secrets.token_hex(32))
+            # Unlike a rename, a link never replaces the token of a Ray that another process has just started.
+            path.hardlink_to(temporary)
+        finally:
+            Path(temporary).unlink()
+
+
+def _require_reachable(address: str) -> None:
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise UsageError(
+            f"--address {address}: expected auto or HOST:PORT of a Ray head (its port is 6379 unless it was changed). "
+            "With a dashboard's address (http://HOST:8265), use: ray-mm submit."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"--address {address}: nothing answers there ({error}); check that the Ray head runs and can be reached."
+        ) from None
+
+
+@contextlib.contextmanager
+def _without_token_notice() -> Iterator[None]:
+    """Ray announces at every local start that it uses a token. It is the default, and there is nothing to do about it."""
+    logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_data() -> Iterator[None]:
+    """Keeps Ray Data's plans, progress bars and tracebacks off the terminal; its warnings stay.
+
+    Errors reach us as exceptions and are told once, by whoever catches them. Ray Data's log file has them all.
+    """
+    import ray.data
+    from ray.util.debug import log_once
+
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.raise_original_map_exception
+    context.enable_progress_bars = False
+    # Otherwise the exception itself is lost on its way to the driver, and only its text arrives.
+    context.raise_original_map_exception = True
+    log_once("ray_data_progress_manager_disabled")  # else Ray warns that the bars are off
+    terminals = [
+        handler
+        for handler in logging.getLogger("ray.data").handlers
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+    ]
+    for handler in terminals:
+        handler.addFilter(_is_warning)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.raise_original_map_exception = before
+        for handler in terminals:
+            handler.removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno == logging.WARNING
 
 
 @dataclass(frozen=True)
@@ -57,18 +203,27 @@ class Placement:
 
 
 def place(resources: Resources) -> Placement:
-    """Divides the cluster's CPUs between the workers and Ray Data.
+    """Divides the CPUs of the Ray that is running between the workers and Ray Data; see ``divide``."""
+    import ray
+
+    total = ray.cluster_resources()
+    return divide(resources, total.get("CPU", 0.0), total.get("GPU", 0.0))
+
+
+def divide(resources: Resources, cpus: float, gpus: float) -> Placement:
+    """Divides CPUs between the workers and Ray Data.
 
     A worker gets one CPU where there are enough. On a small machine the workers share what is left after one CPU has
     been kept for data: without it the pipeline would never start and the run would hang.
 
-    Raises:
-        UsageError: the workers ask for more CPUs or GPUs than the cluster has.
-    """
-    import ray
+    Args:
+        resources: what the job asks for.
+        cpus: CPUs that Ray has.
+        gpus: GPUs that Ray has.
 
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    Raises:
+        UsageError: the workers ask for more CPUs or GPUs than there are.
+    """
     wanted_gpus = resources.workers * resources.gpus_per_worker
     if wanted_gpus > gpus:
         raise UsageError(
@@ -98,11 +253,25 @@ def cause_of(error: BaseException) -> BaseException:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         innermost = current
-        if isinstance(current, RayMMError):
-            return current
-        worker_failures = getattr(current, "worker_failures", None)
-        if worker_failures:
-            current = next(iter(worker_failures.values()))
-        else:
-            current = getattr(current, "cause", None) or current.__cause__ or current.__context__
-    return innermost
+        inner = _wrapped_by_ray(current)
+        # What Ray raises for a task is an instance of our class, too, but its text is the whole remote traceback.
+        if inner is None and isinstance(current, RayMMError):
+            return _without_retries(current)
+        current = inner or current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return _without_retries(innermost)
+
+
+def _without_retries(error: BaseException) -> BaseException:
+    """Ray Data appends to an exception's text how often it tried."""
+    if error.args and isinstance(error.args[0], str):
+        error.args = (re.split(r"\nFailed to .+ after \d+/\d+ attempts", error.args[0], maxsplit=1)[0], *error.args[1:])
+    return error
+
+
+def _wrapped_by_ray(error: BaseException) -> BaseException | None:
+    worker_failures = getattr(error, "worker_failures", None)
+    if worker_failures:
+        first: BaseException = next(iter(worker_failures.values()))
+        return first
+    inner = getattr(error, "cause", None)
+    return inner if isinstance(inner, BaseException) else None

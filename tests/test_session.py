@@ -1,0 +1,271 @@
+"""Ray is started or joined quietly, left as it was found, and shared out so that data can always be read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mm import session
+from ray_mm.config.base import Resources
+from ray_mm.errors import QuarantineBudgetError, SampleError, UsageError
+from ray_mm.session import cause_of, divide, local_cpus, protect_token, ray_session, token_path, use_address
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@given(workers=st.integers(1, 64), cpus=st.integers(2, 512))
+def test_workers_always_leave_a_cpu_for_the_data(workers: int, cpus: int) -> None:
+    placement = divide(Resources(workers=workers), cpus, 0)
+    assert placement.data_cpus >= 1
+    assert 0 < placement.cpus_per_worker <= 1
+    assert placement.workers * placement.cpus_per_worker + placement.data_cpus == pytest.approx(cpus)
+    if cpus > workers:
+        assert placement.cpus_per_worker == 1
+
+
+def test_on_two_cpus_two_workers_share_one() -> None:
+    assert divide(Resources(workers=2), 2, 0).cpus_per_worker == 0.5
+
+
+def test_gpus_are_passed_on() -> None:
+    placement = divide(Resources(workers=2, gpus_per_worker=0.5), 8, 1)
+    assert (placement.workers, placement.gpus_per_worker) == (2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Resources(workers=2, gpus_per_worker=1), "2 workers × 1 GPUs need 2 GPUs and Ray has 1"),
+        (Resources(workers=2, cpus_per_worker=2), "2 workers × 2 CPUs leave 0 of Ray's 4 CPUs for reading data"),
+        (Resources(workers=1, cpus_per_worker=9), "leave 0 of Ray's 4 CPUs"),
+    ],
+)
+def test_more_than_there_is_is_refused_with_the_numbers(asked: Resources, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        divide(asked, cpus=4, gpus=1)
+
+
+def test_a_cluster_of_one_cpu_is_refused_because_it_would_hang() -> None:
+    with pytest.raises(UsageError, match="which needs one"):
+        divide(Resources(), cpus=1, gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_the_cpu_quota_of_a_container_is_read(tmp_path: Path, files: dict[str, str], cpus: float | None) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert session._container_cpus(tmp_path) == cpus
+
+
+def test_a_private_ray_has_at_least_two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_container_cpus", lambda: 0.5)
+    assert local_cpus() == 2
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_the_token_is_made_for_its_owner_alone_and_then_kept(home: Path) -> None:
+    protect_token()
+    token = home / ".ray" / "auth_token"
+    assert token_path() == token
+    assert token.stat().st_mode & 0o777 == 0o600
+    content = token.read_text()
+    assert len(content) == 64
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+    protect_token()
+    assert token.read_text() == content
+
+
+def test_a_token_that_others_can_read_is_closed_to_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = home / "my_token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    protect_token()
+    assert (token.stat().st_mode & 0o777, token.read_text()) == (0o600, "secret")
+
+
+@pytest.mark.parametrize("name_and_value", [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "secret")])
+def test_no_token_is_made_where_none_is_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name_and_value: tuple[str, str]
+) -> None:
+    monkeypatch.setenv(*name_and_value)
+    protect_token()
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://head:8265", r"expected auto or HOST:PORT .* use: ray-mm submit"),
+        ("ray://head:10001", "expected auto or HOST:PORT"),
+        ("head", "expected auto or HOST:PORT"),
+        (":6379", "expected auto or HOST:PORT"),
+        ("127.0.0.1:99999", "nothing answers there"),
+    ],
+)
+def test_an_address_that_ray_can_not_join_is_refused(address: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        session._require_reachable(address)
+
+
+def test_an_address_where_nothing_answers_is_told_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: a connection is refused
+        port = taken.getsockname()[1]
+        started = time.monotonic()
+        with pytest.raises(UsageError, match=f"--address 127.0.0.1:{port}: nothing answers there"):
+            session._require_reachable(f"127.0.0.1:{port}")
+        assert time.monotonic() - started < 5
+
+
+def test_our_error_is_found_inside_what_wraps_it() -> None:
+    ours = SampleError("shards/0.tar", "k", "image", "damaged")
+    wrapped = RuntimeError("outer")
+    wrapped.__cause__ = ValueError("between")
+    wrapped.__cause__.__context__ = ours
+    assert cause_of(wrapped) is ours
+
+
+def test_the_innermost_error_stands_for_what_is_not_ours() -> None:
+    class Training(Exception):
+        worker_failures = {1: RuntimeError("worker")}  # noqa: RUF012
+
+    Training.worker_failures[1].__cause__ = ZeroDivisionError("inside")
+    assert str(cause_of(Training("group"))) == "inside"
+
+
+def test_a_context_that_was_put_away_is_no_cause() -> None:
+    error = ValueError("told")
+    error.__context__, error.__suppress_context__ = KeyError("hidden"), True
+    assert cause_of(error) is error
+
+
+def test_a_circle_of_causes_ends() -> None:
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert cause_of(one) in (one, other)
+
+
+def over_budget(batch: dict[str, Any]) -> dict[str, Any]:
+    raise QuarantineBudgetError("12 bad samples, 3 allowed")
+
+
+@pytest.mark.ray
+def test_an_error_of_ours_survives_ray_data_and_is_not_told_twice(
+    local_ray: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import ray.data
+
+    with ray_session():
+        with pytest.raises(Exception) as caught:  # noqa: B017, PT011 - what Ray raises is its own affair
+            ray.data.range(8).map_batches(over_budget).materialize()
+        cause = cause_of(caught.value)
+    assert type(cause) is QuarantineBudgetError
+    assert str(cause) == "12 bad samples, 3 allowed"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.ray
+def test_a_session_inside_a_running_ray_leaves_it_as_it_was(local_ray: None) -> None:
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    handlers = logging.getLogger("ray.data").handlers
+    before = state(context, handlers)
+    with ray_session():
+        assert context.enable_progress_bars is False
+        with ray_session():
+            pass
+        assert context.enable_progress_bars is False
+    assert state(context, handlers) == before
+    assert ray.is_initialized()
+
+
+def state(context: Any, handlers: list[logging.Handler]) -> object:
+    filters = [list(handler.filters) for handler in handlers]
+    return context.enable_progress_bars, context.raise_original_map_exception, filters
+
+
+@pytest.mark.ray
+def test_the_cluster_that_runs_is_the_one_that_is_divided(local_ray: None) -> None:
+    assert session.place(Resources(workers=2)).cpus_per_worker == 0.5
+
+
+PRIVATE = """
+import sys
+from ray_mm.session import local_cpus, ray_session
+with ray_session():
+    import ray
+    assert ray.cluster_resources()["CPU"] == local_cpus()
+    assert ray.data.range(20).map_batches(lambda batch: batch).count() == 20
+assert not ray.is_initialized()
+print("done")
+"""
+
+
+@pytest.mark.ray
+def test_a_private_ray_says_nothing_and_protects_its_token(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(
+        [sys.executable, "-c", PRIVATE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+UNREACHABLE = """
+import sys
+from ray_mm.errors import UsageError
+from ray_mm.session import ray_session, use_address
+try:
+    with use_address("127.0.0.1:9"), ray_session():
+        pass
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.ray
+def test_a_session_at_an_address_never_starts_a_private_ray_instead(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", UNREACHABLE], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert ran.stdout.startswith("--address 127.0.0.1:9: nothing answers there")
+
+
+def test_the_address_of_a_block_ends_with_it() -> None:
+    with use_address("head:6379"):
+        assert session._address.get() == "head:6379"
+        with use_address(None):
+            assert session._address.get() is None
+    assert session._address.get() is None
