@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -48,18 +47,24 @@ def learning_rate(peak: float, schedule: CosineSchedule | ConstantSchedule, step
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Writes an optimizer's state as safetensors: tensors as ``<parameter>.<name>``, everything else in the metadata."""
+    """Writes an optimizer's state as safetensors, a tensor as ``<parameter's number>.<name>``; settings are the job's."""
     tensors: dict[str, torch.Tensor] = {}
     for parameter, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"{parameter}.{name}"] = value.detach().contiguous()
-    save_file(tensors, path, metadata={"parameters": json.dumps([len(g["params"]) for g in optimizer.param_groups])})
+    save_file(tensors, path)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Puts a saved state into an optimizer over the same parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in load_file(path).items():
-        parameter, _, name = key.partition(".")
-        state.setdefault(int(parameter), {})[name] = tensor
+        number, _, name = key.partition(".")
+        if tensor.ndim:
+            # The fused step takes a parameter's memory and its moments' element by element, whatever their strides say,
+            # and a convolution holds its weights as channels_last.
+            laid_out = torch.empty_like(parameters[int(number)], dtype=tensor.dtype, device="cpu", requires_grad=False)
+            tensor = laid_out.copy_(tensor)
+        state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
