@@ -94,8 +94,8 @@ def _check(folder: Path, name: str) -> None:
     assert resumed.keys() == calm.keys()
     if "worker-2" not in name:
         # Dropout is drawn per rank, so two workers follow another curve than one.
-        worst = max(abs(resumed[key] - calm[key]) for key in calm)
-        assert worst < 1e-4
+        apart = {key: (resumed[key], calm[key]) for key in calm if abs(resumed[key] - calm[key]) >= 1e-4}
+        assert not apart
 
 
 def _curve(run: Path) -> dict[tuple[str, int], float]:
