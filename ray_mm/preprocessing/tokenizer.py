@@ -5,13 +5,14 @@ Method: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from ray_mm.data.decode.text import PAD_ID, PAD_TOKEN, UNKNOWN_ID, UNKNOWN_TOKEN
+from ray_mm.data.decode.text import PAD_ID, PAD_TOKEN, UNKNOWN_ID, UNKNOWN_TOKEN, load_tokenizer
 
 DEFAULT_VOCABULARY_SIZE = 8000
+_TEXTS_AT_ONCE = 4096
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) -> str:
@@ -36,3 +37,21 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int | None = None) ->
     assert tokenizer.token_to_id(PAD_TOKEN) == PAD_ID and tokenizer.token_to_id(UNKNOWN_TOKEN) == UNKNOWN_ID
     content: str = tokenizer.to_str()
     return content
+
+
+def longest_text(content: str, texts: Sequence[str], limit: int) -> int:
+    """Tokens of the longest text, or ``limit`` if one has as many.
+
+    Args:
+        content: the tokenizer's JSON.
+        texts: to be counted.
+        limit: where counting may stop.
+    """
+    tokenizer = load_tokenizer(content)
+    longest = 0
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        encoded = tokenizer.encode_batch_fast(texts[start : start + _TEXTS_AT_ONCE])
+        longest = max(longest, *(len(encoding.ids) for encoding in encoded))
+        if longest >= limit:
+            return limit
+    return longest

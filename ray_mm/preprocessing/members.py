@@ -1,0 +1,229 @@
+"""The value of a cell → the bytes and the extension of a member, and what the summary of the data needs to know of it.
+
+    image, audio    a path; the file's bytes as they are, its extension from its first bytes, checked by its header
+    text            the value
+    series, points  a path of .npy or .csv, a nested list, or one as JSON       → float32 [T, C] or [N, C] as NPY
+    vector          columns, a number, a list, one as JSON, or a path of .npy   → float32 [size] as NPY
+    label           a class → its number; a number → as it is
+
+An empty cell, text or array is an absent field.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import assert_never
+
+from ray_mm.config.fields import (
+    AudioField,
+    FieldSpec,
+    ImageField,
+    LabelField,
+    PointsField,
+    SeriesField,
+    TextField,
+    VectorField,
+)
+from ray_mm.data.decode.audio import recording_length
+from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.image import image_size
+from ray_mm.data.decode.numeric import as_finite, decode_label, read_npy
+from ray_mm.preprocessing.table import class_text
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a sample.
+
+    Attributes:
+        extension: without a dot.
+        payload: its bytes.
+        shape: image (height, width) in pixels; audio (rate in Hz,); series and points (channels,); vector (size,).
+        longest: audio in seconds; series in steps; points in points.
+        values: float32 [N, C], for statistics: series, points, vector and number label.
+        class_name: of a class label.
+    """
+
+    extension: str
+    payload: bytes
+    shape: tuple[int, ...] = ()
+    longest: float = 0.0
+    values: FloatArray | None = None
+    class_name: str | None = None
+
+
+EXTENSIONS: dict[str, tuple[str, ...]] = {
+    "image": ("jpg", "png", "webp", "gif", "bmp", "tif"),
+    "text": ("txt",),
+    "audio": ("wav", "flac", "ogg", "mp3"),
+    "series": ("npy",),
+    "points": ("npy",),
+    "vector": ("npy",),
+    "label": ("cls", "json"),
+}
+"""Field type → the extensions that its members can have."""
+
+
+def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Member | None:
+    """Makes a member of a field's cells.
+
+    Args:
+        spec: the field; of a class label with its classes.
+        cells: one, or one per column of a vector.
+        path: the file that the cell names, or None where it holds the value itself.
+
+    Returns:
+        The member, or None where the field is absent.
+
+    Raises:
+        DecodeError: the value or file is not what the field says.
+        OSError: the file can't be read.
+    """
+    if any(cell is None or cell == "" for cell in cells):
+        return None
+    cell = cells[0]
+    match spec:
+        case ImageField():
+            assert path is not None, "files.require_paths comes first"
+            payload = path.read_bytes()
+            return Member(
+                _extension(payload, _PICTURES, "JPEG, PNG, WebP, GIF, BMP or TIFF"), payload, image_size(payload)
+            )
+        case AudioField():
+            assert path is not None, "files.require_paths comes first"
+            payload = path.read_bytes()
+            extension = _extension(payload, _RECORDINGS, "WAV, FLAC, OGG or MP3")
+            frames, rate_hz = recording_length(payload)
+            return Member(extension, payload, (rate_hz,), frames / rate_hz)
+        case TextField():
+            return Member("txt", _text(cell).encode())
+        case SeriesField() | PointsField():
+            return _rows(_numbers(cell, path), spec)
+        case VectorField():
+            values = (
+                as_finite([_number(cell) for cell in cells]) if len(cells) > 1 else _numbers(cell, path).reshape(-1)
+            )
+            return _vector(values, spec)
+        case LabelField():
+            return _label(cell, spec)
+        case _:
+            assert_never(spec)
+
+
+_PICTURES = {
+    b"\xff\xd8\xff": "jpg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+}
+_RECORDINGS = {
+    b"fLaC": "flac",
+    b"OggS": "ogg",
+    b"ID3": "mp3",
+    b"\xff\xfb": "mp3",
+    b"\xff\xf3": "mp3",
+    b"\xff\xf2": "mp3",
+}
+_RIFF = {b"WAVE": "wav", b"WEBP": "webp"}
+
+
+def _extension(payload: bytes, known: dict[bytes, str], formats: str) -> str:
+    found = next((extension for magic, extension in known.items() if payload.startswith(magic)), None)
+    if found is None and payload[:4] in (b"RIFF", b"RF64"):
+        found = _RIFF.get(payload[8:12])
+        found = found if found == ("webp" if known is _PICTURES else "wav") else None
+    if found is None:
+        raise DecodeError(f"is not {formats}")
+    return found
+
+
+def _text(cell: Any) -> str:
+    return cell if isinstance(cell, str) else class_text(cell)
+
+
+def _numbers(cell: Any, path: Path | None) -> FloatArray:
+    if path is not None:
+        payload = path.read_bytes()
+        return _csv(payload) if path.suffix.lower() == ".csv" else read_npy(payload)
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except json.JSONDecodeError as error:
+            raise DecodeError(f"is neither a path nor a JSON list ({error})") from None
+    return as_finite(cell)
+
+
+def _csv(payload: bytes) -> FloatArray:
+    try:
+        lines = payload.decode("utf-8-sig").splitlines()
+        header = bool(lines) and not all(_is_number(cell) for cell in lines[0].split(","))
+        lines = lines[header:]
+        return (
+            as_finite(np.loadtxt(lines, np.float64, delimiter=",", ndmin=2))
+            if any(lines)
+            else np.zeros((0, 0), np.float32)
+        )
+    except ValueError as error:
+        raise DecodeError(f"is not a CSV of numbers ({str(error).splitlines()[0]})") from None
+
+
+def _number(cell: Any) -> float:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        raise DecodeError(f"{cell!r:.60} is not a number") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(values: FloatArray, spec: SeriesField | PointsField) -> Member | None:
+    if values.size == 0:
+        return None
+    if values.ndim == 1 and spec.type == "series":
+        values = values[:, None]
+    if values.ndim != 2:
+        raise DecodeError(f"has shape {list(values.shape)}, expected [any, channels]")
+    if spec.channels is not None and values.shape[1] != spec.channels:
+        raise DecodeError(f"has shape {list(values.shape)}, expected [any, {spec.channels}]")
+    return Member("npy", _npy(values), (values.shape[1],), float(len(values)), values)
+
+
+def _vector(values: FloatArray, spec: VectorField) -> Member | None:
+    if values.size == 0:
+        return None
+    if spec.size is not None and values.size != spec.size:
+        raise DecodeError(f"has {values.size} values, expected {spec.size}")
+    return Member("npy", _npy(values), (values.size,), values=values[None, :])
+
+
+def _label(cell: Any, spec: LabelField) -> Member:
+    if spec.target == "class":
+        assert spec.classes is not None, "table.label_classes comes first"
+        name = class_text(cell)
+        return Member("cls", str(spec.classes.index(name)).encode(), class_name=name)
+    payload = json.dumps(_number(cell)).encode()
+    return Member("json", payload, values=np.array([[decode_label(payload, spec)]], np.float32))
+
+
+def _npy(values: FloatArray) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
