@@ -83,7 +83,8 @@ class LabelField(Config):
     target: Literal["class", "number"] = "class"
     """``class``: one of ``classes``. ``number``: a real value."""
     classes: tuple[str, ...] | None = None
-    """The classes in the order of their numbers. Unset: all values of the column, sorted."""
+    """The classes in the order of their numbers. Unset: all values of the column, sorted; as numbers if they
+    all are whole numbers."""
 
     @model_validator(mode="after")
     def _classes_fit_target(self) -> LabelField:
