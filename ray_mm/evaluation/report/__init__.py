@@ -1,0 +1,13 @@
+"""One self-contained HTML file per evaluation, in the order in which it is made:
+
+    content.py   what a report is made of
+    curves.py    a train run's metrics → its learning curves
+    svg.py       axes, lines, dots
+    plots.py     curves, calibration, predicted against true
+    views.py     a field of a sample, as a person can look at it
+    cards.py     the worst and the best samples
+    tables.py    subsets, classes, confusions
+    render.py    report.html and report.css → the file
+
+No script, no request: a content security policy in the page forbids both.
+"""

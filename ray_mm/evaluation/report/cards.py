@@ -1,0 +1,107 @@
+"""Examples → cards: every field drawn, the label and the prediction beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_mm.config.fields import LabelField
+from ray_mm.data.collate import Collator
+from ray_mm.data.manifest import Dataset
+from ray_mm.data.plan import Order
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.reader import SampleReader
+from ray_mm.evaluation.examples import Example
+from ray_mm.evaluation.report.svg import figure, percent
+from ray_mm.evaluation.report.views import View, view
+
+_TYPES = ("image", "text", "audio", "series", "points", "vector")
+"""In the order in which they are shown: what a person understands at a glance comes first."""
+
+_NUM_BARS = 3
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The probability of a class."""
+
+    name: str
+    probability: float
+    text: str
+    true: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """One example.
+
+    Attributes:
+        key: of the sample.
+        shard: where it lies, relative to the dataset.
+        right: whether the class is right; None for a regression.
+        true: the label.
+        predicted: the prediction.
+        figure: what it cost, in words.
+        bars: the most probable classes, and the true one.
+        views: the fields that are present.
+        absent: names of the fields that are not.
+    """
+
+    key: str
+    shard: str
+    right: bool | None
+    true: str
+    predicted: str
+    figure: str
+    bars: tuple[Bar, ...]
+    views: tuple[View, ...]
+    absent: tuple[str, ...]
+
+
+def make_cards(examples: Sequence[Example], dataset: Dataset, preprocessor: Preprocessor, label: str) -> list[Card]:
+    """Reads the examples' members again, through the index, and draws them.
+
+    Raises:
+        DatasetError: a shard is gone or has changed since it was scored.
+    """
+    inputs = {name: spec for name, spec in preprocessor.fields.items() if name != label}
+    # Without the label: decoding must not depend on it here.
+    shown = preprocessor.model_copy(update={"fields": inputs})
+    reader, collator = SampleReader(dataset, sorted(inputs)), Collator(shown)
+    order = Order(dataset.shard_sizes, epoch=0, shuffle=None)
+    names = sorted(inputs, key=lambda name: (_TYPES.index(inputs[name].type), name))
+    cards = []
+    for example in examples:
+        shards, rows = order.locate(example.position, example.position + 1)
+        shard, row = int(shards[0]), int(rows[0])
+        members = reader.members(shard, row)
+        arrays = collator.empty(1)
+        collator.fill(arrays, 0, members)
+        views = tuple(
+            view(name, inputs[name], arrays, bytes(members[name]), preprocessor.statistics.get(name))
+            for name in names
+            if name in members
+        )
+        path, key = reader.name(shard, row)
+        absent = tuple(name for name in names if name not in members)
+        cards.append(Card(key, path, *_verdict(example, preprocessor.fields[label]), views, absent))
+    return cards
+
+
+def _verdict(example: Example, spec: object) -> tuple[bool | None, str, str, str, tuple[Bar, ...]]:
+    assert isinstance(spec, LabelField)
+    if spec.target == "number":
+        error = example.prediction - example.label
+        sign = "+" if error >= 0 else ""
+        return None, figure(example.label), figure(example.prediction), f"error {sign}{figure(error)}", ()
+    classes = spec.classes or ()
+    true, predicted = int(example.label), int(example.prediction)
+    ranked = sorted(range(len(classes)), key=lambda index: (-example.probabilities[index], index))
+    chosen = ranked[:_NUM_BARS]
+    if true not in chosen:
+        chosen.append(true)
+    bars = tuple(
+        Bar(classes[index], example.probabilities[index], percent(example.probabilities[index]), index == true)
+        for index in chosen
+    )
+    return true == predicted, classes[true], classes[predicted], f"loss {example.loss:.3g}", bars

@@ -1,0 +1,112 @@
+"""What a report is made of: plain values, no Ray, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_mm.evaluation.metrics import Bin, ClassFigures, Metrics
+from ray_mm.evaluation.report.cards import Card
+from ray_mm.evaluation.report.curves import Curves
+
+
+@dataclass(frozen=True)
+class SubsetScore:
+    """How well the model does with some of its fields.
+
+    Attributes:
+        fields: which, sorted.
+        metrics: over all samples, whether the fields are there or not.
+        coverage: share of the samples that have at least one of the fields.
+    """
+
+    fields: tuple[str, ...]
+    metrics: Metrics
+    coverage: float
+
+
+@dataclass(frozen=True)
+class ClassificationDetails:
+    """What only a classification has.
+
+    Attributes:
+        classes: in the order of their numbers.
+        figures: of each class.
+        confusion: int64 [C, C], a row per true class; None where there are too many classes to keep it.
+        bins: of confidence.
+        interval: where the accuracy lies with 95% certainty.
+    """
+
+    classes: tuple[str, ...]
+    figures: Sequence[ClassFigures]
+    confusion: npt.NDArray[np.int64] | None
+    bins: Sequence[Bin]
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RegressionDetails:
+    """What only a regression has: true and predicted values of samples drawn at random, float64 [n] each."""
+
+    true: npt.NDArray[np.float64]
+    predicted: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything that stands in a report.
+
+    Attributes:
+        job: name of the job.
+        checkpoint: where the model lies.
+        model: in a few words: its fusion, its size.
+        dataset: name of the dataset.
+        dataset_path: where it lies.
+        dataset_digest: of its content.
+        label: the field that is predicted.
+        num_samples: samples that were scored.
+        num_quarantined: samples that could not be read.
+        num_unlabelled: samples without the label; predicted, not scored.
+        presence: input field → share of the scored samples that have it.
+        metrics: with all fields.
+        subsets: sorted by number of fields; the last one has all of them.
+        baseline: what a constant prediction scores.
+        contributions: field → what it adds to the main metric; None where not every subset was scored.
+        details: of the task.
+        curves: of the training.
+        worst: the examples with the largest loss.
+        best: those with the smallest.
+        finished: date and time, to be shown as it is.
+        versions: of what decides the outcome.
+    """
+
+    job: str
+    checkpoint: str
+    model: str
+    dataset: str
+    dataset_path: str
+    dataset_digest: str
+    label: str
+    num_samples: int
+    num_quarantined: int
+    num_unlabelled: int
+    presence: dict[str, float]
+    metrics: Metrics
+    subsets: Sequence[SubsetScore]
+    baseline: Metrics
+    contributions: dict[str, float] | None
+    details: ClassificationDetails | RegressionDetails
+    curves: Curves | None
+    worst: Sequence[Card]
+    best: Sequence[Card]
+    finished: str
+    versions: dict[str, str]
+
+    @property
+    def main(self) -> Literal["accuracy", "mae"]:
+        """The metric by which subsets are compared."""
+        return "accuracy" if isinstance(self.details, ClassificationDetails) else "mae"

@@ -1,0 +1,66 @@
+"""A report's content → one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from ray_mm.evaluation.report import plots, tables
+from ray_mm.evaluation.report.content import ClassificationDetails, RegressionDetails, ReportContent
+from ray_mm.evaluation.report.svg import percent
+from ray_mm.storage import write_atomic
+
+_HERE = Path(__file__).parent
+
+
+def write_report(path: Path, content: ReportContent) -> None:
+    """Writes the report, whole or not at all."""
+    write_atomic(path, render(content))
+
+
+def render(content: ReportContent) -> str:
+    """The report as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    details = content.details
+    values: dict[str, object] = {
+        "content": content,
+        "style": Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        "presence": tables.presence_text(content.presence),
+        "tiles": tables.tiles(content),
+        "summary": tables.summary(content),
+        "subsets": tables.subset_table(content),
+        "contributions": tables.contribution_rows(content),
+        "classify": None,
+        "regress": None,
+        "loss_plot": plots.loss_plot(content.curves) if content.curves else None,
+        "metric_plot": plots.metric_plot(content.curves)
+        if content.curves and content.curves.validation_metric
+        else None,
+    }
+    if isinstance(details, ClassificationDetails):
+        rows, left_out = tables.class_rows(details)
+        values["classify"] = {
+            "matrix": tables.matrix(details),
+            "confusions": tables.confusions(details),
+            "rows": rows,
+            "left_out": left_out,
+            "num_classes": len(details.classes),
+            "reliability": plots.reliability_plot(details.bins),
+            "confidence": plots.confidence_plot(details.bins),
+        }
+    elif isinstance(details, RegressionDetails):
+        values["regress"] = {
+            "scatter": plots.scatter_plot(details.true, details.predicted),
+            "errors": plots.error_plot(details.true, details.predicted),
+            "drawn": len(details.true),
+        }
+    return environment.get_template("report.html").render(values)

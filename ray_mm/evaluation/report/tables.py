@@ -1,0 +1,257 @@
+"""The rows of the report's tables: subsets of fields, what each field adds, classes, confusions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ray_mm.evaluation.report.content import ClassificationDetails, ReportContent, SubsetScore
+from ray_mm.evaluation.report.svg import figure, percent
+
+MAX_MATRIX = 20
+"""More classes than this make a matrix that nobody can read."""
+
+_MAX_CLASSES = 20
+_MAX_CONFUSIONS = 8
+_MAX_SUBSETS = 24
+
+
+@dataclass(frozen=True)
+class SubsetRow:
+    """A bar: ``share`` of the width that it fills, 0 … 1; ``first``: of those with more fields than the rows before."""
+
+    fields: tuple[str, ...]
+    share: float
+    text: str
+    change: str
+    covered: str
+    full: bool
+    first: bool
+
+
+@dataclass(frozen=True)
+class SubsetTable:
+    """Bars over the subsets, and where the baseline stands among them."""
+
+    fields: tuple[str, ...]
+    rows: tuple[SubsetRow, ...]
+    more: tuple[SubsetRow, ...]
+    baseline_share: float
+    baseline_text: str
+
+
+def subset_table(content: ReportContent) -> SubsetTable:
+    """The subsets by number of fields; of very many, singles, leave-one-outs and the full set come first."""
+    classify = content.main == "accuracy"
+    values = [_value(score, content.main) for score in content.subsets]
+    baseline = float(content.baseline[content.main] or 0.0)
+    top = 1.0 if classify else max([*values, baseline]) * 1.05 or 1.0
+    full = content.subsets[-1]
+    whole = _value(full, content.main)
+    rows = [
+        SubsetRow(
+            score.fields,
+            value / top,
+            metric_text(content.main, value),
+            "" if score is full else _change(value - whole, classify),
+            "" if score.coverage == 1 else f"{percent(score.coverage)} of the samples have any of it",
+            score is full,
+            before is not None and len(before.fields) < len(score.fields),
+        )
+        for before, score, value in zip([None, *content.subsets], content.subsets, values, strict=False)
+    ]
+    shown = rows
+    if len(rows) > _MAX_SUBSETS:
+        count = len(full.fields)
+        shown = [row for row in rows if len(row.fields) in (1, count - 1, count)]
+    return SubsetTable(
+        full.fields,
+        tuple(shown),
+        tuple(row for row in rows if row not in shown),
+        min(baseline / top, 1.0),
+        metric_text(content.main, baseline),
+    )
+
+
+@dataclass(frozen=True)
+class ContributionRow:
+    """What a field adds: ``share`` of the longest bar, signed."""
+
+    field: str
+    share: float
+    text: str
+
+
+def contribution_rows(content: ReportContent) -> list[ContributionRow]:
+    """By falling contribution."""
+    shares = content.contributions or {}
+    longest = max((abs(value) for value in shares.values()), default=0.0) or 1.0
+    return [
+        ContributionRow(name, value / longest, _change(value, content.main == "accuracy"))
+        for name, value in sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class; ``None`` where a figure does not exist."""
+
+    name: str
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+def class_rows(details: ClassificationDetails) -> tuple[list[ClassRow], int]:
+    """The classes that occur or are predicted, and how many of them are left out: of many, the lowest F1 are shown."""
+    rows = [
+        ClassRow(name, figures.support, figures.precision, figures.recall, figures.f1)
+        for name, figures in zip(details.classes, details.figures, strict=True)
+        if figures.f1 is not None
+    ]
+    if len(rows) <= _MAX_CLASSES:
+        return rows, 0
+    lowest = sorted(rows, key=lambda row: (row.f1 or 0.0, -row.support, row.name))[:_MAX_CLASSES]
+    return lowest, len(rows) - len(lowest)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often one class was taken for another: samples, and their share of the true class."""
+
+    true: str
+    predicted: str
+    count: int
+    share: str
+
+
+def confusions(details: ClassificationDetails) -> list[Confusion]:
+    """The most frequent mistakes."""
+    if details.confusion is None:
+        return []
+    found = []
+    for true, row in enumerate(details.confusion.tolist()):
+        found += [(count, true, predicted) for predicted, count in enumerate(row) if count and predicted != true]
+    found.sort(key=lambda each: (-each[0], each[1], each[2]))
+    return [
+        Confusion(
+            details.classes[true],
+            details.classes[predicted],
+            count,
+            percent(count / int(details.confusion[true].sum())),
+        )
+        for count, true, predicted in found[:_MAX_CONFUSIONS]
+    ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the confusion matrix. ``shade``: 0 … 1."""
+
+    count: int
+    shade: float
+    tip: str
+    diagonal: bool
+
+
+def matrix(details: ClassificationDetails) -> list[tuple[str, list[Cell]]] | None:
+    """A row of cells per true class; None where there are too many classes to read."""
+    if details.confusion is None or len(details.classes) > MAX_MATRIX:
+        return None
+    rows = []
+    for true, counts in enumerate(details.confusion.tolist()):
+        total = max(sum(counts), 1)
+        cells = [
+            Cell(
+                count,
+                # Few mistakes must still be seen: their shade grows with the root of their share.
+                count / total if true == predicted else math.sqrt(count / total),
+                f"true {details.classes[true]}, predicted {details.classes[predicted]}: {count:,} ({percent(count / total)})",
+                true == predicted,
+            )
+            for predicted, count in enumerate(counts)
+        ]
+        rows.append((details.classes[true], cells))
+    return rows
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline figure."""
+
+    name: str
+    text: str
+    note: str
+
+
+def tiles(content: ReportContent) -> list[Tile]:
+    """The headline figures."""
+    metrics = content.metrics
+    if isinstance(content.details, ClassificationDetails):
+        low, high = content.details.interval
+        occurring = sum(figures.support > 0 for figures in content.details.figures)
+        return [
+            Tile(
+                "Accuracy",
+                metric_text("accuracy", metrics["accuracy"]),
+                f"95% interval {percent(low)} to {percent(high)}",
+            ),
+            Tile("Macro F1", metric_text("macro_f1", metrics["macro_f1"]), "mean over the classes, each counts alike"),
+            Tile("Calibration error", metric_text("ece", metrics["ece"]), "mean gap between confidence and accuracy"),
+            Tile(
+                "Log loss",
+                metric_text("log_loss", metrics["log_loss"]),
+                f"guessing would cost {figure(math.log(occurring))}",
+            ),
+        ]
+    baseline = figure(float(content.baseline["mae"] or 0))
+    return [
+        Tile("Mean absolute error", metric_text("mae", metrics["mae"]), f"{baseline} for a constant prediction"),
+        Tile("Root mean squared error", metric_text("rmse", metrics["rmse"]), "large errors weigh more"),
+        Tile("R²", metric_text("r2", metrics["r2"]), "share of the variation that is explained"),
+    ]
+
+
+def summary(content: ReportContent) -> str:
+    """Two sentences that say what the figures mean."""
+    classify = content.main == "accuracy"
+    full = metric_text(content.main, content.metrics[content.main])
+    baseline = metric_text(content.main, content.baseline[content.main])
+    verb, object_ = ("is right on", " of the samples") if classify else ("is off by", " on average")
+    preposition = "on" if classify else "by"
+    constant = (
+        "the most frequent class would be right on" if classify else "the mean of the training data would be off by"
+    )
+    singles = [score for score in content.subsets if len(score.fields) == 1]
+    inputs = content.subsets[-1].fields
+    who = "The model" if len(inputs) == 1 else f"With all {len(inputs)} fields the model"
+    more = ""
+    if len(content.subsets) > 1:
+        best = (max if classify else min)(singles, key=lambda score: _value(score, content.main))
+        alone = metric_text(content.main, best.metrics[content.main])
+        more = f"; with its best single field, {best.fields[0]}, {preposition} {alone}"
+    return f"{who} {verb} {full}{object_}{more}. Always answering {constant} {baseline}."
+
+
+def presence_text(presence: dict[str, float]) -> str:
+    """Which fields are not always there."""
+    rare = [f"{name} in {percent(share)}" for name, share in presence.items() if share < 1]
+    return f"fields present: {', '.join(rare)}" if rare else "every field is always present"
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A metric as it is shown."""
+    if value is None:
+        return "–"
+    return percent(value) if name in ("accuracy", "macro_f1", "ece") else figure(value)
+
+
+def _value(score: SubsetScore, metric: str) -> float:
+    return float(score.metrics[metric] or 0.0)
+
+
+def _change(value: float, points: bool) -> str:
+    text = f"{100 * abs(value):.1f}" if points else figure(abs(value))
+    sign = "±" if float(text.replace(",", "").replace("−", "-")) == 0 else "+" if value > 0 else "−"
+    return f"{sign}{text}{' points' if points else ''}"

@@ -1,0 +1,73 @@
+"""A decoded block → what the driver needs to know of it: one narrow row per sample. Runs in a Ray actor, knows no Ray.
+
+    position weight <label> <label>.presence <field>.presence   as in the block
+    score.key                string: the sample's key
+    score.predictions        int64 or float32 [N, S]: predicted class or value, for each of S subsets of the fields
+    score.confidence         float32 [N, S]: probability of the predicted class        (classification only)
+    score.true_probability   float32 [N, S]: probability of the true class             (classification only)
+    score.probabilities      float32 [N, C]: of every class, with all fields           (classification only)
+
+No name of a field holds a dot, so the names can't clash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from ray_mm.config.model import ClassifyTask
+from ray_mm.data.blocks import block_keys, to_arrays, to_table
+from ray_mm.data.fields import POSITION, WEIGHT, presence_name
+from ray_mm.evaluation.subsets import Subset
+from ray_mm.predictor import load_predictor
+
+KEY = "score.key"
+PREDICTIONS = "score.predictions"
+CONFIDENCE = "score.confidence"
+TRUE_PROBABILITY = "score.true_probability"
+PROBABILITIES = "score.probabilities"
+
+Rows: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""Scored rows, name → array."""
+
+
+class Scorer:
+    """Loads the model once, then scores block after block.
+
+    Args:
+        checkpoint: of ``load_predictor``, absolute: an actor has a working directory of its own.
+        subsets: the last one has all fields.
+        device: for a checkpoint's network.
+        threads: CPU threads of a forward pass. Fixed, because sums of floats depend on how they are divided.
+    """
+
+    def __init__(self, checkpoint: str, subsets: tuple[Subset, ...], device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._predictor = load_predictor(checkpoint, device=device, threads=threads)
+        self._subsets = subsets
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Scores one block."""
+        batch: Rows = to_arrays(block)
+        task = self._predictor.config.task
+        names = [POSITION, WEIGHT, task.label, presence_name(task.label)]
+        names += [presence_name(field) for field in self._predictor.input_fields]
+        rows: dict[str, npt.NDArray[Any]] = {name: batch[name] for name in names}
+        outputs = self._predictor.outputs(batch, self._subsets)
+        if isinstance(task, ClassifyTask):
+            # A row without a label holds class 0; its probability is never looked at.
+            true = np.broadcast_to(batch[task.label][None, :, None], (*outputs.shape[:2], 1))
+            rows[PREDICTIONS] = outputs.argmax(axis=2).T
+            rows[CONFIDENCE] = outputs.max(axis=2).T
+            rows[TRUE_PROBABILITY] = np.take_along_axis(outputs, true, axis=2)[..., 0].T
+            rows[PROBABILITIES] = outputs[-1]
+        else:
+            rows[PREDICTIONS] = outputs.T
+        # Keys travel as a column: a block carries them apart from its rows, and Ray may join blocks as small as these.
+        table = to_table({name: np.ascontiguousarray(array) for name, array in rows.items()}, [])
+        return table.append_column(KEY, pa.array(block_keys(block), pa.string()))
