@@ -1,9 +1,9 @@
 """What happens to a bad sample: it is kept aside with its reason, counted, and stops the run when there are too many.
 
-    <run>/quarantine/<id>.json   shard, key, field, reason
+    <run>/quarantine/<id>.json   dataset, shard, key, field, reason
     <run>/quarantine/<id>.bin    the member's bytes
 
-The id is a hash of shard, key and field, so that a sample that is met again in the next epoch is not written again.
+The id is a hash of all but the reason, so that a sample that is met again in the next epoch is not written again.
 """
 
 from __future__ import annotations
@@ -19,18 +19,27 @@ from ray_mm.storage import write_atomic, write_json
 _JUDGED_FROM = 100
 
 
-def quarantine(folder: Path, error: SampleError, payload: bytes | memoryview) -> None:
-    """Keeps one bad member aside."""
-    name = f"{stable_hash(error.shard, error.key, error.field):032x}"
+def quarantine(folder: Path, dataset: Path, error: SampleError, payload: bytes | memoryview) -> None:
+    """Keeps one bad member aside.
+
+    Args:
+        folder: the quarantine.
+        dataset: folder of the dataset. A training reads two, whose shards and keys may have the same names.
+        error: which member, and what is wrong with it.
+        payload: the member.
+    """
+    where = {"dataset": str(dataset), "shard": error.shard, "key": error.key, "field": error.field}
+    name = f"{stable_hash(*where.values()):032x}"
     record = folder / f"{name}.json"
     if record.exists():
         return
+    # The record comes last: where it is, the bytes are.
     write_atomic(folder / f"{name}.bin", bytes(payload))
-    write_json(record, {"shard": error.shard, "key": error.key, "field": error.field, "reason": error.reason})
+    write_json(record, {**where, "reason": error.reason})
 
 
 def list_quarantine(folder: Path) -> list[SampleError]:
-    """What lies in a quarantine, by shard and key."""
+    """What lies in a quarantine, by shard, key and field."""
     found = []
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())

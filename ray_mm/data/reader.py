@@ -88,6 +88,7 @@ class BatchReader:
     """
 
     def __init__(self, dataset: Dataset, preprocessor: Preprocessor, quarantine_folder: Path | None) -> None:
+        self._root = dataset.root
         self._samples = SampleReader(dataset, sorted(preprocessor.fields))
         self._collator = Collator(preprocessor)
         self._quarantine_folder = quarantine_folder
@@ -113,7 +114,7 @@ class BatchReader:
             for field, reason in self._collator.fill(arrays, slot, members).items():
                 if self._quarantine_folder is not None:
                     error = SampleError(path, keys[slot], field, reason)
-                    quarantine(self._quarantine_folder, error, members[field])
+                    quarantine(self._quarantine_folder, self._root, error, members[field])
         return arrays, keys
 
 

@@ -1,0 +1,173 @@
+"""Positions → a decoded batch, whatever is missing, damaged or gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_mm.config.fields import ImageField
+from ray_mm.data.fields import POSITION, WEIGHT, presence_name
+from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.plan import Order
+from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
+from ray_mm.data.quarantine import list_quarantine
+from ray_mm.data.reader import BatchReader, SampleReader, read_batches
+from ray_mm.errors import DatasetError
+from tests.factories import class_of, make_dataset, member_of, number_of
+
+FIELDS = ("image", "vector", "label", "number")
+
+
+def _opened(path: Path) -> tuple[Dataset, Preprocessor]:
+    dataset = open_dataset(path)
+    return dataset, preprocessor_for(dataset, {}, dataset.manifest.fields)
+
+
+def test_members_are_the_bytes_that_were_written(tmp_path: Path) -> None:
+    dataset, _ = _opened(make_dataset(tmp_path, 7, FIELDS, num_shards=2))
+    reader = SampleReader(dataset, list(FIELDS))
+    for sample in range(7):
+        shard, row = divmod(sample, 4)
+        found = reader.members(shard, row)
+        assert {field: bytes(view) for field, view in found.items()} == {
+            field: member_of(field, sample)[1] for field in FIELDS
+        }
+        assert reader.name(shard, row) == (f"shards/{shard:06d}.tar", f"sample{sample:06d}")
+
+
+def test_a_batch_has_its_samples_its_positions_and_its_keys(tmp_path: Path) -> None:
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=3))
+    reader = BatchReader(dataset, preprocessor, None)
+    order = Order(dataset.shard_sizes, 0, None)
+    arrays, keys = reader.read(*order.locate(3, 8), 3, 5)
+    assert keys == [f"sample{i:06d}" for i in range(3, 8)]
+    assert arrays[POSITION].tolist() == [3, 4, 5, 6, 7]
+    assert arrays[WEIGHT].tolist() == [1.0] * 5
+    assert arrays["label"].tolist() == [class_of(i) for i in range(3, 8)]
+    np.testing.assert_allclose(arrays["number"], [number_of(i) for i in range(3, 8)], rtol=1e-6)
+    assert arrays["image"].shape == (5, 16, 16, 3) and arrays["image.presence"].all()
+
+
+def test_rows_that_nothing_is_left_for_are_padding(tmp_path: Path) -> None:
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS))
+    reader = BatchReader(dataset, preprocessor, None)
+    order = Order(dataset.shard_sizes, 0, None)
+    arrays, keys = reader.read(*order.locate(2, 4), 2, 5)
+    assert keys == ["sample000002", "sample000003", "", "", ""]
+    assert arrays[POSITION].tolist() == [2, 3, -1, -1, -1]
+    assert arrays[WEIGHT].tolist() == [1, 1, 0, 0, 0]
+    assert all(not array[2:].any() for name, array in arrays.items() if name != POSITION)
+    nothing, keys = reader.read(*order.locate(4, 4), 4, 2)
+    assert nothing[POSITION].tolist() == [-1, -1] and keys == ["", ""]
+
+
+def test_a_missing_member_is_absent_and_the_sample_counts(tmp_path: Path) -> None:
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 30, FIELDS, missing={"image": 0.5, "label": 0.3}))
+    (arrays,) = read_batches(dataset, preprocessor, 30)
+    for field in FIELDS:
+        assert arrays[presence_name(field)].sum() == dataset.manifest.presence[field]
+        assert not arrays[field][~arrays[presence_name(field)]].any()
+    assert arrays[WEIGHT].all()
+
+
+def test_a_field_that_no_sample_has_is_absent_everywhere(tmp_path: Path) -> None:
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 6, FIELDS, missing={"image": 1.0}))
+    assert dataset.manifest.presence["image"] == 0
+    (arrays,) = read_batches(dataset, preprocessor, 6)
+    assert not arrays["image.presence"].any() and arrays[WEIGHT].all()
+
+
+def test_a_damaged_sample_keeps_its_place_without_weight_and_is_quarantined(tmp_path: Path) -> None:
+    dataset, preprocessor = _opened(
+        make_dataset(tmp_path / "train", 6, FIELDS, num_shards=2, corrupt={(4, "image"), (4, "number"), (1, "vector")})
+    )
+    reader = BatchReader(dataset, preprocessor, tmp_path / "quarantine")
+    locations = Order(dataset.shard_sizes, 0, None).locate(0, 6)
+    for _ in range(2):
+        arrays, keys = reader.read(*locations, 0, 6)
+        assert arrays[WEIGHT].tolist() == [1, 0, 1, 1, 0, 1]
+        assert arrays[POSITION].tolist() == list(range(6)) and keys[4] == "sample000004"
+        assert not any(arrays[presence_name(field)][4] for field in FIELDS)
+    found = list_quarantine(tmp_path / "quarantine")
+    assert [(error.shard, error.key, error.field) for error in found] == [
+        ("shards/000000.tar", "sample000001", "vector"),
+        ("shards/000001.tar", "sample000004", "image"),
+        ("shards/000001.tar", "sample000004", "number"),
+    ]
+    for record in (tmp_path / "quarantine").glob("*.json"):
+        assert json.loads(record.read_text())["dataset"] == str(dataset.root)
+
+
+def test_a_batch_of_nothing_but_damaged_samples_is_still_a_batch(tmp_path: Path) -> None:
+    corrupt = {(i, "image") for i in range(4)}
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS, corrupt=corrupt))
+    (arrays,) = read_batches(dataset, preprocessor, 4)
+    assert not arrays[WEIGHT].any() and arrays[POSITION].tolist() == [0, 1, 2, 3]
+
+
+def test_two_datasets_with_equal_names_share_a_quarantine(tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        dataset, preprocessor = _opened(make_dataset(tmp_path / name, 2, FIELDS, corrupt={(0, "image")}))
+        reader = BatchReader(dataset, preprocessor, tmp_path / "quarantine")
+        reader.read(*Order(dataset.shard_sizes, 0, None).locate(0, 2), 0, 2)
+    assert len(list_quarantine(tmp_path / "quarantine")) == 2
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(None, [4, 4, 2]), (6, [4, 2]), (0, []), (99, [4, 4, 2])])
+def test_reading_in_sequence_ends_with_a_short_batch_or_at_the_limit(
+    tmp_path: Path, limit: int | None, sizes: list[int]
+) -> None:
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=3))
+    found = list(read_batches(dataset, preprocessor, 4, limit))
+    assert [len(arrays[POSITION]) for arrays in found] == sizes
+    assert [p for arrays in found for p in arrays[POSITION].tolist()] == list(range(sum(sizes)))
+
+
+def test_a_dataset_with_empty_shards_is_read(tmp_path: Path) -> None:
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 2, FIELDS, num_shards=4))
+    assert dataset.shard_sizes.tolist() == [1, 1, 0, 0]
+    assert sum(len(arrays[POSITION]) for arrays in read_batches(dataset, preprocessor, 8)) == 2
+
+
+def test_more_shards_than_stay_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mm.data.reader._OPEN_SHARDS", 2)
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=5))
+    reader = SampleReader(dataset, list(FIELDS))
+    # Views of a shard that was let go stay readable.
+    held = [reader.members(shard, row) for row in range(2) for shard in range(5)]
+    for number, members in enumerate(held):
+        sample = number % 5 * 2 + number // 5
+        assert bytes(members["image"]) == member_of("image", sample)[1]
+
+
+def test_a_shard_that_is_gone_cut_or_without_its_index_is_named(tmp_path: Path) -> None:
+    for name, change, text in (
+        ("gone", lambda shard: shard.unlink(), "the shard is missing"),
+        ("cut", lambda shard: shard.write_bytes(shard.read_bytes()[:-512]), "when it was indexed"),
+        ("bare", lambda shard: shard.with_suffix(".index.parquet").unlink(), "index is missing"),
+    ):
+        dataset, preprocessor = _opened(make_dataset(tmp_path / name, 4, FIELDS))
+        change(dataset.shard_path(1))
+        batches = read_batches(dataset, preprocessor, 2)
+        assert len(next(batches)[POSITION]) == 2
+        with pytest.raises(DatasetError, match=rf"000001.*{text}"):
+            next(batches)
+
+
+def test_a_shard_that_is_removed_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS, num_shards=1))
+    batches = read_batches(dataset, preprocessor, 2)
+    next(batches)
+    dataset.shard_path(0).unlink()
+    assert next(batches)[WEIGHT].all()
+
+
+def test_a_field_may_lie_under_several_suffixes_and_be_decoded_as_the_job_wants(tmp_path: Path) -> None:
+    dataset, _ = _opened(make_dataset(tmp_path, 4, ("image", "label")))
+    preprocessor = preprocessor_for(dataset, {"image": ImageField(height=8, width=12)}, ["image"])
+    (arrays,) = read_batches(dataset, preprocessor, 4)
+    assert arrays["image"].shape == (4, 8, 12, 3) and arrays["image.presence"].all()
+    assert "label" not in arrays
