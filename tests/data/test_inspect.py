@@ -1,0 +1,87 @@
+"""What is in a dataset or in tars, as data and as tables."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ray_mm.data.index import index_path, read_index
+from ray_mm.data.inspect import Table, describe_dataset, index_tars, inspect_tars, size_text
+from ray_mm.errors import DatasetError
+from tests.factories import make_dataset, write_tar
+
+
+def _table(tables: tuple[Table, ...], title: str) -> dict[str, dict[str, str]]:
+    (table,) = [table for table in tables if table.title.startswith(title)]
+    assert all(len(row) == len(table.header) for row in table.rows)
+    return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+
+
+def test_a_dataset_is_described_by_field_label_and_statistics(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "train", num_samples=20, missing={"audio": 0.5})
+    found = describe_dataset(root)
+    fields = _table(found.tables, "fields")
+    assert list(fields) == ["audio", "image", "label", "number", "points", "series", "text", "vector"]
+    assert fields["image"]["decoded"] == "uint8 [16, 16, 3]" and fields["image"]["members"] == "jpg 10, png 10"
+    assert fields["label"]["type"] == "label (class)" and fields["label"]["decoded"] == "int64"
+    present = found.data["presence"]["audio"]
+    assert fields["audio"]["present"] == f"{present} ({present / 20:.1%})" and 0 < present < 20
+    labels = _table(found.tables, "label label")
+    assert sum(int(row["samples"]) for row in labels.values()) == 20
+    assert len(_table(found.tables, "statistics")) == 4
+    assert _table(found.tables, "factory/train")["samples"]["value"] == "20"
+    assert found.data["member_bytes"]["label.cls"] == {"count": 20, "min": 1, "median": 1, "max": 1}
+    json.dumps(found.data, allow_nan=False)
+
+
+def test_tars_are_described_without_writing_anything(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {"a.jpg": b"x" * 100, "a.txt": b"xyz", "b.txt": b""}, tarfile.PAX_FORMAT)
+    write_tar(tmp_path / "1.tar", {"c.jpg": b"x" * 300, "c.txt": b"x"})
+    for found in (describe_dataset(tmp_path), inspect_tars([tmp_path / "0.tar", tmp_path / "1.tar"])):
+        members = _table(found.tables, "members")
+        assert members["jpg"] == {
+            "suffix": "jpg",
+            "present": "2 (66.7%)",
+            "smallest": "100 B",
+            "median": "200 B",
+            "largest": "300 B",
+        }
+        assert members["txt"]["present"] == "3 (100.0%)"
+        shards = _table(found.tables, "3 samples")
+        assert shards[str(tmp_path / "0.tar")]["samples"] == "2" and shards[str(tmp_path / "0.tar")]["indexed"] == "no"
+        assert found.data["num_samples"] == 3 and found.data["presence"] == {"jpg": 2, "txt": 3}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", "1.tar"]
+
+
+def test_tars_are_indexed_beside_themselves(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {"a.jpg": b"x", "a.txt": b"xyz", "b.txt": b""})
+    (report,) = index_tars([tmp_path])
+    assert report.index == index_path(tmp_path / "0.tar") and report.index.is_file()
+    assert str(report) == f"{tmp_path / '0.tar'}: 2 samples, 10.2 kB, jpg, txt → 0.index.parquet"
+    assert read_index(report.path).keys == ["a", "b"]
+    assert describe_dataset(tmp_path / "0.tar").tables[0].rows[0][3] == "yes"
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"missing\.tar: no such file or folder"):
+        index_tars([tmp_path / "missing.tar"])
+    with pytest.raises(DatasetError, match=r"holds no \.tar files"):
+        index_tars([tmp_path])
+    with pytest.raises(DatasetError, match="is not a"):
+        describe_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="no such dataset folder"):
+        describe_dataset(tmp_path / "missing")
+
+
+def test_sizes_are_written_with_three_digits() -> None:
+    assert [size_text(n) for n in (0, 999, 1000, 12345, 256_000_000, 5 * 10**12)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "12.3 kB",
+        "256 MB",
+        "5,000 GB",
+    ]
