@@ -1,7 +1,8 @@
 """A batch as an Arrow table, and back without a copy: what travels through Ray's object store.
 
-Every row is a sample. An array with more than the batch axis becomes a column of fixed-size lists; shapes and keys stand in
-the schema's metadata, so that all batches of a dataset have exactly the same number of bytes (see ``source.configure``).
+Every row is a sample. An array with more than the batch axis becomes a column of fixed-size lists; shapes, keys and the
+batch's place in the plan stand in the schema's metadata, so that all batches of a dataset have exactly the same number of
+bytes (see ``source.configure``).
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ import pyarrow as pa
 
 from ray_mm.data.decode.decoder import Arrays
 
+_ITEM = b"ray_mm.item"
 _KEYS = b"ray_mm.keys"
 _SHAPES = b"ray_mm.arrays"
 
 
-def to_table(arrays: Arrays, keys: list[str]) -> pa.Table:
-    """A table of the arrays, and the samples' keys; the arrays' memory is shared, not copied."""
+def to_table(arrays: Arrays, keys: list[str], item: int = -1) -> pa.Table:
+    """A table of the arrays; their memory is shared, not copied.
+
+    Args:
+        arrays: of a batch, the batch as first axis.
+        keys: of the samples; empty for padding.
+        item: number of the planned batch that this is a share of (see ``plan.Item``); −1: of none.
+    """
     columns: dict[str, pa.Array] = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, array in arrays.items():
@@ -30,7 +38,7 @@ def to_table(arrays: Arrays, keys: list[str]) -> pa.Table:
         columns[name] = (
             pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:])) if array.ndim > 1 else values
         )
-    metadata = {_SHAPES: json.dumps(shapes).encode(), _KEYS: json.dumps(keys).encode()}
+    metadata = {_SHAPES: json.dumps(shapes).encode(), _KEYS: json.dumps(keys).encode(), _ITEM: str(item).encode()}
     return pa.table(columns).replace_schema_metadata(metadata)
 
 
@@ -51,3 +59,8 @@ def block_keys(table: pa.Table) -> list[str]:
     """The samples' keys; empty for padding."""
     keys: list[str] = json.loads(table.schema.metadata[_KEYS])
     return keys
+
+
+def block_item(table: pa.Table) -> int:
+    """Number of the planned batch that a table is a share of; −1: of none."""
+    return int(table.schema.metadata[_ITEM])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ray_mm.data.blocks import block_keys, to_arrays
+from ray_mm.data.blocks import block_item, block_keys, to_arrays
 from ray_mm.data.fields import POSITION
 from ray_mm.data.plan import Item, Schedule, rank_slice
 from ray_mm.errors import OrderError
@@ -101,6 +101,12 @@ class Loader:
     def _load(self, table: Any, number: int, started: float) -> LoadedBatch:
         if number >= self._schedule.num_items:
             raise OrderError("more batches arrived than were planned: this is an error in ray_mm.")
+        # Positions alone could not tell one epoch from the next.
+        if block_item(table) != number:
+            raise OrderError(
+                f"batch {block_item(table)} of the training arrived where batch {number} was planned: this is an error in "
+                "ray_mm."
+            )
         item = self._schedule.item(number)
         start, stop = rank_slice(item, self._schedule.batch_size, self._rank, self._world_size)
         arrays = to_arrays(table)

@@ -190,7 +190,7 @@ class _FeedReader:
             reader, order = self._validation_reader, self._validation_order
         size = self.feed.batch_rows if self.feed.pad else stop - start
         arrays, keys = reader.read(*order.locate(start, stop), start, size)
-        return to_table(arrays, keys)
+        return to_table(arrays, keys, item.number)
 
 
 _readers: dict[Any, _FeedReader] = {}
