@@ -27,9 +27,8 @@ from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
 
 TASKS_PER_EXECUTION = 20_000
-"""What a driver plans at once without effort; a longer training takes several executions."""
+"""What a driver plans at once without effort."""
 
-_SAMPLES_PER_TASK = 512
 _POSITION_AND_WEIGHT_BYTES = 12
 
 
@@ -47,6 +46,8 @@ class Feed:
         first_item: where to start.
         quarantine: folder for bad members.
         pad: whether every batch has the same number of rows.
+        samples_per_task: that one read task reads, about.
+        tasks_per_execution: of the dataset; a longer training takes several executions.
     """
 
     train: Path
@@ -58,6 +59,8 @@ class Feed:
     first_item: int
     quarantine: Path
     pad: bool = True
+    samples_per_task: int = 512
+    tasks_per_execution: int = TASKS_PER_EXECUTION
 
     @property
     def row_bytes(self) -> int:
@@ -69,8 +72,13 @@ class Feed:
 
     @property
     def batch_rows(self) -> int:
-        """Rows of a block: a rank's share of a batch."""
+        """Rows of a block: a rank's share of a batch. Without padding, the most that it has."""
         return rank_size(self.schedule.batch_size, self.world_size)
+
+    def share(self, number: int, rank: int) -> tuple[int, int, int]:
+        """First and after-last position of a rank's share of an item, and the rows of its block."""
+        start, stop = rank_slice(self.schedule.item(number), self.schedule.batch_size, rank, self.world_size)
+        return start, stop, self.batch_rows if self.pad else stop - start
 
     @property
     def tasks(self) -> Tasks:
@@ -79,8 +87,8 @@ class Feed:
             first_item=self.first_item,
             num_items=self.schedule.num_items,
             world_size=self.world_size,
-            blocks_per_task=max(1, _SAMPLES_PER_TASK // self.batch_rows),
-            tasks_per_execution=TASKS_PER_EXECUTION,
+            blocks_per_task=max(1, self.samples_per_task // self.batch_rows),
+            tasks_per_execution=self.tasks_per_execution,
         )
 
 
@@ -106,7 +114,11 @@ class PlanSource(Datasource):  # type: ignore[misc]  # Ray is not typed
         tasks, execution = self._feed.tasks, execution_index(data_context)
         read_tasks = []
         for number in range(tasks.num_tasks(execution)):
-            rows = len(tasks.blocks(execution, number)) * self._feed.batch_rows
+            blocks = tasks.blocks(execution, number)
+            rows = self._feed.batch_rows * len(blocks)
+            if not self._feed.pad:
+                # Exact, because Ray answers count() with it.
+                rows = sum(self._feed.share(*block)[2] for block in blocks)
             metadata = BlockMetadata(
                 num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None
             )
@@ -182,13 +194,11 @@ class _FeedReader:
 
     def read(self, item: Item, rank: int) -> pa.Table:
         """A rank's share of an item, as a block."""
-        batch_size = self.feed.schedule.batch_size
-        start, stop = rank_slice(item, batch_size, rank, self.feed.world_size)
+        start, stop, size = self.feed.share(item.number, rank)
         if item.phase == "train":
             reader, order = self._train_reader, self._order(item.epoch)
         else:
             reader, order = self._validation_reader, self._validation_order
-        size = self.feed.batch_rows if self.feed.pad else stop - start
         arrays, keys = reader.read(*order.locate(start, stop), start, size)
         return to_table(arrays, keys, item.number)
 

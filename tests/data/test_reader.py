@@ -134,7 +134,7 @@ def test_a_dataset_with_empty_shards_is_read(tmp_path: Path) -> None:
 
 def test_more_shards_than_stay_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_mm.data.reader._OPEN_SHARDS", 2)
-    dataset, preprocessor = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=5))
+    dataset, _ = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=5))
     reader = SampleReader(dataset, list(FIELDS))
     # Views of a shard that was let go stay readable.
     held = [reader.members(shard, row) for row in range(2) for shard in range(5)]

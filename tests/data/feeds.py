@@ -1,0 +1,94 @@
+"""Feeds over small datasets, and consumers that read them on all ranks at once, as train workers do."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ray_mm.data.fields import POSITION
+from ray_mm.data.loader import LoadedBatch, Loader
+from ray_mm.data.manifest import open_dataset
+from ray_mm.data.plan import Order, Schedule, Shuffle, rank_slice
+from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.source import Feed, feed_dataset
+
+
+def make_feed(
+    train: Path,
+    validation: Path | None = None,
+    *,
+    batch_size: int = 10,
+    epochs: int = 2,
+    world_size: int = 1,
+    first_item: int = 0,
+    fields: tuple[str, ...] = ("vector", "label"),
+    **more: Any,
+) -> Feed:
+    """A feed of small windows, so that even small datasets have several."""
+    dataset = open_dataset(train)
+    return Feed(
+        train=train,
+        validation=validation,
+        preprocessor=preprocessor_for(dataset, {}, fields),
+        shuffle=Shuffle(seed=1, digest=dataset.manifest.digest, chunk_samples=4, window_chunks=3),
+        schedule=Schedule(
+            train_samples=dataset.manifest.num_samples,
+            validation_samples=open_dataset(validation).manifest.num_samples if validation is not None else 0,
+            batch_size=batch_size,
+            epochs=epochs,
+        ),
+        world_size=world_size,
+        first_item=first_item,
+        quarantine=train.parent / "quarantine",
+        **more,
+    )
+
+
+def load(feed: Feed, schedule: Schedule | None = None, first_item: int | None = None) -> list[list[LoadedBatch]]:
+    """All batches of every rank, by real splits of a real Ray dataset.
+
+    Args:
+        feed: what is read.
+        schedule: what the loaders expect; None: what is read.
+        first_item: what the loaders expect; None: what is read.
+    """
+    splits = feed_dataset(feed).streaming_split(feed.world_size, equal=False, locality_hints=None)
+
+    def consume(rank: int) -> list[LoadedBatch]:
+        loader = Loader(
+            splits[rank],
+            schedule=schedule or feed.schedule,
+            first_item=feed.first_item if first_item is None else first_item,
+            rank=rank,
+            world_size=feed.world_size,
+            device=torch.device("cpu"),
+            prefetch_batches=2,
+        )
+        return [_copied(batch) for batch in loader]
+
+    with ThreadPoolExecutor(feed.world_size) as ranks:
+        return list(ranks.map(consume, range(feed.world_size)))
+
+
+def planned_keys(feed: Feed, number: int, rank: int) -> list[str]:
+    """The keys that the plan alone says a rank's share of an item has, padding included."""
+    item = feed.schedule.item(number)
+    folder = feed.train if item.phase == "train" else feed.validation
+    assert folder is not None
+    dataset = open_dataset(folder)
+    order = Order(dataset.shard_sizes, item.epoch, feed.shuffle if item.phase == "train" else None)
+    shards, rows = order.locate(*rank_slice(item, feed.schedule.batch_size, rank, feed.world_size))
+    # The factory numbers the samples along the shards.
+    numbers = np.concatenate([[0], np.cumsum(dataset.shard_sizes)])[shards] + rows
+    keys = [f"sample{number:06d}" for number in numbers]
+    return keys + [""] * (feed.batch_rows - len(keys))
+
+
+def _copied(batch: LoadedBatch) -> LoadedBatch:
+    # What is kept for long must not pin Ray's store.
+    tensors = {name: batch.tensors[name].clone() for name in (POSITION, "weight", "label")}
+    return LoadedBatch(batch.item, tensors, batch.keys, batch.start, batch.stop, batch.wait_s)

@@ -1,0 +1,112 @@
+"""The plan as a Ray datasource: what is planned, how large it is, and what arrives in sequence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from ray_mm.data.blocks import block_keys, to_arrays, to_table
+from ray_mm.data.collate import Collator
+from ray_mm.data.fields import POSITION, WEIGHT
+from ray_mm.data.manifest import open_dataset
+from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.quarantine import list_quarantine
+from ray_mm.data.reader import read_batches
+from ray_mm.data.source import PlanSource, configure, execution_index, sequential_dataset
+from ray_mm.errors import DatasetError
+from ray_mm.session import cause_of
+from tests.data.feeds import make_feed
+from tests.factories import make_dataset
+
+FIELDS = ("image", "vector", "label")
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_block_has_the_bytes_that_the_plan_says(tmp_path: Path, world_size: int) -> None:
+    feed = make_feed(make_dataset(tmp_path, 20, FIELDS), fields=FIELDS, world_size=world_size)
+    table = to_table(Collator(feed.preprocessor).empty(feed.batch_rows), [""] * feed.batch_rows)
+    assert table.nbytes == feed.batch_rows * feed.row_bytes
+    # Ray gives out a block once it is larger than the target, and cuts what is 1.5 times as large.
+    context = ray.data.DataContext()
+    configure(context, feed)
+    assert 1.0 < table.nbytes / context.target_max_block_size < 1.5
+
+
+def test_the_smallest_possible_block_is_not_cut_either(tmp_path: Path) -> None:
+    feed = make_feed(make_dataset(tmp_path, 3, ("label",)), fields=("label",), batch_size=1)
+    context = ray.data.DataContext()
+    configure(context, feed)
+    assert 1.0 < feed.row_bytes / context.target_max_block_size < 1.5
+
+
+def test_ray_counts_executions_where_we_look() -> None:
+    assert execution_index(None) == 0
+    context = ray.data.DataContext()
+    assert context._execution_idx == 0, "Ray has moved its count of executions: see source.execution_index"
+    context._execution_idx = 3
+    assert execution_index(context) == 3
+
+
+@pytest.mark.ray
+def test_a_whole_dataset_arrives_in_sequence_a_block_per_batch(local_ray: None, tmp_path: Path) -> None:
+    dataset = open_dataset(make_dataset(tmp_path, 1100, ("vector", "label"), num_shards=3))
+    preprocessor = preprocessor_for(dataset, {}, ["vector", "label"])
+    found = sequential_dataset(dataset, preprocessor, 64, tmp_path / "quarantine")
+    assert found.count() == 1100
+    tables = list(found.iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert [len(table) for table in tables] == [64] * 17 + [12]
+    for table, expected in zip(tables, read_batches(dataset, preprocessor, 64), strict=True):
+        arrays = to_arrays(table)
+        assert arrays.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(arrays[name], array)
+    assert [key for table in tables for key in block_keys(table)] == [f"sample{i:06d}" for i in range(1100)]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_a_dataset_without_samples_gives_no_rows(local_ray: None, tmp_path: Path, num_shards: int) -> None:
+    dataset = open_dataset(make_dataset(tmp_path, 0, ("label",), num_shards=num_shards))
+    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, ["label"]), 8, tmp_path / "quarantine")
+    assert sum(len(table) for table in found.iter_batches(batch_size=None, batch_format="pyarrow")) == 0
+
+
+@pytest.mark.ray
+def test_bad_samples_keep_their_place_and_lie_in_the_quarantine(local_ray: None, tmp_path: Path) -> None:
+    corrupt = {(i, "image") for i in range(8, 16)}
+    dataset = open_dataset(make_dataset(tmp_path / "data", 20, FIELDS, corrupt=corrupt))
+    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, FIELDS), 8, tmp_path / "quarantine")
+    arrays = [to_arrays(table) for table in found.iter_batches(batch_size=None, batch_format="pyarrow")]
+    assert [batch[WEIGHT].sum() for batch in arrays] == [8, 0, 4]
+    assert np.concatenate([batch[POSITION] for batch in arrays]).tolist() == list(range(20))
+    assert len(list_quarantine(tmp_path / "quarantine")) == 8
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_shard_that_is_gone_stops_the_reading_and_is_named(local_ray: None, tmp_path: Path) -> None:
+    dataset = open_dataset(make_dataset(tmp_path, 20, ("vector", "label"), num_shards=4))
+    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, ["label"]), 5, tmp_path / "quarantine")
+    dataset.shard_path(2).unlink()
+    with pytest.raises(Exception) as raised:
+        list(found.iter_batches(batch_size=None, batch_format="pyarrow"))
+    cause = cause_of(raised.value)
+    assert isinstance(cause, DatasetError) and "000002.tar: the shard is missing" in str(cause)
+
+
+@pytest.mark.ray
+def test_planning_is_repeatable_and_has_no_more_tasks_than_are_needed(local_ray: None, tmp_path: Path) -> None:
+    train = make_dataset(tmp_path / "train", 100, ("label",))
+    feed = make_feed(train, fields=("label",), batch_size=8, samples_per_task=32, tasks_per_execution=5)
+    source = PlanSource(feed)
+    context = ray.data.DataContext()
+    rows = []
+    for execution in range(3):
+        context._execution_idx = execution
+        for _ in range(2):
+            tasks = source.get_read_tasks(1, None, context)
+        rows.append([task.metadata.num_rows for task in tasks])
+    assert rows == [[32] * 5, [32, 16], []], "26 batches of 8 rows, the last of each epoch padded"
