@@ -97,7 +97,10 @@ def _complete(name: str, spec: FieldSpec, found: FieldSummary, text: TextFacts |
     try:
         return type(spec).model_validate(spec.model_dump() | update)
     except ValueError as error:
-        raise RayMMError(f"fields.{name}: {_first_reason(error)} in the data; found {update}.") from None
+        found_text = ", ".join(f"{key} {value}" for key, value in update.items())
+        raise RayMMError(
+            f"fields.{name}: the data has {found_text}, which a field can't be: {_first_reason(error)}."
+        ) from None
 
 
 def _sizes(name: str, what: str, found: FieldSummary) -> dict[tuple[int, ...], int]:
@@ -133,7 +136,7 @@ def _same(name: str, what: str, found: FieldSummary, given: int | None) -> int:
     sizes = _sizes(name, what, found)
     if len(sizes) > 1:
         rows = sorted(found.first_rows.items(), key=lambda entry: entry[1])
-        examples = [f"{shape} in {found.shapes[shape]:,} from row {row} on" for shape, row in rows[:3]]
+        examples = [f"{shape} in {found.shapes[shape]:,} rows from row {row} on" for shape, row in rows[:3]]
         raise RayMMError(
             f"fields.{name}: {what} must be the same in every row, but there are {listing(len(sizes), 'value', examples)}; "
             f"set fields.{name}.{what} to the right one, and on_missing: absent to do without the other rows' {name}."

@@ -168,7 +168,7 @@ def _numbers(cell: Any, path: Path | None) -> FloatArray:
 def _csv(payload: bytes) -> FloatArray:
     try:
         lines = payload.decode("utf-8-sig").splitlines()
-        header = bool(lines) and not all(_is_number(cell) for cell in lines[0].split(","))
+        header = bool(lines) and not any(_is_number(cell) for cell in lines[0].split(","))
         lines = lines[header:]
         return (
             as_finite(np.loadtxt(lines, np.float64, delimiter=",", ndmin=2))

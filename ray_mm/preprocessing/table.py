@@ -257,7 +257,7 @@ def _keys(table: pa.Table, column: str | None) -> list[str]:
         twice = [key for key in dict.fromkeys(keys) if counts[key] > 1]
         rows = [row for row, key in enumerate(keys, 1) if key == twice[0]]
         raise UsageError(
-            f"key: column {column!r} is not unique: {len(twice):,} key{'' if len(twice) == 1 else 's'} stand more than once, "
-            f"such as {twice[0]!r} in rows {rows[0]} and {rows[1]}; choose another column, or none to count the rows."
+            f"key: column {column!r} is not unique: {len(twice):,} key{' stands' if len(twice) == 1 else 's stand'} more than "
+            f"once, such as {twice[0]!r} in rows {rows[0]} and {rows[1]}; choose another column, or none to count the rows."
         )
     return keys

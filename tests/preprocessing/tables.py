@@ -64,14 +64,16 @@ def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def make_job(table: Path, fields: Sequence[str] = tuple(FIELDS), **more: Any) -> PreprocessJob:
-    """A preprocess job for a table; the output is beside it."""
+def make_job(
+    table: Path, fields: Sequence[str] | Mapping[str, dict[str, Any]] = tuple(FIELDS), **more: Any
+) -> PreprocessJob:
+    """A preprocess job for a table, with fields by name or in full; the output is beside it."""
     return PreprocessJob.model_validate(
         {
             "kind": "preprocess",
             "name": "made",
             "table": str(table),
-            "fields": {name: FIELDS[name] for name in fields},
+            "fields": dict(fields) if isinstance(fields, Mapping) else {name: FIELDS[name] for name in fields},
             "splits": {"by": "hash", "fractions": {"train": 1.0}},
             "output": str(table.parent / "out"),
         }
