@@ -2,8 +2,8 @@
 
     <run>/ledger/attempt-0001-rank-0000.jsonl   [item, start, stop, [quarantined positions]]  after each optimizer step
 
-An attempt is one start of the workers. What it did from the item on at which the next attempt began was lost with it and
-done again, so that part of its ledger no longer counts.
+An attempt is one start of the workers. What it did from the item on at which a later attempt began was lost and done
+again, so that part of its ledger no longer counts.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def audit(folder: Path, schedule: Schedule, attempt_starts: dict[int, int]) -> l
     ]
     attempts = sorted(attempt_starts)
     for place, attempt in enumerate(attempts):
-        end = attempt_starts[attempts[place + 1]] if place + 1 < len(attempts) else schedule.num_items
+        # Not only the next: where its checkpoints were damaged, the one after it may have begun further back.
+        end = min((attempt_starts[later] for later in attempts[place + 1 :]), default=schedule.num_items)
         for path in folder.glob(f"attempt-{attempt:04d}-rank-*.jsonl"):
             for entry in read_entries(path):
                 if entry.item >= end:
