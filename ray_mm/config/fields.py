@@ -32,7 +32,7 @@ class TextField(Config):
     type: Literal["text"] = "text"
     max_tokens: int | None = Field(default=None, ge=1, le=65536)
     """Longer texts are cut. Unset: the longest text of the data, at most 256."""
-    vocabulary_size: int | None = Field(default=None, ge=16)
+    vocabulary_size: int | None = Field(default=None, ge=2)
     """Upper limit of the tokenizer's vocabulary; in ``dataset.json`` the size that it has. Unset: 8,000."""
 
 

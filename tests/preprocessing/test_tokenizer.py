@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -19,7 +18,8 @@ def test_special_tokens_come_first_and_the_size_is_a_limit() -> None:
     assert (tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("[UNK]")) == (0, 1)
     assert tokenizer.encode("Is there a CIRCLE?").tokens == ["is", "there", "a", "circle", "?"]
     assert tokenizer.encode("full").ids == tokenizer.encode("ｆｕｌｌ").ids
-    assert Tokenizer.from_str(train_tokenizer(_TEXTS, 30)).get_vocab_size() <= 30
+    for limit in (2, 3, 10, 30, 50):
+        assert Tokenizer.from_str(train_tokenizer(_TEXTS, limit)).get_vocab_size() == limit
 
 
 def test_a_text_can_not_smuggle_in_padding() -> None:
@@ -30,9 +30,10 @@ def test_a_text_can_not_smuggle_in_padding() -> None:
 def test_the_order_of_the_texts_and_the_process_do_not_matter() -> None:
     here = train_tokenizer(_TEXTS)
     assert train_tokenizer(_TEXTS[::-1]) == here
-    code = f"from ray_mm.preprocessing.tokenizer import *; print(train_tokenizer({_TEXTS!r}), end='')"
+    assert train_tokenizer(_TEXTS[::-1], 12) == train_tokenizer(_TEXTS, 12)
+    code = f"from ray_mm.preprocessing.tokenizer import *; print(train_tokenizer({_TEXTS!r}), train_tokenizer({_TEXTS!r}, 12))"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert json.loads(there) == json.loads(here)
+    assert there == f"{here} {train_tokenizer(_TEXTS, 12)}\n"
 
 
 def test_the_longest_text_is_counted_in_tokens_up_to_a_limit() -> None:
