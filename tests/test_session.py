@@ -155,11 +155,11 @@ def test_our_error_is_found_inside_what_wraps_it() -> None:
 
 
 def test_the_innermost_error_stands_for_what_is_not_ours() -> None:
-    class Training(Exception):
+    class GroupError(Exception):
         worker_failures = {1: RuntimeError("worker")}  # noqa: RUF012
 
-    Training.worker_failures[1].__cause__ = ZeroDivisionError("inside")
-    assert str(cause_of(Training("group"))) == "inside"
+    GroupError.worker_failures[1].__cause__ = ZeroDivisionError("inside")
+    assert str(cause_of(GroupError("group"))) == "inside"
 
 
 def test_a_context_that_was_put_away_is_no_cause() -> None:
@@ -185,7 +185,7 @@ def test_an_error_of_ours_survives_ray_data_and_is_not_told_twice(
     import ray.data
 
     with ray_session():
-        with pytest.raises(Exception) as caught:  # noqa: B017, PT011 - what Ray raises is its own affair
+        with pytest.raises(Exception) as caught:
             ray.data.range(8).map_batches(over_budget).materialize()
         cause = cause_of(caught.value)
     assert type(cause) is QuarantineBudgetError

@@ -1,0 +1,128 @@
+"""A real Ray head in processes of its own, as a user would start one with ``ray start``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a head answers.
+
+    Attributes:
+        url: of its dashboard.
+        address: HOST:PORT, to join it.
+        token: the file with its access token.
+        folder: its temporary files.
+    """
+
+    url: str
+    address: str
+    token: Path
+    folder: Path
+
+
+@contextlib.contextmanager
+def ray_head(num_cpus: int = 2) -> Iterator[Head]:
+    """Starts a head with a dashboard on free ports, and ends its processes, and only them, afterwards."""
+    names = [
+        "port",
+        "dashboard-port",
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "runtime-env-agent-port",
+        "metrics-export-port",
+        "ray-client-server-port",
+        "node-manager-port",
+        "object-manager-port",
+    ]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    # Unix sockets have short names: pytest's own folders are too long for Ray.
+    with tempfile.TemporaryDirectory(prefix="ray_mm_", ignore_cleanup_errors=True) as folder:
+        token = Path(folder) / "token"
+        token.write_text("0123456789abcdef" * 4)
+        token.chmod(0o600)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment |= {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        command = [
+            str(Path(sys.executable).parent / "ray"),
+            *("start", "--head", "--block", f"--num-cpus={num_cpus}", "--object-store-memory=200000000"),
+            *("--node-ip-address=127.0.0.1", "--include-dashboard=true", "--dashboard-host=127.0.0.1"),
+            f"--temp-dir={folder}/ray",
+            *(f"--{name}={port}" for name, port in ports.items()),
+        ]
+        log = Path(folder) / "head.log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
+            )
+        head = Head(
+            url=f"http://127.0.0.1:{ports['dashboard-port']}",
+            address=f"127.0.0.1:{ports['port']}",
+            token=token,
+            folder=Path(folder),
+        )
+        try:
+            _wait_for(head, process, log)
+            yield head
+        finally:
+            _end(process)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listened on a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
+def _wait_for(head: Head, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    request = urllib.request.Request(
+        f"{head.url}/api/jobs/", headers={"Authorization": f"Bearer {head.token.read_text()}"}
+    )
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                # The dashboard is up before the node is.
+                if "Ray runtime started" in log.read_text(errors="replace"):
+                    return
+            error: OSError | None = None
+        except OSError as problem:  # URLError is one
+            error = problem
+            if isinstance(problem, urllib.error.HTTPError):
+                problem.close()
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"the head did not start ({error}):\n{log.read_text()}")
+        time.sleep(0.5)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """``ray start --block`` stops its processes when it is told to; whatever is left of the group goes after it."""
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
