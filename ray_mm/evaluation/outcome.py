@@ -1,0 +1,153 @@
+"""What a finished tally says: the content of the report and of ``result.json``. No Ray."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_mm.checkpoint import resolve_checkpoint
+from ray_mm.config.evaluate import EvaluateJob
+from ray_mm.config.fields import LabelField
+from ray_mm.data.manifest import Dataset
+from ray_mm.errors import CheckpointError
+from ray_mm.evaluation.examples import Example
+from ray_mm.evaluation.metrics import per_class, reliability, wilson_interval
+from ray_mm.evaluation.report.cards import Card, make_cards
+from ray_mm.evaluation.report.content import ClassificationDetails, RegressionDetails, ReportContent, SubsetScore
+from ray_mm.evaluation.report.curves import read_curves
+from ray_mm.evaluation.subsets import Subset, contributions, subset_name
+from ray_mm.evaluation.tally import Tally
+from ray_mm.predictor import OnnxPredictor, Predictor
+from ray_mm.run_folder import versions
+from ray_mm.storage import local_path
+
+_MAX_LISTED_CLASSES = 100
+
+
+def report_content(
+    job: EvaluateJob, predictor: Predictor, dataset: Dataset, subsets: tuple[Subset, ...], tally: Tally
+) -> ReportContent:
+    """Everything that the report shows; reads the examples' members again.
+
+    Args:
+        job: what was asked for.
+        predictor: the model.
+        dataset: where the samples lie.
+        subsets: of the input fields; the last one has all of them.
+        tally: of the whole dataset, with at least one scored sample.
+    """
+    label = predictor.config.task.label
+    metrics, baseline = tally.metrics(), tally.baseline()
+    shares = None
+    if job.subsets == "all":
+        # An error is better when it is smaller: what a field adds is what it takes away from the error.
+        name, sign = ("accuracy", 1.0) if tally.classification is not None else ("mae", -1.0)
+        scores = {subset: sign * _number(each[name]) for subset, each in zip(subsets, metrics, strict=True)}
+        shares = contributions(scores, sign * _number(baseline[name]))
+
+    def cards(examples: list[Example]) -> list[Card]:
+        return make_cards(examples, dataset, predictor.preprocessor, label)
+
+    now = datetime.datetime.now().astimezone()
+    runtime = "onnxruntime" if isinstance(predictor, OnnxPredictor) else "PyTorch"
+    return ReportContent(
+        job=job.name,
+        checkpoint=_shown(checkpoint_folder(job)),
+        model=f"{predictor.config.fusion.method.replace('_', ' ')} fusion, {_size(predictor.size_bytes)}, {runtime}",
+        dataset=dataset.manifest.name,
+        dataset_path=_shown(dataset.root),
+        dataset_digest=dataset.manifest.digest,
+        label=label,
+        num_samples=tally.num_scored,
+        num_quarantined=tally.num_quarantined,
+        num_unlabelled=tally.num_unlabelled,
+        presence=dict(zip(predictor.input_fields, (tally.present / tally.num_scored).tolist(), strict=True)),
+        metrics=metrics[-1],
+        subsets=[
+            SubsetScore(tuple(sorted(subset)), each, covered / tally.num_scored)
+            for subset, each, covered in zip(subsets, metrics, tally.covered.tolist(), strict=True)
+        ],
+        baseline=baseline,
+        contributions=shares,
+        details=_details(predictor, tally),
+        curves=read_curves(checkpoint_folder(job)),
+        worst=cards(tally.extremes.worst()),
+        best=cards(tally.extremes.best()),
+        finished=f"{now.day} {now:%B %Y, %H:%M %Z}",
+        versions=versions(),
+    )
+
+
+def _details(predictor: Predictor, tally: Tally) -> ClassificationDetails | RegressionDetails:
+    if tally.classification is None:
+        true, predicted = np.array(tally.drawn, np.float64).T
+        return RegressionDetails(true, predicted)
+    sums = tally.classification
+    full = len(sums.hits) - 1
+    return ClassificationDetails(
+        classes=label_classes(predictor) or (),
+        figures=per_class(sums, full),
+        confusion=tally.confusion,
+        bins=reliability(sums, full),
+        interval=wilson_interval(int(sums.hits[full].sum()), tally.num_scored),
+    )
+
+
+def result_metrics(content: ReportContent) -> dict[str, Any]:
+    """``metrics`` of ``result.json``: with all fields, then with every subset of them."""
+    subsets = {
+        subset_name(frozenset(score.fields)): {**score.metrics, "coverage": score.coverage} for score in content.subsets
+    }
+    counts = {
+        "num_samples": content.num_samples,
+        "num_quarantined": content.num_quarantined,
+        "num_unlabelled": content.num_unlabelled,
+    }
+    extra = {} if content.contributions is None else {"contributions": content.contributions}
+    return {**content.metrics, **counts, "subsets": subsets, "baseline": content.baseline, **extra}
+
+
+def result_details(content: ReportContent) -> dict[str, Any]:
+    """What else ``result.json`` says about a classification of not too many classes."""
+    details = content.details
+    if not isinstance(details, ClassificationDetails) or len(details.classes) > _MAX_LISTED_CLASSES:
+        return {}
+    assert details.confusion is not None
+    return {
+        "classes": {name: asdict(figures) for name, figures in zip(details.classes, details.figures, strict=True)},
+        "confusion": details.confusion.tolist(),
+    }
+
+
+def label_classes(predictor: Predictor) -> tuple[str, ...] | None:
+    """The classes in the order of their numbers; None for a regression."""
+    spec = predictor.preprocessor.fields[predictor.config.task.label]
+    assert isinstance(spec, LabelField)
+    return spec.classes if spec.target == "class" else None
+
+
+def checkpoint_folder(job: EvaluateJob) -> Path:
+    """The folder that was loaded."""
+    try:
+        return resolve_checkpoint(job.checkpoint)
+    except CheckpointError:  # a compress run: its artifact was loaded
+        return local_path(job.checkpoint)
+
+
+def _number(value: float | None) -> float:
+    assert value is not None, "only R² can be missing"
+    return value
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.0f} kB"

@@ -1,0 +1,82 @@
+"""A dataset, a small model with random weights, and its scores without Ray: what the tests of this folder share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ray_mm.checkpoint import save_checkpoint
+from ray_mm.config.model import ModelConfig
+from ray_mm.data.blocks import to_arrays, to_table
+from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.plan import Order
+from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
+from ray_mm.data.reader import BatchReader, read_batches
+from ray_mm.evaluation.scorer import KEY, Scorer
+from ray_mm.evaluation.subsets import Subset
+from ray_mm.models.multimodal import build_model
+from tests.factories import make_dataset
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A dataset and a model for it."""
+
+    dataset: Dataset
+    preprocessor: Preprocessor
+    checkpoint: Path
+    label: str
+
+    @property
+    def inputs(self) -> list[str]:
+        return sorted(name for name in self.preprocessor.fields if name != self.label)
+
+
+def make_scene(
+    folder: Path, inputs: Sequence[str], label: str = "label", num_samples: int = 40, **options: Any
+) -> Scene:
+    """Writes a dataset and a checkpoint; ``options`` go to ``make_dataset``."""
+    dataset = open_dataset(make_dataset(folder / "data", num_samples, (*inputs, label), **options))
+    preprocessor = preprocessor_for(dataset, {}, [*inputs, label])
+    config = ModelConfig.model_validate(
+        {
+            "fields": {name: {} for name in inputs},
+            "fusion": {"method": "gated", "dim": 8},
+            "task": {"type": "classify" if label == "label" else "regress", "label": label},
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(config, preprocessor).eval()
+        # Fresh heads are nearly indifferent; larger weights make predictions differ between samples.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+    save_checkpoint(folder / "checkpoint", model, config, preprocessor, {})
+    return Scene(dataset, preprocessor, folder / "checkpoint", label)
+
+
+def scored_blocks(
+    scene: Scene, subsets: tuple[Subset, ...], batch_size: int = 16
+) -> Iterator[tuple[dict[str, npt.NDArray[Any]], list[str]]]:
+    """What the actors of an evaluation hand to the driver: rows and keys, block after block."""
+    scorer = Scorer(str(scene.checkpoint), subsets, "cpu", 1)
+    order = Order(scene.dataset.shard_sizes, epoch=0, shuffle=None)
+    reader = BatchReader(scene.dataset, scene.preprocessor, None)
+    for start in range(0, order.num_samples, batch_size):
+        stop = min(start + batch_size, order.num_samples)
+        arrays, keys = reader.read(*order.locate(start, stop), start, stop - start)
+        table = scorer(to_table(arrays, keys))
+        yield to_arrays(table), table.column(KEY).to_pylist()
+
+
+def whole(scene: Scene) -> dict[str, npt.NDArray[Any]]:
+    """The dataset as one batch."""
+    (batch,) = read_batches(scene.dataset, scene.preprocessor, scene.dataset.manifest.num_samples)
+    return {name: np.asarray(array) for name, array in batch.items()}

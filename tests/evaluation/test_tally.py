@@ -1,0 +1,111 @@
+"""What the driver keeps of a stream, and what it writes: counts, extremes, predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mm.evaluation.examples import Example, Extremes
+from ray_mm.evaluation.predictions import predictions_writer
+from ray_mm.evaluation.subsets import field_subsets
+from ray_mm.evaluation.tally import Tally
+from tests.evaluation.scenes import make_scene, scored_blocks
+
+
+def example(position: int, loss: float) -> Example:
+    return Example(position, f"key{position}", loss, 0, 0, (), {})
+
+
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(0, 8), st.integers(1, 12))
+def test_extremes_are_those_of_a_full_sort_however_the_stream_is_cut(losses: list[int], size: int, cut: int) -> None:
+    extremes = Extremes(size)
+    for start in range(0, len(losses), cut):
+        part = np.array(losses[start : start + cut], np.float64)
+        extremes.add(part, lambda row, start=start, part=part: example(start + row, float(part[row])))
+    by_loss = sorted(range(len(losses)), key=lambda position: (-losses[position], position))
+    worst = by_loss[:size]
+    best = sorted(range(len(losses)), key=lambda position: (losses[position], position))[:size]
+    assert [each.position for each in extremes.worst()] == worst
+    assert [each.position for each in extremes.best()] == [position for position in best if position not in worst]
+
+
+def test_an_example_is_made_only_when_it_is_kept() -> None:
+    extremes, made = Extremes(2), []
+
+    def make(row: int) -> Example:
+        made.append(row)
+        return example(len(made), 1.0)
+
+    extremes.add(np.array([5.0, 0.0, 3.0, 4.0, 1.0]), make)
+    assert sorted(made) == [0, 1, 3, 4]
+    extremes.add(np.array([3.0, 3.5]), lambda row: pytest.fail("no extreme"))
+
+
+def test_a_tally_does_not_depend_on_how_the_rows_are_cut(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, ["image", "vector"], missing={"image": 0.3, "label": 0.2}, corrupt=[(3, "image")])
+    subsets = field_subsets(scene.inputs, "all")
+    # The rows of one forward pass, cut in two ways: what a network computes may depend on the size of its batch.
+    rows, keys = next(scored_blocks(scene, subsets, batch_size=40))
+    tallies = []
+    for size in (40, 7):
+        tally = Tally("label", scene.inputs, subsets, 3, 0.0, examples=3)
+        for start in range(0, 40, size):
+            part = {name: array[start : start + size] for name, array in rows.items()}
+            tally.add(part, keys[start : start + size])
+        tallies.append(tally)
+    whole, parts = tallies
+    assert (whole.num_seen, whole.num_quarantined) == (40, 1)
+    assert whole.num_scored + whole.num_unlabelled == 39
+    assert whole.num_unlabelled > 0
+    assert whole.metrics() == parts.metrics()
+    assert whole.baseline() == parts.baseline()
+    assert whole.covered.tolist() == parts.covered.tolist()
+    assert whole.present.tolist() == [int(rows[f"{name}.presence"][_scored(rows)].sum()) for name in scene.inputs]
+    assert whole.extremes.worst() == parts.extremes.worst()
+    assert np.array_equal(whole.confusion, parts.confusion)
+
+
+def _scored(rows: dict[str, np.ndarray]) -> np.ndarray:
+    return (rows["weight"] > 0) & rows["label.presence"]
+
+
+def test_drawn_values_are_a_fair_and_bounded_sample() -> None:
+    tally = Tally("number", ["vector"], [frozenset({"vector"})], None, 0.0, examples=0)
+    labels = np.arange(20_000, dtype=np.float32)
+    for start in range(0, len(labels), 1000):
+        part = labels[start : start + 1000]
+        rows = {
+            "position": np.arange(start, start + len(part)),
+            "weight": np.ones(len(part), np.float32),
+            "number": part,
+            "number.presence": np.ones(len(part), np.bool_),
+            "vector.presence": np.ones(len(part), np.bool_),
+            "score.predictions": part[:, None] + 1,
+        }
+        tally.add(rows, [""] * len(part))
+    drawn = np.array(tally.drawn)
+    assert len(drawn) == len(np.unique(drawn[:, 0])) == 1500
+    assert drawn[:, 0].mean() == pytest.approx(10_000, rel=0.05)
+    assert tally.metrics()[0]["mae"] == 1.0
+    assert tally.running() == {"mae": 1.0}
+
+
+def test_predictions_are_whole_or_not_there(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, ["vector"], num_samples=10)
+    subsets = field_subsets(["vector"], "all")
+    path = tmp_path / "predictions.parquet"
+    with pytest.raises(RuntimeError), predictions_writer(path, "label", ["vector"], ("a", "b", "c")) as writer:
+        writer.add(*next(scored_blocks(scene, subsets)))
+        raise RuntimeError
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["checkpoint", "data"]
+    with predictions_writer(path, "label", ["vector"], ("a", "b", "c")) as writer:
+        for rows, keys in scored_blocks(scene, subsets, batch_size=3):
+            writer.add(rows, keys)
+    file = pq.ParquetFile(path)
+    assert (file.metadata.num_rows, file.metadata.num_row_groups) == (10, 1)
+    assert path.stat().st_mode & 0o777 == 0o644
