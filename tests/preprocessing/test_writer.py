@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ray_mm.data.index import index_shard, read_index
 from ray_mm.errors import RayMMError
 from ray_mm.preprocessing.plan import Plan, plan_job
-from ray_mm.preprocessing.writer import read_receipt, receipt_path, write_shard, write_tar
+from ray_mm.preprocessing.writer import read_receipt, receipt_path, tar_header, write_shard, write_tar
 from tests.preprocessing.tables import make_job, make_rows, write_csv, write_file
 
 _KEYS = st.from_regex(r"\A[^./\\\x00-\x1f\ud800-\udfff]{1,60}(/[^./\\\x00-\x1f\ud800-\udfff]{1,60})?\Z")
@@ -49,6 +49,14 @@ def test_what_is_written_is_what_tarfile_and_our_index_read(
     again = tmp_path / "1.tar"
     write_tar(again, [(key, dict(reversed(members.items()))) for key, members in samples.items()])
     assert again.read_bytes() == shard.read_bytes()
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1), st.integers(0, 2**40))
+def test_a_header_is_byte_for_byte_what_tarfile_writes(name: str, size: int) -> None:
+    for padded in (name, name.rjust(100, "x"), name.rjust(101, "x")):
+        info = tarfile.TarInfo(padded)
+        info.size = size
+        assert tar_header(padded, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
 
 def _read(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
