@@ -65,13 +65,14 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
         _clear(folder.path)
         try:
             _score(job, predictor, dataset, subsets, tally, folder.path)
-        except RayMMError:
-            raise
         except Exception as error:
             cause = cause_of(error)
+            if cause is error and isinstance(error, RayMMError):
+                raise
             if isinstance(cause, RayMMError):
                 raise cause from error
-            raise RayMMError(f"the evaluation failed: {type(cause).__name__}: {cause}") from error
+            told = cause if str(cause) else error
+            raise RayMMError(f"the evaluation failed: {type(told).__name__}: {told}") from error
     content = report_content(job, predictor, dataset, subsets, tally)
     write_report(folder.path / REPORT, content)
     return folder.write_result(

@@ -12,6 +12,7 @@ No name of a field holds a dot, so the names can't clash.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -24,7 +25,7 @@ from ray_mm.config.model import ClassifyTask
 from ray_mm.data.blocks import block_keys, to_arrays, to_table
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
 from ray_mm.evaluation.subsets import Subset
-from ray_mm.predictor import load_predictor
+from ray_mm.predictor import Predictor, load_predictor
 
 KEY = "score.key"
 PREDICTIONS = "score.predictions"
@@ -47,18 +48,19 @@ class Scorer:
     """
 
     def __init__(self, checkpoint: str, subsets: tuple[Subset, ...], device: str, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._predictor = load_predictor(checkpoint, device=device, threads=threads)
         self._subsets = subsets
+        # Loaded with the first block: of an error in a constructor, Ray hands on the text only.
+        self._load = functools.cache(lambda: _load(checkpoint, device, threads))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Scores one block."""
+        predictor = self._load()
         batch: Rows = to_arrays(block)
-        task = self._predictor.config.task
+        task = predictor.config.task
         names = [POSITION, WEIGHT, task.label, presence_name(task.label)]
-        names += [presence_name(field) for field in self._predictor.input_fields]
+        names += [presence_name(field) for field in predictor.input_fields]
         rows: dict[str, npt.NDArray[Any]] = {name: batch[name] for name in names}
-        outputs = self._predictor.outputs(batch, self._subsets)
+        outputs = predictor.outputs(batch, self._subsets)
         if isinstance(task, ClassifyTask):
             # A row without a label holds class 0; its probability is never looked at.
             true = np.broadcast_to(batch[task.label][None, :, None], (*outputs.shape[:2], 1))
@@ -71,3 +73,8 @@ class Scorer:
         # Keys travel as a column: a block carries them apart from its rows, and Ray may join blocks as small as these.
         table = to_table({name: np.ascontiguousarray(array) for name, array in rows.items()}, [])
         return table.append_column(KEY, pa.array(block_keys(block), pa.string()))
+
+
+def _load(checkpoint: str, device: str, threads: int) -> Predictor:
+    torch.set_num_threads(threads)
+    return load_predictor(checkpoint, device=device, threads=threads)

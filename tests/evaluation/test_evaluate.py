@@ -151,6 +151,17 @@ def test_too_many_bad_samples_stop_the_run_and_leave_no_result(scene: Scene, tmp
     assert left == {"job.json", "quarantine"}
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_an_error_inside_ray_is_told_in_its_own_words(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, ["vector"], num_samples=8)
+    scene.dataset.shard_path(1).unlink()
+    with pytest.raises(DatasetError) as caught:
+        run_evaluate(job_for(scene, tmp_path / "run"))
+    assert str(caught.value) == f"{scene.dataset.shard_path(1)}: the shard is missing."
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"job.json", "quarantine"}
+
+
 def test_a_dataset_that_does_not_fit_is_refused_with_every_difference(scene: Scene, tmp_path: Path) -> None:
     folder = make_dataset(
         tmp_path / "other", 6, ["image", "label"], specs={"label": LabelField(classes=("left", "right", "go"))}
