@@ -39,17 +39,10 @@ class Head:
 @contextlib.contextmanager
 def ray_head(num_cpus: int = 2) -> Iterator[Head]:
     """Starts a head with a dashboard on free ports, and ends its processes, and only them, afterwards."""
-    names = [
-        "port",
-        "dashboard-port",
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-        "ray-client-server-port",
-        "node-manager-port",
-        "object-manager-port",
-    ]
+    names = (
+        *("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port"),
+        *("runtime-env-agent-port", "ray-client-server-port", "node-manager-port", "object-manager-port"),
+    )
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     # Unix sockets have short names: pytest's own folders are too long for Ray.
     with tempfile.TemporaryDirectory(prefix="ray_mm_", ignore_cleanup_errors=True) as folder:

@@ -1,0 +1,191 @@
+"""A job → what it would find, without torch, Ray or Arrow: an answer in a fraction of a second.
+
+What a run checks first, as far as small files say it; the run itself checks all of it again, and more.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import assert_never
+
+from ray_mm.config.compress import CompressJob
+from ray_mm.config.evaluate import EvaluateJob
+from ray_mm.config.explain import nearest
+from ray_mm.config.fields import FieldSpec
+from ray_mm.config.load import Job
+from ray_mm.config.model import ModelConfig, check_model
+from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.config.train import TrainJob
+from ray_mm.data.fields import merge_fields
+from ray_mm.errors import CheckpointError, DatasetError, UsageError
+from ray_mm.storage import local_path
+from ray_mm.version import CHECKPOINT_FORMAT, DATASET_FORMAT
+
+_TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
+_MODEL_PLACES = {"train": ("best", "last"), "compress": ("artifact",)}
+_FIELDS: TypeAdapter[dict[str, FieldSpec]] = TypeAdapter(dict[str, FieldSpec])
+
+
+def check_job(job: Job) -> list[str]:
+    """Looks at what a job names.
+
+    Args:
+        job: validated.
+
+    Returns:
+        A line for everything that was found.
+
+    Raises:
+        UsageError: something is missing, or does not fit.
+    """
+    match job:
+        case PreprocessJob():
+            return list(_preprocess(job))
+        case TrainJob():
+            return list(_train(job))
+        case EvaluateJob():
+            return list(_scored(job.checkpoint, {"data": job.data}))
+        case CompressJob():
+            return list(_scored(job.checkpoint, {"data": job.data, "calibration_data": job.calibration_data}))
+        case _:
+            assert_never(job)
+
+
+def _preprocess(job: PreprocessJob) -> Iterator[str]:
+    table = local_path(job.table)
+    if table.suffix.lower() not in _TABLES:
+        raise UsageError(f"table: {table} must end in .csv, .jsonl or .parquet.")
+    if not table.is_file():
+        raise UsageError(f"table: {table}: no such file.")
+    root = local_path(job.root) if job.root is not None else table.parent
+    if not root.is_dir():
+        raise UsageError(f"root: {root} is not a folder; paths in the table are relative to it.")
+    yield f"table: {table}, {table.stat().st_size:,} bytes"
+    header = _csv_header(table) if table.suffix.lower() == ".csv" else None
+    if header is not None:
+        for key, column in _columns(job):
+            if column not in header:
+                near = nearest(column, header)
+                hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(header)}."
+                raise UsageError(f"{key}: {table} has no column {column!r}; {hint}")
+        yield f"columns: {', '.join(header)}"
+
+
+def _csv_header(table: Path) -> list[str]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            return next(csv.reader(stream), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"table: {table} can't be read as CSV in UTF-8 ({error}).") from None
+
+
+def _columns(job: PreprocessJob) -> Iterator[tuple[str, str]]:
+    """Every column that the job names, and the key that names it."""
+    for field in job.fields:
+        given = job.columns.get(field, field)
+        for column in given if isinstance(given, tuple) else (given,):
+            yield (f"columns.{field}" if field in job.columns else f"fields.{field}"), column
+    if job.key is not None:
+        yield "key", job.key
+    if isinstance(job.splits, SplitByColumn):
+        yield "splits.column", job.splits.column
+    elif job.splits.group is not None:
+        yield "splits.group", job.splits.group
+
+
+def _train(job: TrainJob) -> Iterator[str]:
+    content = _read_dataset(job.data.train)
+    fields = merge_fields(content["fields"], job.data.fields)
+    check_model(job.model, fields)
+    yield _found("data.train", job.data.train, content)
+    if job.data.validation is not None:
+        validation = _read_dataset(job.data.validation)
+        _require_same_fields(job.model, content["fields"], validation["fields"], job.data.validation)
+        yield _found("data.validation", job.data.validation, validation)
+
+
+def _scored(checkpoint: str, datasets: dict[str, str]) -> Iterator[str]:
+    folder, config = _read_model(checkpoint)
+    yield f"checkpoint: {folder}, {config.task.type} {config.task.label} from {', '.join(sorted(config.fields))}"
+    for key, path in datasets.items():
+        content = _read_dataset(path)
+        try:
+            check_model(config, content["fields"])
+        except UsageError as error:
+            raise DatasetError(f"{key}: {local_path(path)} does not fit the checkpoint: {error}") from None
+        yield _found(key, path, content)
+
+
+def _require_same_fields(
+    model: ModelConfig, train: dict[str, FieldSpec], other: dict[str, FieldSpec], path: str
+) -> None:
+    for name in sorted({*model.fields, model.task.label}):
+        found = other[name].type if name in other else "none"
+        if found != train[name].type:
+            raise DatasetError(
+                f"{local_path(path)}: field {name!r} is {found} here and {train[name].type} in the training dataset."
+            )
+
+
+def _read_dataset(path: str) -> dict[str, Any]:
+    """``dataset.json`` of a dataset, its ``fields`` validated."""
+    root = local_path(path)
+    file = root / "dataset.json"
+    if not file.is_file():
+        raise DatasetError(f"{root}: no dataset there (no dataset.json); make it with a preprocess job.")
+    content = _read_versioned(file, "ray_mm.dataset", DATASET_FORMAT, DatasetError)
+    try:
+        return content | {"fields": _FIELDS.validate_python(content["fields"]), "samples": int(content["num_samples"])}
+    except (ValidationError, KeyError, TypeError, ValueError):
+        raise DatasetError(f"{file}: is damaged; make the dataset again.") from None
+
+
+def _found(key: str, path: str, content: dict[str, Any]) -> str:
+    fields = ", ".join(f"{name} ({spec.type})" for name, spec in sorted(content["fields"].items()))
+    return f"{key}: {local_path(path)}, {content['samples']:,} samples of {fields}"
+
+
+def _read_model(path: str) -> tuple[Path, ModelConfig]:
+    """The folder of a checkpoint or an artifact, and its model's config."""
+    root = local_path(path)
+    kind = None
+    if (root / "job.json").is_file():
+        kind = _read_json(root / "job.json", CheckpointError).get("kind")
+    places = [root, *(root / name for name in _MODEL_PLACES.get(str(kind), ()))]
+    folder = next((place for place in places if (place / "model.json").is_file()), None)
+    if folder is None:
+        what = f"the {kind} run has no model yet" if kind in _MODEL_PLACES else "no checkpoint there"
+        raise CheckpointError(f"checkpoint: {root}: {what}; run the job that makes it.")
+    content = _read_versioned(folder / "model.json", "ray_mm.model", CHECKPOINT_FORMAT, CheckpointError)
+    try:
+        return folder, ModelConfig.model_validate(content["model"])
+    except (ValidationError, KeyError):
+        raise CheckpointError(f"{folder / 'model.json'}: is damaged; train again.") from None
+
+
+def _read_versioned(file: Path, name: str, newest: int, error: type[UsageError]) -> dict[str, Any]:
+    content = _read_json(file, error)
+    if content.get("format") != name:
+        raise error(f"{file}: has format {content.get('format')!r}, expected {name!r}.")
+    version = content.get("version")
+    if not isinstance(version, int) or not 1 <= version <= newest:
+        raise error(
+            f"{file}: has format version {version!r}, this ray_mm reads versions 1 to {newest}; upgrade ray_mm."
+        )
+    return content
+
+
+def _read_json(file: Path, error: type[UsageError]) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise error(f"{file}: can't be read ({reason}).") from None
+    if not isinstance(content, dict):
+        raise error(f"{file}: holds no JSON object; it is damaged.")
+    return content

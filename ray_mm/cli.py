@@ -1,0 +1,283 @@
+"""``ray-mm``: verbs only; every verb is one call into the package.
+
+Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused; 130 interrupted. Nothing heavy is
+imported before a verb needs it: ``--help`` and ``check`` answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ray_mm.errors import GateRefused, RayMMError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ray_mm.launch.submit import Jobs
+
+app = typer.Typer(
+    name="ray-mm",
+    help="Train one fusion model over image, text, audio, sensor series and point clouds in WebDataset tars, on Ray.",
+    epilog="Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused.",
+    rich_markup_mode=None,  # rich would take a fifth of the time that --help may take
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB", help="A job file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.epochs=3. May be given again."),
+]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        envvar=["RAY_API_SERVER_ADDRESS"],
+        metavar="URL",
+        help="The cluster's dashboard; unset: http://127.0.0.1:8265.",
+    ),
+]
+_debug = False
+
+
+def main() -> None:
+    """The entry point of ``ray-mm``."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:  # it may stand anywhere: that is where one adds it after an error
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    app(arguments, prog_name="ray-mm")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and everything logged.")] = False,
+) -> None:
+    from ray_mm.logs import configure_logging
+
+    global _debug
+    _debug = debug
+    configure_logging(debug)
+
+
+def _verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Makes a function a verb; whatever it raises becomes one paragraph on stderr and an exit status."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted; running the same command again goes on from what is there.", 130)
+        except RayMMError as error:
+            _fail(str(error), error.exit_status)
+        except Exception as error:
+            from ray_mm.session import cause_of
+
+            cause = cause_of(error)
+            if isinstance(cause, RayMMError):
+                _fail(str(cause), cause.exit_status)
+            text = " ".join(line.strip() for line in str(cause).strip().splitlines()[:3])
+            _fail(f"{type(cause).__name__}: {text or 'no message'} (for the traceback, run again with --debug)", 1)
+
+    return app.command()(guarded)
+
+
+def _fail(message: str, status: int) -> None:
+    if _debug:
+        traceback.print_exc()
+    print(f"ray-mm: {message}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+@_verb
+def run(
+    job: JobFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster that this machine is part of: auto or HOST:PORT.")
+    ] = None,
+) -> None:
+    """Run a job here. Running it again goes on where it was interrupted."""
+    from ray_mm.config.load import load_job, parse_overrides
+    from ray_mm.stages import run_stage
+    from ray_mm.summary import read_result, result_parts
+
+    loaded = load_job(job, parse_overrides(overrides or []))
+    try:
+        result = run_stage(loaded, address)
+    except GateRefused:
+        _show(result_parts(read_result(loaded.output), loaded.output))
+        raise
+    _show(result_parts(result, loaded.output))
+
+
+@_verb
+def check(job: JobFile, overrides: Overrides = None) -> None:
+    """Validate a job file and what it names, without starting anything."""
+    from ray_mm.config.load import load_job, parse_overrides
+
+    loaded = load_job(job, parse_overrides(overrides or []))
+    print(f"{job}: a valid {loaded.kind} job, {loaded.name!r}")
+    from ray_mm.check import check_job
+
+    for line in check_job(loaded):
+        print(f"  {line}")
+
+
+@_verb
+def schema(kind: Annotated[str | None, typer.Argument(help="preprocess, train, evaluate or compress.")] = None) -> None:
+    """Print the JSON Schema of job files, for editors."""
+    import json
+
+    from ray_mm.config.load import job_schema
+
+    print(json.dumps(job_schema(kind), indent=2))
+
+
+@_verb
+def demo(output: Annotated[Path, typer.Option(help="Folder for its data and runs.")] = Path("runs/demo")) -> None:
+    """Run the whole path on generated data, then say where the report is."""
+    from ray_mm.demo import run_demo
+
+    run_demo(output)
+
+
+@_verb
+def inspect(paths: Annotated[list[str], typer.Argument(metavar="DATASET|TAR...")]) -> None:
+    """Show what is in a dataset, or in tars."""
+    from ray_mm.data.inspect import describe_dataset, inspect_tars
+    from ray_mm.summary import titled_table
+
+    several_tars = len(paths) > 1 and all(Path(path).is_file() for path in paths)
+    for inspection in [inspect_tars(paths)] if several_tars else map(describe_dataset, paths):
+        _show(titled_table(*table) for table in inspection.tables)
+
+
+@_verb
+def index(paths: Annotated[list[str], typer.Argument(metavar="TAR...")]) -> None:
+    """Index tars that are there already."""
+    from ray_mm.data.inspect import index_tars
+
+    for report in index_tars(paths):
+        print(report)
+
+
+@_verb
+def doctor(job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job file.")] = None) -> None:
+    """Look at this machine, Ray, the GPU and access tokens, and at what a job would need."""
+    from ray_mm.doctor import Level, examine
+
+    worst = Level.OK
+    for finding in examine(job):
+        worst = max(worst, finding.level)
+        print(finding.line(), flush=True)
+    if worst is Level.FAIL:
+        raise typer.Exit(1)
+
+
+@_verb
+def submit(
+    job: JobFile,
+    address: ClusterAddress = None,
+    overrides: Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its log, and end with its exit status.")] = False,
+) -> None:
+    """Run a job on a Ray cluster. A job that is still running there is not started again."""
+    from ray_mm.config.load import load_job, parse_overrides
+
+    loaded = load_job(job, parse_overrides(overrides or []))
+    jobs = _jobs(address)
+    submission = jobs.submit(loaded)
+    print(f"{submission.id}: {'submitted to' if submission.is_new else 'already runs on'} {jobs.address}", flush=True)
+    if follow:
+        _follow(jobs, submission.id)
+    else:
+        print(f"its log: ray-mm logs {submission.id} --follow --address {jobs.address}")
+
+
+@_verb
+def status(
+    submission: Annotated[str | None, typer.Argument(metavar="[ID]", help="Unset: all that the cluster knows.")] = None,
+    address: ClusterAddress = None,
+) -> None:
+    """Show how submitted jobs stand."""
+    from ray_mm.summary import status_table
+
+    jobs = _jobs(address)
+    _show([status_table(jobs.list() if submission is None else [jobs.status(submission)])])
+
+
+@_verb
+def logs(
+    submission: Annotated[str, typer.Argument(metavar="ID")],
+    address: ClusterAddress = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Until it ends; then end with its exit status.")] = False,
+) -> None:
+    """Show the log of a submitted job."""
+    jobs = _jobs(address)
+    if follow:
+        _follow(jobs, submission)
+    else:
+        sys.stdout.write(jobs.logs(submission))
+
+
+@_verb
+def stop(submission: Annotated[str, typer.Argument(metavar="ID")], address: ClusterAddress = None) -> None:
+    """Stop a submitted job. Submitting it again goes on from what is there."""
+    stopped = _jobs(address).stop(submission)
+    print(f"{submission}: {stopped.state.lower()}")
+
+
+@_verb
+def version() -> None:
+    """Print the versions of ray_mm and of what decides a run's outcome."""
+    from ray_mm.run_folder import versions
+
+    for package, number in versions().items():
+        print(f"{package} {number}")
+
+
+def _show(parts: Iterable[RenderableType]) -> None:
+    """Prints texts as they are, and tables as wide as the terminal; in a file or a pipe as wide as they need to be."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    for part in parts:
+        if isinstance(part, str):
+            print(part)
+        else:
+            console.print(part, highlight=False)
+            print()
+
+
+def _jobs(address: str | None) -> Jobs:
+    from ray_mm.launch.submit import connect
+
+    return connect(address)
+
+
+def _follow(jobs: Jobs, submission: str) -> None:
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        ended = jobs.follow(submission, write)
+    except KeyboardInterrupt:
+        _fail(f"the job goes on; to see its log again: ray-mm logs {submission} --follow --address {jobs.address}", 130)
+    else:
+        print(f"{submission}: {ended.state.lower()}{'' if ended.exit_status == 0 else f' ({ended.message})'}")
+        raise typer.Exit(ended.exit_status or 0)

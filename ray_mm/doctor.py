@@ -1,0 +1,243 @@
+"""``ray-mm doctor [JOB]``: this machine, Ray, the GPU, access tokens → findings, each with what to do about it."""
+
+from __future__ import annotations
+
+import enum
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from ray_mm.check import check_job
+from ray_mm.config.base import Resources
+from ray_mm.config.evaluate import EvaluateJob
+from ray_mm.config.load import Job, load_job
+from ray_mm.config.train import TrainJob
+from ray_mm.errors import UsageError
+from ray_mm.session import cause_of, divide, local_cpus, ray_session, token_path
+from ray_mm.storage import local_path
+
+_GIB = 2**30
+_LOW_MEMORY = 4 * _GIB
+_LOW_DISK = 10 * _GIB
+_NO_DISK = _GIB
+_LOW_SHARED_MEMORY = 2 * _GIB
+_SLOW_START_S = 30.0
+
+
+class Level(enum.IntEnum):
+    """How bad it is."""
+
+    OK = 0
+    WARN = 1
+    FAIL = 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    name: str
+    found: str
+    advice: str = ""
+    """What to do; empty where all is well."""
+
+    def line(self) -> str:
+        """Such as ``warn  disk: 3.1 GiB free → make room``."""
+        return f"{self.level.name.lower():4}  {self.name}: {self.found}{f' → {self.advice}' if self.advice else ''}"
+
+
+def examine(job: str | None = None) -> Iterator[Finding]:
+    """Looks at everything, the quick things first.
+
+    Args:
+        job: a job file, to see whether it would run here.
+    """
+    loaded: Job | None = None
+    if job is not None:
+        try:
+            loaded = load_job(job)
+            yield Finding(Level.OK, "job", f"{job} is a valid {loaded.kind} job, {loaded.name!r}")
+            for line in check_job(loaded):
+                yield Finding(Level.OK, "job", line)
+        except UsageError as error:
+            yield Finding(Level.FAIL, "job", str(error), "correct it, or run the job that comes before it")
+    yield _cpus()
+    yield _memory()
+    yield _disk(local_path(loaded.output) if loaded is not None else Path.cwd())
+    yield _shared_memory()
+    yield from versions()
+    yield token()
+    yield _gpu()
+    yield from _ray(loaded)
+
+
+def _cpus() -> Finding:
+    cpus = local_cpus()
+    found = f"Ray gets {cpus} of {os.cpu_count()} on {platform.machine()}"
+    if cpus <= 2:
+        return Finding(Level.WARN, "CPUs", found, "enough to try things out; reading data and training will share them")
+    return Finding(Level.OK, "CPUs", found)
+
+
+def _memory() -> Finding:
+    free = available_memory()
+    if free is None:
+        return Finding(Level.WARN, "memory", "can't be told on this system", f"see that {_size(_LOW_MEMORY)} are free")
+    if free < _LOW_MEMORY:
+        return Finding(Level.WARN, "memory", f"{_size(free)} available", "close other programs, or expect Ray to spill")
+    return Finding(Level.OK, "memory", f"{_size(free)} available")
+
+
+def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process may still take, its container's limit included; None where that can't be told."""
+    limits: list[int] = []
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", (proc / "meminfo").read_text(), re.MULTILINE)
+        limits += [int(found[1]) * 1024] if found else []
+    except OSError:
+        pass
+    try:
+        limit, used = (cgroup / "memory.max").read_text().strip(), (cgroup / "memory.current").read_text()
+        limits += [int(limit) - int(used)] if limit != "max" else []
+    except (OSError, ValueError):
+        pass
+    return min(limits, default=None)
+
+
+def _disk(folder: Path) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    found = f"{_size(usage.free)} free at {folder}"
+    if usage.free < _NO_DISK:
+        return Finding(Level.FAIL, "disk", found, "make room: checkpoints and Ray's own files need some")
+    if usage.free < _LOW_DISK or usage.free < 0.05 * usage.total:
+        return Finding(Level.WARN, "disk", found, "make room: Ray stops spilling to a disk that is 95% full")
+    return Finding(Level.OK, "disk", found)
+
+
+def _shared_memory(mount: Path = Path("/dev/shm")) -> Finding:
+    if not mount.is_dir():
+        return Finding(Level.OK, "shared memory", f"no {mount} on this system; Ray uses files")
+    free = shutil.disk_usage(mount).free
+    if free < _LOW_SHARED_MEMORY:
+        advice = f"batches travel through it: give the container --shm-size={_size(2 * _LOW_SHARED_MEMORY, short=True)}"
+        return Finding(Level.WARN, "shared memory", f"{_size(free)} free at {mount}", advice)
+    return Finding(Level.OK, "shared memory", f"{_size(free)} free at {mount}")
+
+
+def versions(distribution: str = "ray_mm") -> Iterator[Finding]:
+    """Compares what is installed with what the package says it needs."""
+    try:
+        needed = [Requirement(text) for text in metadata.requires(distribution) or []]
+        python = metadata.metadata(distribution)["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        found = f"{distribution} runs from its source, so the versions of what it needs could not be compared"
+        yield Finding(Level.WARN, "versions", found, "install it: pip install -c constraints.txt -e .")
+        return
+    yield Finding(Level.OK, "Python", f"{platform.python_version()} (needs {python})")
+    compared = wrong = 0
+    for requirement in needed:
+        optional = requirement.marker is not None and "extra" in str(requirement.marker)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": "onnx"}):
+            continue
+        compared += 1
+        try:
+            have = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            have = "not installed"
+        if have == "not installed" and optional:
+            wrong += 1
+            advice = f"compressing needs it: pip install {distribution}[onnx]"
+            yield Finding(Level.WARN, requirement.name, have, advice)
+        elif have == "not installed" or not requirement.specifier.contains(have, prereleases=True):
+            wrong += 1
+            advice = f"pip install '{requirement.name}{requirement.specifier}'"
+            yield Finding(Level.FAIL, requirement.name, have, advice)
+    if not wrong:
+        yield Finding(Level.OK, "versions", f"all {compared} requirements are met")
+
+
+def token() -> Finding:
+    """Whether Ray's access token is in use, and who can read it."""
+    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    path = token_path()
+    if mode == "disabled":
+        advice = "whoever can reach its ports can run code here; unset RAY_AUTH_MODE unless nobody else can"
+        return Finding(Level.WARN, "access token", "off (RAY_AUTH_MODE=disabled)", advice)
+    if path is None:
+        return Finding(Level.OK, "access token", "in RAY_AUTH_TOKEN")
+    if not path.exists():
+        return Finding(Level.OK, "access token", f"none yet; {path} is made when Ray first starts")
+    permissions = path.stat().st_mode & 0o777
+    if permissions & 0o077:
+        found = f"others can read {path} (mode {permissions:o})"
+        return Finding(Level.WARN, "access token", found, f"chmod 600 {path}")
+    return Finding(Level.OK, "access token", f"{path}, readable for its owner alone")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        names = ", ".join(f"{device.name} ({_size(device.total_memory)})" for device in devices)
+        return Finding(Level.OK, "GPU", f"{names}; bf16: {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
+    if shutil.which("nvidia-smi"):
+        found = f"a driver is installed, but torch {torch.__version__} can't use it"
+        return Finding(Level.WARN, "GPU", found, "install a CUDA build of torch that fits the driver")
+    return Finding(Level.OK, "GPU", f"none; torch {torch.__version__} trains on the CPU")
+
+
+def _ray(job: Job | None) -> Iterator[Finding]:
+    started = time.monotonic()
+    try:
+        with ray_session("local"):
+            import ray
+
+            seconds = time.monotonic() - started
+            resources = ray.cluster_resources()
+    except Exception as error:  # whatever keeps Ray from starting is a finding, not a failure of this command
+        cause = cause_of(error)
+        found = f"a private one does not start ({type(cause).__name__}: {str(cause).strip().splitlines()[:1]})"
+        yield Finding(Level.FAIL, "Ray", found, "look into /tmp/ray/session_latest/logs")
+        return
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    store = _size(int(resources.get("object_store_memory", 0)))
+    found = (
+        f"{ray.__version__} starts in {seconds:.1f} s with {cpus:g} CPUs, {gpus:g} GPUs and {store} of shared memory"
+    )
+    if seconds > _SLOW_START_S:
+        yield Finding(Level.WARN, "Ray", found, "the machine is busy or its disk slow; every job waits for this")
+    else:
+        yield Finding(Level.OK, "Ray", found)
+    if isinstance(job, (TrainJob, EvaluateJob)):
+        yield placement(job.resources, cpus, gpus)
+
+
+def placement(resources: Resources, cpus: float, gpus: float) -> Finding:
+    """Whether a job's workers and its data find room on a Ray of so many CPUs and GPUs."""
+    try:
+        plan = divide(resources, cpus, gpus)
+    except UsageError as error:
+        return Finding(Level.FAIL, "resources", str(error), "or submit the job to a larger cluster")
+    found = (
+        f"{plan.workers} worker(s) with {plan.cpus_per_worker:g} CPUs and {plan.gpus_per_worker:g} GPUs each; "
+        f"{plan.data_cpus:g} CPUs read data"
+    )
+    if gpus and not plan.gpus_per_worker:
+        return Finding(Level.WARN, "resources", found, "this machine has a GPU: set resources.gpus_per_worker to 1")
+    return Finding(Level.OK, "resources", found)
+
+
+def _size(size_bytes: int, short: bool = False) -> str:
+    return f"{size_bytes // _GIB}g" if short else f"{size_bytes / _GIB:.1f} GiB"

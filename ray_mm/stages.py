@@ -1,0 +1,67 @@
+"""A job → the stage that runs it.
+
+preprocess   table      → dataset      preprocessing/preprocess.py
+train        datasets   → checkpoint   training/train.py
+evaluate     checkpoint → report       evaluation/evaluate.py
+compress     checkpoint → artifact     compression/compress.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import assert_never
+
+from ray_mm.config.compress import CompressJob
+from ray_mm.config.evaluate import EvaluateJob
+from ray_mm.config.load import Job, load_job
+from ray_mm.config.preprocess import PreprocessJob
+from ray_mm.config.train import TrainJob
+from ray_mm.session import use_address
+
+
+def run_job(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None, address: str | None = None
+) -> dict[str, Any]:
+    """Loads a job and runs it.
+
+    Args:
+        source: a job file, or its content.
+        overrides: dotted key → value.
+        address: of a Ray cluster. None: a private Ray on this machine.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        UsageError: the job is wrong; nothing was started.
+        GateRefused: a compress job's gate said no.
+        RayMMError: the run failed.
+    """
+    return run_stage(load_job(source, overrides), address)
+
+
+def run_stage(job: Job, address: str | None = None) -> dict[str, Any]:
+    """Runs a loaded job; see ``run_job``. The stage starts Ray when it has checked what can be checked without."""
+    with use_address(address):
+        match job:
+            case PreprocessJob():
+                from ray_mm.preprocessing.preprocess import run_preprocess
+
+                return run_preprocess(job)
+            case TrainJob():
+                from ray_mm.training.train import run_train
+
+                return run_train(job)
+            case EvaluateJob():
+                from ray_mm.evaluation.evaluate import run_evaluate
+
+                return run_evaluate(job)
+            case CompressJob():
+                from ray_mm.compression.compress import run_compress
+
+                return run_compress(job)
+            case _:
+                assert_never(job)

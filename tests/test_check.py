@@ -1,0 +1,168 @@
+"""What a job names is looked at without torch, Ray or Arrow, and judged as the run would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_mm.check import check_job
+from ray_mm.config.load import load_job
+from ray_mm.errors import CheckpointError, DatasetError, UsageError
+from tests.config.jobs import SMALLEST
+from tests.factories import make_dataset
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two datasets, a table and a train run's best checkpoint, as far as small files say what they are."""
+    folder = tmp_path_factory.mktemp("checked")
+    make_dataset(folder / "train", 6)
+    make_dataset(folder / "poor", 6, ("audio", "label"))
+    (folder / "table.csv").write_text("\ufeffimage,label,speaker\na.png,x,1\n", encoding="utf-8")
+    write_model(folder / "run" / "best")
+    (folder / "run" / "job.json").write_text('{"kind": "train"}')
+    return folder
+
+
+def write_model(folder: Path, **changes: Any) -> None:
+    folder.mkdir(parents=True)
+    content = {"format": "ray_mm.model", "version": 1, "model": SMALLEST["train"]["model"]} | changes
+    (folder / "model.json").write_text(json.dumps(content))
+
+
+def check(folder: Path, kind: str, **overrides: Any) -> list[str]:
+    places = {
+        "preprocess": {"table": folder / "table.csv"},
+        "train": {"data.train": folder / "train"},
+        "evaluate": {"data": folder / "train", "checkpoint": folder / "run"},
+        "compress": {"data": folder / "train", "calibration_data": folder / "train", "checkpoint": folder / "run"},
+    }[kind]
+    return check_job(load_job(SMALLEST[kind], places | {"output": folder / "out"} | overrides))
+
+
+def test_what_a_preprocess_job_names_is_found(folder: Path) -> None:
+    table, columns = check(folder, "preprocess")
+    assert table.startswith(f"table: {folder / 'table.csv'}, ")
+    assert columns == "columns: image, label, speaker"
+
+
+def test_what_a_train_job_names_is_found(folder: Path) -> None:
+    (train, validation) = check(folder, "train", **{"data.validation": folder / "train"})
+    assert train.startswith(f"data.train: {folder / 'train'}, 6 samples of audio (audio), image (image), label (label)")
+    assert validation.startswith("data.validation: ")
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "compress"])
+def test_what_a_job_on_a_checkpoint_names_is_found(folder: Path, kind: str) -> None:
+    checkpoint, *datasets = check(folder, kind)
+    assert checkpoint == f"checkpoint: {folder / 'run' / 'best'}, classify label from image"
+    assert len(datasets) == {"evaluate": 1, "compress": 2}[kind]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"table": "absent.csv"}, "absent.csv: no such file"),
+        ({"table": "table.xlsx"}, "must end in .csv, .jsonl or .parquet"),
+        ({"root": "absent"}, "root: .*absent is not a folder"),
+        ({"fields.imagee": {"type": "image"}}, "fields.imagee: .* has no column 'imagee'; did you mean 'image'"),
+        ({"columns": {"image": "xyzzy"}}, "columns.image: .* no column 'xyzzy'; its columns are image, label, speaker"),
+        ({"key": "idd"}, "key: .* has no column 'idd'"),
+        ({"splits": {"by": "column", "column": "splt"}}, "splits.column: .* has no column 'splt'"),
+        ({"splits": {"by": "hash", "group": "speakr"}}, "splits.group: .* did you mean 'speaker'"),
+    ],
+)
+def test_what_a_preprocess_job_names_wrongly_is_told(folder: Path, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(folder, "preprocess", **overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.train": "absent"}, "absent: no dataset there"),
+        ({"model.fields": {"camera": {}}}, "model.fields.camera: the dataset has no field 'camera'"),
+        (
+            {"model.task.label": "action"},
+            "model.task.label: the dataset has no field 'action'; labels are label, number",
+        ),
+        ({"model.task.label": "number"}, "classify needs a label with target class"),
+        ({"model.fields": {"image": {"encoder": "mlp"}}}, "'mlp' does not take a field of type image"),
+        ({"data.fields": {"camera": {"type": "image"}}}, "data.fields.camera: the dataset has no such field"),
+    ],
+)
+def test_what_does_not_fit_the_dataset_is_told(folder: Path, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(folder, "train", **overrides)
+
+
+def test_a_validation_dataset_without_an_input_is_told(folder: Path) -> None:
+    with pytest.raises(DatasetError, match="poor: field 'image' is none here and image in the training dataset"):
+        check(folder, "train", **{"data.validation": folder / "poor"})
+
+
+def test_a_dataset_that_does_not_fit_the_checkpoint_is_told(folder: Path) -> None:
+    with pytest.raises(
+        DatasetError, match=r"calibration_data: .*poor does not fit the checkpoint: model\.fields\.image"
+    ):
+        check(folder, "compress", calibration_data=folder / "poor")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": "ray_mm.dataset", "version": 99}', "format version 99, this ray_mm reads versions 1 to"),
+        ('{"format": "ray_mm.dataset", "version": "1"}', "format version '1'"),
+        ('{"format": "other"}', "has format 'other'"),
+        ('{"format": "ray_mm.dataset", "version": 1}', "is damaged"),
+        (
+            '{"format": "ray_mm.dataset", "version": 1, "num_samples": 1, "fields": {"a": {"type": "smell"}}}',
+            "is damaged",
+        ),
+        ("[]", "holds no JSON object"),
+        ("{", "can't be read"),
+    ],
+)
+def test_a_dataset_that_can_not_be_read_is_told(folder: Path, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DatasetError, match=message):
+        check(folder, "train", **{"data.train": tmp_path})
+
+
+def test_a_train_run_without_a_checkpoint_is_told_as_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"kind": "train"}')
+    with pytest.raises(CheckpointError, match="the train run has no model yet; run the job that makes it"):
+        check(folder, "evaluate", checkpoint=tmp_path)
+
+
+def test_a_folder_without_a_model_is_told(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        check(folder, "evaluate", checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "last"])
+def test_a_model_is_found_in_its_folder_or_in_its_run(folder: Path, tmp_path: Path, place: str) -> None:
+    write_model(tmp_path / "run" / place)
+    (tmp_path / "run" / "job.json").write_text('{"kind": "train"}')
+    assert check(folder, "evaluate", checkpoint=tmp_path / "run")[0].startswith(
+        f"checkpoint: {tmp_path / 'run' / place}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 99}, "format version 99"),
+        ({"model": {}}, "is damaged; train again"),
+        ({"format": "x"}, "format 'x'"),
+    ],
+)
+def test_a_model_that_can_not_be_read_is_told(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    write_model(tmp_path / "model", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        check(folder, "evaluate", checkpoint=tmp_path / "model")

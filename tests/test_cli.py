@@ -1,0 +1,250 @@
+"""The command line answers at once, ends with the right status, and says what went wrong in one paragraph."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_mm.cli import app
+from ray_mm.config.load import JOB_KINDS
+from tests.config.jobs import SMALLEST
+from tests.factories import make_dataset
+
+REPOSITORY = Path(__file__).parents[1]
+VERBS = ("run", "check", "schema", "demo", "inspect", "index", "doctor", "submit", "status", "logs", "stop", "version")
+HEAVY = ("torch", "ray", "pandas", "pyarrow", "matplotlib", "onnxruntime", "webdataset", "cv2", "rich", "jinja2")
+
+Ran = subprocess.CompletedProcess[str]
+
+
+def python(code: str, folder: Path, **variables: str) -> Ran:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(REPOSITORY)} | variables
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def ray_mm(folder: Path, *arguments: str, before: str = "") -> Ran:
+    """Runs ``ray-mm``; ``before`` is code that runs first in the same process."""
+    return python(f"import sys\n{before}\nsys.argv[1:] = {arguments!r}\nfrom ray_mm.cli import main\nmain()", folder)
+
+
+def write_job(folder: Path, kind: str = "train", **overrides: Any) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(json.dumps({**SMALLEST[kind], **overrides}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("datasets")
+    make_dataset(folder / "data" / "small" / "train", 6)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("check", "job.yaml"), ("schema",), ("version",), ("run", "--help")]
+)
+def test_nothing_heavy_is_imported_to_answer_at_once(datasets: Path, arguments: tuple[str, ...]) -> None:
+    write_job(datasets)
+    code = f"""
+import sys
+sys.argv[1:] = {arguments!r}
+from ray_mm.cli import main
+try:
+    main()
+finally:
+    print("heavy:", sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    ran = python(code, datasets)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.rstrip().endswith("heavy: []")
+
+
+def test_help_lists_every_verb_and_none_that_is_not_there(tmp_path: Path) -> None:
+    ran = ray_mm(tmp_path, "--help")
+    commands = ran.stdout.split("Commands:\n")[1].split("\n\n")[0]
+    assert tuple(line.split()[0] for line in commands.splitlines()) == VERBS
+
+
+def test_every_verb_has_help() -> None:
+    for verb in app.registered_commands:
+        assert verb.callback is not None
+        assert (verb.callback.__doc__ or "").endswith("."), verb.callback.__name__
+
+
+def test_it_runs_as_a_module(tmp_path: Path) -> None:
+    code = "import runpy, sys; sys.argv = ['ray_mm', 'version']; runpy.run_module('ray_mm', run_name='__main__')"
+    assert python(code, tmp_path).stdout.startswith("ray_mm ")
+
+
+@pytest.mark.parametrize("arguments", [("rum",), ("run",), ("run", "--sett", "a=1"), ("logs",), ()])
+def test_a_wrong_call_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    ran = ray_mm(tmp_path, *arguments)
+    assert ran.returncode == 2
+    assert "Usage: ray-mm" in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "check", "submit"])
+def test_a_missing_job_file_is_told_in_one_line(tmp_path: Path, verb: str) -> None:
+    ran = ray_mm(tmp_path, verb, "absent.yaml")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "ray-mm: absent.yaml: no such job file.\n")
+
+
+def test_a_misspelled_key_names_the_file_the_line_and_the_nearest_key(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("kind: train\nname: fit\ntrain:\n  epoch: 3\n")
+    ran = ray_mm(tmp_path, "run", "job.yaml")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("ray-mm: job.yaml:4: train.epoch: unknown key 'epoch'; did you mean 'epochs'?")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_set_overrides_a_key(datasets: Path) -> None:
+    write_job(datasets)
+    assert ray_mm(datasets, "check", "job.yaml", "--set", "train.epochs=3").returncode == 0
+    ran = ray_mm(datasets, "check", "job.yaml", "--set", "train.epochs=three", "--set", "seed=1")
+    assert (ran.returncode, "train.epochs='three'" in ran.stderr) == (2, True)
+
+
+def test_check_tells_what_it_found(datasets: Path) -> None:
+    write_job(datasets)
+    ran = ray_mm(datasets, "check", "job.yaml")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("job.yaml: a valid train job, 'fit'\n  data.train: ")
+    assert "6 samples of audio (audio), image (image)" in ran.stdout
+
+
+def test_check_ends_with_status_2_where_something_is_missing(tmp_path: Path) -> None:
+    write_job(tmp_path)
+    ran = ray_mm(tmp_path, "check", "job.yaml")
+    assert ran.returncode == 2
+    assert ran.stdout == "job.yaml: a valid train job, 'fit'\n", "the file itself is right"
+    assert "data/small/train: no dataset there" in ran.stderr
+
+
+def test_schema_is_json_of_one_kind_or_of_all(tmp_path: Path) -> None:
+    assert json.loads(ray_mm(tmp_path, "schema").stdout)["discriminator"]["mapping"].keys() == JOB_KINDS.keys()
+    assert json.loads(ray_mm(tmp_path, "schema", "train").stdout)["title"] == "TrainJob"
+
+
+def test_a_pipe_that_is_closed_early_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m ray_mm schema | head -1"
+    ran = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("{\n", "")
+
+
+def stage(code: str) -> str:
+    """Code that puts a stage of ours in the place of the real ones."""
+    return f"""
+import ray_mm.stages
+from ray_mm.errors import *
+def run_stage(job, address):
+    {code}
+ray_mm.stages.run_stage = run_stage
+"""
+
+
+RESULT: Mapping[str, Any] = {
+    "kind": "evaluate",
+    "name": "score",
+    "status": "done",
+    "seconds": 3.25,
+    "metrics": {
+        "accuracy": 0.98765,
+        "num_samples": 12345,
+        "ece": None,
+        "confusion": [[1, 2], [3, 4]],
+        "subsets": {"image": {"accuracy": 0.9, "num_samples": 12345}, "audio+image": {"accuracy": 0.98765}},
+    },
+}
+
+
+def test_run_shows_the_metrics_and_where_the_outputs_are(tmp_path: Path) -> None:
+    write_job(tmp_path, "evaluate", output="out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").touch()
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage(f"return {dict(RESULT)!r}"))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
+    assert lines[0] == "evaluate score: done in 3.2 s"
+    assert {"accuracy 0.9877", "num samples 12,345", "ece –"} <= set(lines)
+    assert {"fields accuracy num samples", "image 0.9 12,345", "audio+image 0.9877 –"} <= set(lines)
+    assert lines[-2:] == [f"output: {tmp_path / 'out'}", f"{tmp_path / 'out' / 'report.html'}"]
+    assert "confusion" not in ran.stdout
+
+
+def test_a_gate_that_refuses_ends_with_status_3_after_the_metrics(tmp_path: Path) -> None:
+    write_job(tmp_path, "compress", output="out")
+    (tmp_path / "out").mkdir()
+    result = {"kind": "compress", "name": "shrink", "status": "refused", "seconds": 1, "metrics": {"size_ratio": 0.9}}
+    (tmp_path / "out" / "result.json").write_text(json.dumps(result))
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage("raise GateRefused('size_ratio 0.9 is over 0.35.')"))
+    assert (ran.returncode, ran.stderr) == (3, "ray-mm: size_ratio 0.9 is over 0.35.\n")
+    assert "compress shrink: refused" in ran.stdout and "size ratio  0.9" in ran.stdout
+
+
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path: Path) -> None:
+    write_job(tmp_path)
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage("raise KeyboardInterrupt"))
+    assert ran.returncode == 130
+    assert ran.stderr == "ray-mm: interrupted; running the same command again goes on from what is there.\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "message"),
+    [
+        ("raise UsageError('the call is wrong.')", 2, "the call is wrong."),
+        ("raise SampleError('0.tar', 'k', 'image', 'damaged')", 1, "0.tar[k].image: damaged"),
+        ("raise ValueError('one\\ntwo')", 1, "ValueError: one two (for the traceback, run again with --debug)"),
+        ("raise ValueError", 1, "ValueError: no message (for the traceback, run again with --debug)"),
+        ("raise RuntimeError('wrapped') from DatasetError('no dataset.')", 2, "no dataset."),
+    ],
+)
+def test_what_goes_wrong_is_told_in_one_paragraph(tmp_path: Path, code: str, status: int, message: str) -> None:
+    write_job(tmp_path)
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage(code))
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", f"ray-mm: {message}\n")
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "run", "job.yaml"), ("run", "job.yaml", "--debug")])
+def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_job(tmp_path)
+    ran = ray_mm(tmp_path, *arguments, before=stage("raise ValueError('here')"))
+    assert ran.returncode == 1
+    assert "Traceback (most recent call last)" in ran.stderr and "ValueError: here" in ran.stderr
+
+
+def test_inspect_shows_a_dataset_and_tars(datasets: Path) -> None:
+    shown = ray_mm(datasets, "inspect", "data/small/train")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "samples" in shown.stdout and "image" in shown.stdout
+    tars = sorted(str(path) for path in (datasets / "data/small/train/shards").glob("*.tar"))
+    together = ray_mm(datasets, "inspect", *tars)
+    assert "6 samples" in together.stdout, "several tars are counted together"
+
+
+def test_inspect_of_what_is_not_there_ends_with_status_2(tmp_path: Path) -> None:
+    assert ray_mm(tmp_path, "inspect", "absent").returncode == 2
+
+
+def test_index_writes_the_sidecars(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "set", 4, ("image", "label"), num_shards=1)
+    (shard,) = (tmp_path / "set" / "shards").glob("*.tar")
+    sidecar = shard.with_suffix(".index.parquet")
+    sidecar.unlink()
+    ran = ray_mm(tmp_path, "index", str(shard))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"{shard}: 4 samples")
+    assert sidecar.is_file()
+
+
+def test_version_names_what_decides_a_run(tmp_path: Path) -> None:
+    names = [line.split()[0] for line in ray_mm(tmp_path, "version").stdout.splitlines()]
+    assert names[:4] == ["ray_mm", "python", "ray", "torch"]

@@ -1,0 +1,176 @@
+"""The doctor tells what it found, how bad it is, and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ray_mm import doctor
+from ray_mm.config.base import Resources
+from ray_mm.doctor import Finding, Level
+from tests.config.jobs import SMALLEST
+from tests.factories import make_dataset
+
+GIB = 2**30
+
+
+class Usage(NamedTuple):
+    """What ``shutil.disk_usage`` returns."""
+
+    total: int
+    used: int
+    free: int
+
+
+def test_a_finding_is_a_line_with_what_to_do() -> None:
+    assert Finding(Level.OK, "GPU", "none").line() == "ok    GPU: none"
+    assert Finding(Level.FAIL, "disk", "0 GiB free", "make room").line() == "fail  disk: 0 GiB free → make room"
+
+
+@pytest.mark.ray
+def test_everything_is_looked_at_and_a_job_that_can_run_is_placed(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data" / "small" / "train", 6)
+    (tmp_path / "job.yaml").write_text(json.dumps(SMALLEST["train"]))
+    findings = list(doctor.examine("job.yaml"))
+    names = [finding.name for finding in findings]
+    assert names[:6] == ["job", "job", "CPUs", "memory", "disk", "shared memory"]
+    assert names[-4:] == ["access token", "GPU", "Ray", "resources"]
+    assert findings[-1].found == "1 worker(s) with 1 CPUs and 0 GPUs each; 1 CPUs read data"
+    assert all(finding.advice for finding in findings if finding.level is not Level.OK)
+
+
+@pytest.mark.ray
+def test_a_job_that_can_not_run_fails_and_the_machine_is_looked_at_all_the_same(local_ray: None) -> None:
+    first, *others = doctor.examine("absent.yaml")
+    assert first.level is Level.FAIL and first.found == "absent.yaml: no such job file."
+    assert "Ray" in [finding.name for finding in others]
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "level"),
+    [
+        (50 * GIB, 100 * GIB, Level.OK),
+        (5 * GIB, 100 * GIB, Level.WARN),
+        (20 * GIB, 900 * GIB, Level.WARN),
+        (1, 9, Level.FAIL),
+    ],
+)
+def test_a_full_disk_is_a_warning_and_then_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, total: int, level: Level
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage(total, total - free, free))
+    finding = doctor._disk(tmp_path / "not" / "there" / "yet")
+    assert finding.level is level
+    assert finding.found.endswith(f"free at {tmp_path}"), "the folder above is asked"
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "used", "expected"),
+    [
+        ("MemTotal: 9 kB\nMemAvailable:    2048 kB\n", None, None, 2 * 2**20),
+        ("MemAvailable: 2048 kB\n", "max", "5", 2 * 2**20),
+        ("MemAvailable: 2048 kB\n", "1000", "400", 600),
+        (None, "1000", "400", 600),
+        (None, None, None, None),
+    ],
+)
+def test_available_memory_is_what_the_machine_and_the_container_leave(
+    tmp_path: Path, meminfo: str | None, limit: str | None, used: str | None, expected: int | None
+) -> None:
+    for name, content in (("meminfo", meminfo), ("memory.max", limit), ("memory.current", used)):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    assert doctor.available_memory(tmp_path, tmp_path) == expected
+
+
+@pytest.mark.parametrize(("free", "level"), [(None, Level.WARN), (GIB, Level.WARN), (9 * GIB, Level.OK)])
+def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch, free: int | None, level: Level) -> None:
+    monkeypatch.setattr(doctor, "available_memory", lambda: free)
+    assert doctor._memory().level is level
+
+
+def test_little_shared_memory_is_a_warning_that_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage(GIB, 0, 64 * 2**20))
+    finding = doctor._shared_memory(tmp_path)
+    assert finding.level is Level.WARN and "--shm-size=4g" in finding.advice
+    assert doctor._shared_memory(tmp_path / "absent").level is Level.OK
+
+
+def test_a_token_that_others_can_read_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    assert doctor.token().level is Level.OK
+    path.touch(0o644)
+    assert doctor.token() == Finding(
+        Level.WARN, "access token", f"others can read {path} (mode 644)", f"chmod 600 {path}"
+    )
+    path.chmod(0o600)
+    assert doctor.token().level is Level.OK
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert doctor.token().level is Level.WARN
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert "secret" not in doctor.token().line()
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus", "level"),
+    [
+        (Resources(workers=2), 0, Level.OK),
+        (Resources(workers=1), 1, Level.WARN),
+        (Resources(workers=1, gpus_per_worker=1), 1, Level.OK),
+        (Resources(workers=2, gpus_per_worker=1), 1, Level.FAIL),
+        (Resources(workers=4, cpus_per_worker=1), 0, Level.FAIL),
+    ],
+)
+def test_what_a_job_asks_for_is_compared_with_what_ray_has(resources: Resources, gpus: float, level: Level) -> None:
+    assert doctor.placement(resources, 4, gpus).level is level
+
+
+def write_distribution(folder: Path, *requirements: str) -> None:
+    (folder / "made_up-1.0.dist-info").mkdir()
+    lines = ["Metadata-Version: 2.1", "Name: made_up", "Version: 1.0", "Requires-Python: >=3.10"]
+    lines += [f"Requires-Dist: {requirement}" for requirement in requirements]
+    (folder / "made_up-1.0.dist-info" / "METADATA").write_text("\n".join(lines) + "\n")
+
+
+def test_versions_that_are_missing_or_out_of_range_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_distribution(
+        tmp_path,
+        "numpy>=1",
+        "pyyaml<1",
+        "no-such-thing>=2",
+        'other-thing; extra == "onnx"',
+        'dev-thing; extra == "dev"',
+    )
+    found = {finding.name: finding for finding in doctor.versions("made_up")}
+    assert {name: finding.level for name, finding in found.items()} == {
+        "Python": Level.OK,
+        "pyyaml": Level.FAIL,
+        "no-such-thing": Level.FAIL,
+        "other-thing": Level.WARN,
+    }
+    assert found["no-such-thing"].advice == "pip install 'no-such-thing>=2'"
+    assert found["other-thing"].advice == "compressing needs it: pip install made_up[onnx]"
+
+
+def test_versions_that_fit_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_distribution(tmp_path, "numpy>=1", 'dev-thing; extra == "dev"')
+    assert [finding.level for finding in doctor.versions("made_up")] == [Level.OK, Level.OK]
+
+
+def test_a_package_that_is_not_installed_can_not_be_compared() -> None:
+    (finding,) = doctor.versions("never-installed")
+    assert finding.level is Level.WARN
