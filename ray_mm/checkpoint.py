@@ -15,20 +15,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor, nn
 
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
-from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.version import CHECKPOINT_FORMAT
+
+if TYPE_CHECKING:  # an artifact is described by the same files, and is loaded where there is no torch
+    from torch import Tensor, nn
+
+    from ray_mm.models.multimodal import MultimodalModel
 
 _FORMAT_NAME = "ray_mm.model"
 WEIGHTS_FILE = "model.safetensors"
@@ -64,6 +64,10 @@ class Checkpoint:
         Raises:
             CheckpointError: the weights are not those of this config.
         """
+        import torch
+
+        from ray_mm.models.multimodal import build_model
+
         with torch.random.fork_rng(devices=[]):
             model = build_model(self.config, self.preprocessor)
         try:
@@ -88,6 +92,8 @@ def save_checkpoint(
         preprocessor: what it was built from.
         metrics: finite figures to keep with it.
     """
+    from safetensors.torch import save
+
     # Convolutions hold their weights as channels_last; a file has one order only.
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
     write_atomic(folder / WEIGHTS_FILE, save(state))
@@ -127,6 +133,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing there, damaged, or of a newer format.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     folder = resolve_checkpoint(path)
     description = load_description(folder)
     weights = folder / WEIGHTS_FILE

@@ -1,7 +1,7 @@
 """A trained model, ready to answer: from a checkpoint (torch) or from an artifact (onnxruntime). Without Ray.
 
-A folder is an artifact if it holds ``artifact.json`` ({"format": "ray_mm.artifact", "version", "digest" of model.onnx, …}),
-``model.onnx``, and ``model.json`` and ``preprocessor.json`` as a checkpoint has them.
+A folder is an artifact if it holds ``artifact.json`` ({"format": "ray_mm.artifact", "version", "digest" of model.onnx,
+"files": digests of all files, …}), ``model.onnx``, and ``model.json`` and ``preprocessor.json`` as a checkpoint has them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import torch
 from PIL import Image
 
 from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
@@ -29,8 +28,12 @@ from ray_mm.data.decode.numeric import as_finite
 from ray_mm.data.fields import presence_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
-from ray_mm.models.multimodal import MultimodalModel
 from ray_mm.storage import local_path, sha256_file
+
+if TYPE_CHECKING:  # imported where a checkpoint is used: an artifact answers without torch
+    import torch
+
+    from ray_mm.models.multimodal import MultimodalModel
 
 ARTIFACT_FILE = "artifact.json"
 GRAPH_FILE = "model.onnx"
@@ -173,6 +176,8 @@ class TorchPredictor(Predictor):
         size_bytes: int,
         device: str = "cpu",
     ) -> None:
+        import torch
+
         super().__init__(config, preprocessor, size_bytes)
         self.model = model.to(device).eval()
         self.device = torch.device(device)
@@ -180,6 +185,8 @@ class TorchPredictor(Predictor):
     def _run(
         self, batch: Mapping[str, npt.NDArray[Any]], presence: Sequence[dict[str, npt.NDArray[np.bool_]]]
     ) -> npt.NDArray[np.float32]:
+        import torch
+
         arrays = [array for names in self.model.arrays.values() for array in names]
         with torch.inference_mode():
             # Encoding is nearly all of the work, and does not depend on presence.
@@ -191,6 +198,8 @@ class TorchPredictor(Predictor):
             return cast("npt.NDArray[np.float32]", torch.stack(raw).float().cpu().numpy())
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        import torch
+
         # Torch warns about arrays that it could not write to, such as views of Arrow's memory.
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
@@ -251,6 +260,8 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
     folder = _artifact_folder(path)
     if folder is not None:
         return _load_artifact(folder, threads)
+    import torch
+
     checkpoint = load_checkpoint(path)
     return TorchPredictor(
         checkpoint.build(),
@@ -277,17 +288,25 @@ def _artifact_folder(path: str | Path) -> Path | None:
 
 def _load_artifact(folder: Path, threads: int | None) -> OnnxPredictor:
     content = read_versioned(folder / ARTIFACT_FILE, ARTIFACT_FORMAT_NAME, ARTIFACT_FORMAT)
-    graph = folder / GRAPH_FILE
-    if not graph.is_file():
-        raise CheckpointError(f"{graph}: is missing; the artifact is not whole.")
-    found = sha256_file(graph)
-    if found != content.get("digest"):
-        raise CheckpointError(
-            f"{graph}: its SHA-256 digest is {found[:16]}…, {ARTIFACT_FILE} says {str(content.get('digest'))[:16]}…; the file "
-            "was damaged or replaced after it was written. Copy it again, or compress again."
-        )
+    # All of it was judged together: another preprocessor beside the same graph is another model.
+    for name, expected in {GRAPH_FILE: content.get("digest"), **_files(content)}.items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: is missing; the artifact is not whole.")
+        found = sha256_file(file)
+        if found != expected:
+            raise CheckpointError(
+                f"{file}: its SHA-256 digest is {found[:16]}…, {ARTIFACT_FILE} says {str(expected)[:16]}…; the file was damaged "
+                "or replaced after it was written. Copy it again, or compress again."
+            )
     description = load_description(folder)
-    return OnnxPredictor(graph, description.config, description.preprocessor, threads)
+    return OnnxPredictor(folder / GRAPH_FILE, description.config, description.preprocessor, threads)
+
+
+def _files(artifact: dict[str, Any]) -> dict[str, Any]:
+    """Name → SHA-256 of an artifact's files; of names in its own folder only."""
+    files = artifact.get("files", {})
+    return {Path(name).name: digest for name, digest in files.items()} if isinstance(files, dict) else {}
 
 
 def _payload(spec: FieldSpec, value: Any) -> bytes | memoryview:

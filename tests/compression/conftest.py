@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_mm.checkpoint import save_checkpoint
+from ray_mm.checkpoint import load_checkpoint, save_checkpoint
+from ray_mm.compression.artifact import describe_artifact, publish, start_candidate
+from ray_mm.compression.calibrate import read_spread, with_absences
 from ray_mm.compression.export import Batch, export_onnx, to_tensors
+from ray_mm.compression.quantize import quantize
+from ray_mm.config.compress import QuantizeConfig
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.reader import read_batches
 from ray_mm.models.losses import loss_per_sample
 from ray_mm.models.multimodal import MultimodalModel, build_model
+from ray_mm.predictor import GRAPH_FILE
 from tests.factories import make_dataset
 
 CASES: dict[str, tuple[dict[str, str | None], str]] = {
@@ -101,3 +106,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer.step()
     save_checkpoint(folder / "checkpoint", model.eval(), config, preprocessor, {"loss": loss.item()})
     return folder / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def artifact(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compressed form of ``trained``, as the stage publishes it, without an evaluation. Tests copy it to change it."""
+    run = tmp_path_factory.mktemp("compressed")
+    checkpoint = load_checkpoint(trained)
+    folder = start_candidate(run)
+    export_onnx(checkpoint.build(), checkpoint.preprocessor, run / "float.onnx")
+    data = open_dataset(trained.parent / "train")
+    fields = sorted(checkpoint.config.fields)
+    batches = list(with_absences(read_spread(data, checkpoint.preprocessor, 48), fields))
+    quantize(run / "float.onnx", folder / GRAPH_FILE, batches, QuantizeConfig())
+    describe_artifact(folder, checkpoint, QuantizeConfig(), {"accuracy": 1.0}, {"size_ratio": 0.3}, "passed")
+    return publish(run)
