@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class TrainingState:
         total_quarantined: over all epochs, each meeting counted.
         best: the best validation metrics so far, empty before the first validation.
         best_step: when that was.
+        latest: the newest validation's metrics, empty before the first.
     """
 
     next_item: int
@@ -57,11 +58,12 @@ class TrainingState:
     total_quarantined: int
     best: dict[str, float]
     best_step: int
+    latest: dict[str, float]
 
 
 def initial_state(data_digest: str) -> TrainingState:
     """Before the first item."""
-    return TrainingState(0, 0, data_digest, 0, 0, 0, {}, 0)
+    return TrainingState(0, 0, data_digest, 0, 0, 0, {}, 0, {})
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,23 @@ def begin_attempt(run: Path, data_digest: str) -> Attempt:
     Raises:
         CheckpointError: a checkpoint of other data.
     """
+    latest, state = find_start(run, data_digest)
+    number = max(attempt_starts(run), default=0) + 1
+    checkpoint = str(latest.relative_to(run)) if latest is not None else None
+    attempt = Attempt(number, state.next_item, checkpoint)
+    write_json(run / "attempts" / f"{number:04d}.json", asdict(attempt))
+    # From here on no earlier attempt may write; what one was writing when it was killed is of no use.
+    for left in (*run.glob("checkpoints/.step-*"), *run.glob(".best.*"), *run.glob(".last.*")):
+        shutil.rmtree(left, ignore_errors=True)
+    return attempt
+
+
+def find_start(run: Path, data_digest: str) -> tuple[Path | None, TrainingState]:
+    """The newest checkpoint that is whole, if there is one, and its state. Changes nothing.
+
+    Raises:
+        CheckpointError: a checkpoint of other data.
+    """
     latest = latest_checkpoint(run)
     state = read_state(latest) if latest is not None else initial_state(data_digest)
     if state.data_digest != data_digest:
@@ -92,11 +111,7 @@ def begin_attempt(run: Path, data_digest: str) -> Attempt:
             f"{latest}: was trained on other data than the job names now (the datasets have changed since); choose another "
             "output, or remove that run."
         )
-    number = max(attempt_starts(run), default=0) + 1
-    checkpoint = str(latest.relative_to(run)) if latest is not None else None
-    attempt = Attempt(number, state.next_item, checkpoint)
-    write_json(run / "attempts" / f"{number:04d}.json", asdict(attempt))
-    return attempt
+    return latest, state
 
 
 def current_attempt(run: Path) -> Attempt:
@@ -142,21 +157,28 @@ def save_state(
     Raises:
         CheckpointError: a newer attempt has taken over this run; this one must not write any more.
     """
-    if current_attempt(run).number != attempt.number:
-        raise CheckpointError(f"{run}: another start of this run has taken over; this one ends.")
+    require_current(run, attempt)
     target = run / "checkpoints" / f"step-{state.step:08d}"
     with atomic_folder(target) as folder:
-        save_checkpoint(folder, model, config, preprocessor, state.best)
+        save_checkpoint(folder, model, config, preprocessor, state.latest)
         save_optimizer(optimizer, folder / "optimizer.safetensors")
         files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
         write_json(folder / "training.json", {"version": STATE_VERSION, "state": asdict(state), "files": files})
-    for old in sorted((run / "checkpoints").glob("step-*"))[:-_KEPT]:
+    # One with more steps was passed over as damaged, or this attempt had not begun before it.
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    before = [folder for folder in folders if folder.name < target.name]
+    for old in (*before[: 1 - _KEPT], *(folder for folder in folders if folder.name > target.name)):
         shutil.rmtree(old, ignore_errors=True)
 
 
-def next_epoch(state: TrainingState) -> TrainingState:
-    """The state with the epoch's counts at zero."""
-    return replace(state, trained=0, quarantined=0)
+def require_current(run: Path, attempt: Attempt) -> None:
+    """Keeps a group of workers that was given up, but lives on somewhere, from writing.
+
+    Raises:
+        CheckpointError: a newer attempt has taken over this run.
+    """
+    if current_attempt(run).number != attempt.number:
+        raise CheckpointError(f"{run}: another start of this run has taken over; this one ends.")
 
 
 def _damage(folder: Path) -> str | None:
@@ -170,6 +192,6 @@ def _damage(folder: Path) -> str | None:
             if sha256_file(folder / name) != digest:
                 return f"{name} was changed"
         TrainingState(**content["state"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return str(error)
     return None

@@ -31,7 +31,7 @@ from ray_mm.training.dropout import hide_fields
 from ray_mm.training.ledger import Entry, Ledger
 from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer
 from ray_mm.training.parallel import Ranks, autocast
-from ray_mm.training.state import Attempt, TrainingState, initial_state, read_state, save_state
+from ray_mm.training.state import Attempt, TrainingState, initial_state, read_state, require_current, save_state
 from ray_mm.training.tracking import Tracker
 
 _LOG_EVERY_S = 10.0
@@ -117,10 +117,11 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
             state = replace(state, next_item=item.number + 1)
             if item.ends_phase:
                 metrics = validation.read()
+                state = replace(state, latest=metrics)
                 if is_better(job.model.task, metrics, state.best):
                     state = replace(state, best=metrics, best_step=state.step)
                     if ranks.rank == 0:
-                        _publish(training, "best", model, metrics)
+                        _publish(training, attempt, "best", model, metrics)
                 if tracker is not None:
                     tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
                 # Waiting during a validation says nothing about the training.
@@ -132,7 +133,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 save_state(training.run, attempt, state, model, optimizer, job.model, training.preprocessor)
 
     if ranks.rank == 0:
-        _publish(training, "last", model, state.best)
+        _publish(training, attempt, "last", model, state.latest)
     ledger.close()
     if tracker is not None:
         tracker.close()
@@ -312,6 +313,9 @@ def _saves_here(training: Training, batch: LoadedBatch) -> bool:
     return item.phase == "train" and every is not None and item.step % every == 0
 
 
-def _publish(training: Training, name: str, model: MultimodalModel, metrics: dict[str, float]) -> None:
+def _publish(
+    training: Training, attempt: Attempt, name: str, model: MultimodalModel, metrics: dict[str, float]
+) -> None:
+    require_current(training.run, attempt)
     with atomic_folder(training.run / name) as folder:
         save_checkpoint(folder, model, training.job.model, training.preprocessor, metrics)
