@@ -1,0 +1,59 @@
+"""Metrics are on file at once, and a resumed training takes back what it will do again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ray_mm.training.tracking import METRICS_FILE, Tracker, read_metrics
+
+
+def test_lines_are_on_file_before_the_tracker_is_closed(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, 0)
+    tracker.write("train", 1, {"epoch": 1, "loss": 0.5})
+    assert read_metrics(tmp_path) == [{"kind": "train", "step": 1, "epoch": 1, "loss": 0.5}]
+    tracker.close()
+
+
+def test_a_run_without_metrics_has_no_lines(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_line_that_was_cut_short_is_left_out_and_not_joined_to_the_next(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, 0)
+    tracker.write("train", 1, {"loss": 0.5})
+    tracker.close()
+    with (tmp_path / METRICS_FILE).open("a") as stream:
+        stream.write('{"kind": "train", "step": 2, "lo')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+    tracker = Tracker(tmp_path, 1)
+    tracker.write("train", 2, {"loss": 0.4})
+    tracker.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_what_lies_past_the_step_that_is_resumed_from_is_taken_back(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, 0)
+    for step in range(1, 6):
+        tracker.write("train", step, {"loss": 1 / step})
+    tracker.write("validation", 5, {"loss": 0.3})
+    tracker.close()
+    again = Tracker(tmp_path, 3)
+    again.write("train", 4, {"loss": 0.44})
+    again.close()
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, pytest.approx(1 / 3)),
+        (4, 0.44),
+    ]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, pytest.approx(1 / 3)),
+        (4, pytest.approx(0.44)),
+    ]
