@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.plan import Schedule, stable_hash
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.quarantine import check_budget
-from ray_mm.errors import OrderError, TrainingDivergedError
+from ray_mm.errors import OrderError, QuarantineBudgetError, TrainingDivergedError
 from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.storage import atomic_folder
@@ -76,67 +77,65 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
 
     Raises:
         QuarantineBudgetError: too many bad samples; on every rank at the same step.
-        TrainingDivergedError: the loss is no longer finite; on every rank at the same step.
+        TrainingDivergedError: the loss or a weight is no longer finite; on every rank at the same step.
         OrderError: an epoch did not meet every planned sample once.
     """
     job, schedule = training.job, training.schedule
     model, optimizer, state = _restore(training, ranks, attempt)
     wrapped = ranks.wrap(model)
     loss_meter = _LossMeter(ranks)
-    validation = _ValidationSums(job.model.task, training.preprocessor, ranks)
-    ledger = Ledger(training.run / "ledger", attempt.number, ranks.rank)
-    tracker = Tracker(training.run, state.step) if ranks.rank == 0 else None
-
-    for batch in batches:
-        item = batch.item
-        if item.phase == "train":
-            step = _train_step(training, ranks, wrapped, optimizer, batch)
-            ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
-            loss_meter.add(step.loss_sum, step.weight_sum, batch.wait_s, step.planned)
-            state = replace(
-                state,
-                next_item=item.number + 1,
-                step=item.step,
-                trained=state.trained + step.planned - step.quarantined,
-                quarantined=state.quarantined + step.quarantined,
-                total_quarantined=state.total_quarantined + step.quarantined,
-            )
-            check_budget(
-                job.data.bad_samples, state.quarantined, state.trained + state.quarantined, training.quarantine
-            )
-            if item.ends_phase:
-                _check_epoch(state, schedule)
-                state = replace(state, trained=0, quarantined=0)
-            if item.ends_phase or loss_meter.due(item.step, job.train.log_every_steps):
-                line = loss_meter.read(item.step)
-                line["lr"] = learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps)
-                if tracker is not None:
-                    tracker.write("train", item.step, {"epoch": item.epoch + 1, **line})
-        else:
-            validation.add(wrapped, batch.tensors, job.train.precision)
-            state = replace(state, next_item=item.number + 1)
-            if item.ends_phase:
-                metrics = validation.read()
-                state = replace(state, latest=metrics)
-                if is_better(job.model.task, metrics, state.best):
-                    state = replace(state, best=metrics, best_step=state.step)
-                    if ranks.rank == 0:
-                        _publish(training, attempt, "best", model, metrics)
-                if tracker is not None:
-                    tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
-                # Waiting during a validation says nothing about the training.
-                loss_meter.restart()
-        if _saves_here(training, batch):
-            # Every rank's ledger must cover the checkpoint before it is there.
-            ranks.barrier()
-            if ranks.rank == 0:
-                save_state(training.run, attempt, state, model, optimizer, job.model, training.preprocessor)
-
-    if ranks.rank == 0:
-        _publish(training, attempt, "last", model, state.latest)
-    ledger.close()
-    if tracker is not None:
-        tracker.close()
+    validation = _ValidationSums(training, ranks)
+    with ExitStack() as files:
+        ledger = files.enter_context(closing(Ledger(training.run / "ledger", attempt.number, ranks.rank)))
+        tracker = files.enter_context(closing(Tracker(training.run, state.step))) if ranks.rank == 0 else None
+        for batch in batches:
+            item = batch.item
+            if item.phase == "train":
+                step = _train_step(training, ranks, wrapped, optimizer, batch)
+                ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
+                loss_meter.add(step.loss_sum, step.weight_sum, batch.wait_s, step.met)
+                state = replace(
+                    state,
+                    next_item=item.number + 1,
+                    step=item.step,
+                    trained=state.trained + step.met - step.quarantined,
+                    quarantined=state.quarantined + step.quarantined,
+                    total_quarantined=state.total_quarantined + step.quarantined,
+                )
+                met = state.trained + state.quarantined
+                check_budget(job.data.bad_samples, state.quarantined, met, training.quarantine)
+                if item.ends_phase:
+                    _check_epoch(state, training)
+                    state = replace(state, trained=0, quarantined=0)
+                if item.ends_phase or loss_meter.due(item.step, job.train.log_every_steps):
+                    line = loss_meter.read(item.step)
+                    line["lr"] = learning_rate(
+                        job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps
+                    )
+                    if tracker is not None:
+                        tracker.write("train", item.step, {"epoch": item.epoch + 1, **line})
+            else:
+                validation.add(wrapped, batch.tensors, job.train.precision)
+                state = replace(state, next_item=item.number + 1)
+                if item.ends_phase:
+                    metrics = validation.read(item.step)
+                    state = replace(state, latest=metrics)
+                    if is_better(job.model.task, metrics, state.best):
+                        state = replace(state, best=metrics, best_step=state.step)
+                        if ranks.rank == 0:
+                            _publish(training, attempt, "best", model, metrics)
+                    if tracker is not None:
+                        tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
+                    # Waiting during a validation says nothing about the training.
+                    loss_meter.restart()
+            if _saves_here(training, batch):
+                # Adds up over the ranks, so it is a barrier, too: every rank's ledger must cover the checkpoint before it
+                # is there.
+                _check_finite(model, ranks, item.step)
+                if ranks.rank == 0:
+                    save_state(training.run, attempt, state, model, optimizer, job.model, training.preprocessor)
+        if ranks.rank == 0:
+            _publish(training, attempt, "last", model, state.latest)
 
 
 def _restore(
@@ -157,7 +156,7 @@ def _restore(
 class _Step:
     loss_sum: Tensor
     weight_sum: Tensor
-    planned: int
+    met: int
     quarantined: int
     quarantined_here: tuple[int, ...]
 
@@ -172,7 +171,7 @@ def _train_step(
     weights = sample_weights(job.model.task, tensors)
     position, present = tensors[POSITION].cpu(), tensors[WEIGHT].cpu() > 0
     bad = position[(position >= 0) & ~present]
-    total_weight, quarantined = ranks.sum([float(weights.sum()), float(len(bad))])
+    total_weight, met, quarantined = ranks.sum([float(weights.sum()), float((position >= 0).sum()), float(len(bad))])
 
     model.train()
     lr = learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, training.schedule.num_steps)
@@ -189,9 +188,7 @@ def _train_step(
         nn.utils.clip_grad_norm_(model.parameters(), job.train.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return _Step(
-        loss_sum.detach(), weights.sum(), item.stop - item.start, round(quarantined), tuple(int(p) for p in bad)
-    )
+    return _Step(loss_sum.detach(), weights.sum(), round(met), round(quarantined), tuple(int(p) for p in bad))
 
 
 class _LossMeter:
@@ -230,10 +227,7 @@ class _LossMeter:
         """
         loss_sum, weight_sum = self._ranks.sum([float(self._loss_sum), float(self._weight_sum)])
         if not math.isfinite(loss_sum):
-            raise TrainingDivergedError(
-                f"the loss at step {step} is {loss_sum}; lower train.optimizer.lr, or set train.clip_norm. "
-                "The last checkpoint is whole."
-            )
+            raise _diverged(f"the loss at step {step} is {loss_sum}")
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
         values = {
@@ -249,11 +243,13 @@ class _LossMeter:
 class _ValidationSums:
     """Sums over a validation, added up over the ranks once at its end: no mean of means."""
 
-    def __init__(self, task: TaskConfig, preprocessor: Preprocessor, ranks: Ranks) -> None:
-        self._task = task
-        self._preprocessor = preprocessor
+    def __init__(self, training: Training, ranks: Ranks) -> None:
+        self._training = training
+        self._task = training.job.model.task
+        self._preprocessor = training.preprocessor
         self._ranks = ranks
-        self._sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+        # Of the samples that count: loss, two figures and their number; samples met, and those that can't be read.
+        self._sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)
 
     @torch.no_grad()
     def add(self, model: nn.Module, tensors: dict[str, Tensor], precision: str) -> None:
@@ -274,12 +270,28 @@ class _ValidationSums:
             first, second = error.abs().double(), error.square()
         for place, values in enumerate((losses, first, second, torch.ones_like(losses))):
             self._sums[place] += torch.where(counted, values.double(), 0.0).sum()
+        met = tensors[POSITION] >= 0
+        self._sums[4] += met.sum()
+        self._sums[5] += (met & (tensors[WEIGHT] == 0)).sum()
 
-    def read(self) -> dict[str, float]:
-        """The metrics over all ranks; then starts anew."""
-        loss, first, second, count = self._ranks.sum(self._sums.tolist())
+    def read(self, step: int) -> dict[str, float]:
+        """The metrics over all ranks; then starts anew.
+
+        Raises:
+            QuarantineBudgetError: too many samples can't be read, or none could be scored.
+            TrainingDivergedError: the loss is not finite.
+        """
+        loss, first, second, count, met, quarantined = self._ranks.sum(self._sums.tolist())
         self._sums.zero_()
-        count = max(count, 1.0)
+        folder = self._training.quarantine
+        check_budget(self._training.job.data.bad_samples, round(quarantined), round(met), folder)
+        if count == 0:
+            raise QuarantineBudgetError(
+                f"none of the {met:.0f} validation samples could be scored: {quarantined:.0f} can't be read (see {folder}), "
+                f"the others have no {self._task.label!r}. Mend data.validation or leave it out."
+            )
+        if not math.isfinite(loss):
+            raise _diverged(f"the validation loss at step {step} is {loss / count}")
         if isinstance(self._task, ClassifyTask):
             metrics = {"loss": loss / count, "accuracy": first / count}
         else:
@@ -296,12 +308,32 @@ def is_better(task: TaskConfig, metrics: dict[str, float], best: dict[str, float
     return metrics["rmse"] < best["rmse"]
 
 
-def _check_epoch(state: TrainingState, schedule: Schedule) -> None:
-    if state.trained + state.quarantined != schedule.train_samples:
+def _check_epoch(state: TrainingState, training: Training) -> None:
+    planned = training.schedule.train_samples
+    if state.trained + state.quarantined != planned:
         raise OrderError(
-            f"an epoch of {schedule.train_samples} samples trained on {state.trained} and quarantined "
-            f"{state.quarantined}: this is an error in ray_mm."
+            f"an epoch of {planned} samples trained on {state.trained} and quarantined {state.quarantined}: this is an error "
+            "in ray_mm."
         )
+    if state.trained == 0:
+        raise QuarantineBudgetError(
+            f"none of the {planned} samples of data.train can be read; they lie with their reasons in {training.quarantine}."
+        )
+
+
+def _check_finite(model: nn.Module, ranks: Ranks, step: int) -> None:
+    """Sees to it that no checkpoint is saved that nothing can be made of. The loss alone shows it a step too late."""
+    finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
+    (num_diverged,) = ranks.sum([float(~finite)])
+    if num_diverged:
+        raise _diverged(f"weights are not finite after step {step}")
+
+
+def _diverged(what: str) -> TrainingDivergedError:
+    return TrainingDivergedError(
+        f"{what}; lower train.optimizer.lr or set train.clip_norm, and choose another output, because the same settings "
+        "would lead here again. Checkpoints are from before it."
+    )
 
 
 def _saves_here(training: Training, batch: LoadedBatch) -> bool:

@@ -1,0 +1,397 @@
+"""The training loop, without Ray: its curve, its resume, what it counts and when it stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+
+from ray_mm.checkpoint import load_checkpoint
+from ray_mm.data.loader import LoadedBatch
+from ray_mm.data.quarantine import list_quarantine
+from ray_mm.errors import CheckpointError, OrderError, QuarantineBudgetError, TrainingDivergedError
+from ray_mm.training.ledger import audit
+from ray_mm.training.parallel import Ranks
+from ray_mm.training.state import attempt_starts, begin_attempt, current_attempt, latest_checkpoint, read_state
+from ray_mm.training.tracking import read_metrics
+from ray_mm.training.worker import Training, is_better, run_worker
+from tests.factories import make_dataset
+from tests.training.inprocess import Killed, batches, curve, make_training, train
+
+FIELDS = ("vector", "label", "number")
+ONE = Ranks(0, 1, torch.device("cpu"))
+GOLDEN = [
+    *(1.09478, 0.74827, 0.71420, 0.47599, 0.17893),
+    *(0.19186, 0.14698, 0.16459, 0.10616, 0.15774),
+    *(0.10692, 0.10645, 0.08534, 0.11950, 0.10779),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from threads, and wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """``train`` (70 samples) and ``validation`` (20 samples)."""
+    make_dataset(tmp_path / "train", 70, FIELDS, num_shards=3)
+    make_dataset(tmp_path / "validation", 20, FIELDS, num_shards=1, seed=1)
+    return tmp_path
+
+
+# --- the curve
+
+
+def test_the_loss_curve_is_what_it_was(data: Path) -> None:
+    # Who changes it on purpose says so in the commit, and pins the new one.
+    training = make_training(data, **{"train.optimizer.lr": 0.01, "train.epochs": 3})
+    train(training)
+    losses = [line["loss"] for line in read_metrics(training.run) if line["kind"] == "train"]
+    assert losses == pytest.approx(GOLDEN, abs=1e-4)
+    validations = [line for line in read_metrics(training.run) if line["kind"] == "validation"]
+    assert [line["accuracy"] for line in validations] == [1.0, 1.0, 1.0]
+
+
+def test_every_line_says_where_the_training_is(data: Path) -> None:
+    training = make_training(data)
+    train(training)
+    lines = read_metrics(training.run)
+    assert [(line["kind"], line["step"], line["epoch"]) for line in lines] == [
+        *(("train", step, 1) for step in range(1, 6)),
+        ("validation", 5, 1),
+        *(("train", step, 2) for step in range(6, 11)),
+        ("validation", 10, 2),
+    ]
+    assert {"loss", "lr", "samples_per_s", "data_wait", "seconds"} < lines[0].keys()
+    assert lines[5]["num_samples"] == 20
+    assert all(line["seconds"] > 0 and 0 <= line["data_wait"] <= 1 for line in lines if line["kind"] == "train")
+
+
+def test_lines_are_means_since_the_line_before_and_an_epoch_ends_with_one(data: Path) -> None:
+    each, few = make_training(data, "each"), make_training(data, "few", **{"train.log_every_steps": 2})
+    train(each)
+    train(few)
+    losses = [loss for (kind, _), loss in curve(each).items() if kind == "train"]
+    sizes = [16, 16, 16, 16, 6] * 2
+    found = {step: loss for (kind, step), loss in curve(few).items() if kind == "train"}
+    assert list(found) == [2, 4, 5, 6, 8, 10]
+    since = 0
+    for step, loss in found.items():
+        assert loss == pytest.approx(np.average(losses[since:step], weights=sizes[since:step]), abs=1e-6)
+        since = step
+
+
+def test_a_regression_is_scored_in_its_own_unit(data: Path) -> None:
+    training = make_training(
+        data, **{"model.task": {"type": "regress", "label": "number"}, "train.epochs": 8, "train.optimizer.lr": 0.01}
+    )
+    train(training)
+    first, *_, last = (line for line in read_metrics(training.run) if line["kind"] == "validation")
+    assert first.keys() == {"kind", "step", "epoch", "loss", "mae", "rmse", "num_samples"}
+    # Numbers lie around 0, 10 and 20: guessing their mean is off by 8.
+    assert 0 < last["mae"] < last["rmse"] < 4
+    deviation = training.preprocessor.statistics["number"].std[0]
+    assert last["rmse"] == pytest.approx(deviation * math.sqrt(last["loss"]), rel=1e-4)
+
+
+# --- checkpoints and resume
+
+
+@pytest.mark.parametrize("inputs", [("vector",), ("image", "vector")])
+def test_a_training_that_was_killed_in_mid_epoch_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, inputs: tuple[str, ...]
+) -> None:
+    make_dataset(tmp_path / "train", 70, (*inputs, "label"), num_shards=3, missing={inputs[-1]: 0.2})
+    make_dataset(tmp_path / "validation", 20, (*inputs, "label"), num_shards=1, seed=1)
+    settings: dict[str, Any] = {"train.checkpoint_every_steps": 3, "train.epochs": 3}
+    calm = make_training(tmp_path, "calm", inputs, **settings)
+    train(calm)
+
+    killed = make_training(tmp_path, "killed", inputs, **settings)
+    # An epoch has 5 training and 2 validation batches: in mid-epoch, in a validation, just before the end.
+    for number in (4, 13, 19):
+        with pytest.raises(Killed):
+            train(killed, stop_before=number)
+    train(killed)
+
+    assert attempt_starts(killed.run) == {1: 0, 2: 3, 3: 11, 4: 16}
+    assert curve(killed).keys() == curve(calm).keys()
+    assert curve(killed) == pytest.approx(curve(calm), abs=1e-6)
+    one, other = (load_checkpoint(training.run / "last") for training in (calm, killed))
+    for name, tensor in one.state.items():
+        torch.testing.assert_close(tensor, other.state[name], rtol=0, atol=1e-6)
+    assert all(epoch.exact for epoch in audit(killed.run / "ledger", killed.schedule, attempt_starts(killed.run)))
+    (state, calm_state) = (read_state(_latest(training)) for training in (killed, calm))
+    assert replace(state, best={}, latest={}) == replace(calm_state, best={}, latest={})
+    assert state.best == pytest.approx(calm_state.best) and state.latest == pytest.approx(calm_state.latest)
+
+
+def test_a_training_that_is_done_only_publishes_its_last_checkpoint_again(data: Path) -> None:
+    training = make_training(data)
+    train(training)
+    before = curve(training)
+    (training.run / "last" / "model.json").unlink()
+    train(training)
+    assert load_checkpoint(training.run / "last")
+    assert curve(training) == before
+
+
+def test_best_is_the_best_validation_and_last_the_last(data: Path) -> None:
+    training = make_training(data, **{"train.epochs": 4, "train.optimizer.lr": 0.01})
+    train(training)
+    validations = [line for line in read_metrics(training.run) if line["kind"] == "validation"]
+    best = max(validations, key=lambda line: (line["accuracy"], -line["loss"]))
+    assert load_checkpoint(training.run / "best").metrics["loss"] == best["loss"]
+    assert load_checkpoint(training.run / "last").metrics["loss"] == validations[-1]["loss"]
+    state = read_state(_latest(training))
+    assert state.best_step == best["step"] and state.latest["loss"] == validations[-1]["loss"]
+
+
+def test_without_a_validation_there_is_a_last_checkpoint_and_no_best(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 20, FIELDS)
+    training = make_training(tmp_path)
+    train(training)
+    assert load_checkpoint(training.run / "last").metrics == {} and not (training.run / "best").exists()
+    assert read_state(_latest(training)).next_item == training.schedule.num_items
+
+
+def test_a_start_that_was_overtaken_writes_no_checkpoint_any_more(data: Path) -> None:
+    training = make_training(data)
+    attempt = begin_attempt(training.run, training.data_digest)
+
+    def overtaken() -> Iterator[LoadedBatch]:
+        for batch in batches(training):
+            if batch.item.number == 3:
+                begin_attempt(training.run, training.data_digest)
+            yield batch
+
+    with pytest.raises(CheckpointError, match="another start of this run has taken over"):
+        run_worker(training, ONE, attempt, overtaken())
+    assert latest_checkpoint(training.run) is None and not (training.run / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best", "better"),
+    [
+        ({"accuracy": 0.5, "loss": 1.0}, {}, True),
+        ({"accuracy": 0.6, "loss": 2.0}, {"accuracy": 0.5, "loss": 1.0}, True),
+        ({"accuracy": 0.5, "loss": 0.9}, {"accuracy": 0.5, "loss": 1.0}, True),
+        ({"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.5, "loss": 1.0}, False),
+        ({"accuracy": 0.4, "loss": 0.1}, {"accuracy": 0.5, "loss": 1.0}, False),
+    ],
+)
+def test_a_classifier_is_better_by_accuracy_then_loss(
+    data: Path, metrics: dict[str, float], best: dict[str, float], better: bool
+) -> None:
+    assert is_better(make_training(data).job.model.task, metrics, best) is better
+
+
+# --- bad samples
+
+
+def test_bad_samples_are_counted_quarantined_and_change_nothing_else(tmp_path: Path) -> None:
+    corrupt = {(3, "vector"), (40, "vector"), (69, "label")}
+    make_dataset(tmp_path / "train", 70, FIELDS, num_shards=3, corrupt=corrupt)
+    make_dataset(tmp_path / "validation", 20, FIELDS, num_shards=1, seed=1, corrupt={(3, "vector")})
+    training = make_training(tmp_path)
+    train(training)
+    assert read_state(_latest(training)).total_quarantined == 6, "three in each of two epochs"
+    for epoch in audit(training.run / "ledger", training.schedule, {1: 0}):
+        assert epoch.exact and epoch.quarantined.sum() == 3
+    assert sorted((error.key, error.field) for error in list_quarantine(training.quarantine)) == [
+        ("sample000003", "vector"),
+        ("sample000003", "vector"),
+        ("sample000040", "vector"),
+        ("sample000069", "label"),
+    ]
+    validation = [line for line in read_metrics(training.run) if line["kind"] == "validation"]
+    assert [line["num_samples"] for line in validation] == [19, 19]
+
+
+def test_a_batch_in_which_nothing_can_be_read_is_got_over(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 24, FIELDS, corrupt={(i, "vector") for i in range(16)})
+    training = make_training(
+        tmp_path, **{"data.batch_size": 1, "data.bad_samples.max_rate": 1.0, "model.task.label_smoothing": 0.1}
+    )
+    train(training)
+    losses = [loss for _, loss in curve(training).items()]
+    assert losses.count(0.0) == 32 and all(math.isfinite(loss) for loss in losses)
+
+
+def test_samples_without_a_label_are_met_but_teach_nothing(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 40, FIELDS, missing={"label": 0.5})
+    training = make_training(tmp_path, **{"data.batch_size": 40, "train.epochs": 1})
+    train(training)
+    (epoch,) = audit(training.run / "ledger", training.schedule, {1: 0})
+    assert epoch.exact and epoch.trained.sum() == 40
+
+
+def test_too_many_bad_samples_stop_the_training(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 70, FIELDS, corrupt={(i, "vector") for i in range(0, 70, 10)})
+    training = make_training(tmp_path, **{"data.bad_samples.max_count": 3})
+    with pytest.raises(QuarantineBudgetError, match=r"4 of \d+ samples.*max_count 3"):
+        train(training)
+
+
+def test_the_budget_of_an_epoch_goes_on_after_a_resume(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 64, FIELDS, corrupt={(i, "vector") for i in range(64)})
+    settings: dict[str, Any] = {"train.checkpoint_every_steps": 1, "data.bad_samples.max_rate": 1.0}
+    training = make_training(tmp_path, **settings, **{"data.bad_samples.max_count": 40})
+    with pytest.raises(Killed):
+        train(training, stop_before=2)
+    with pytest.raises(QuarantineBudgetError, match="48 of 48"):
+        train(training)
+    assert attempt_starts(training.run) == {1: 0, 2: 2}
+
+
+def test_bad_samples_of_a_validation_are_budgeted_as_well(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 20, FIELDS)
+    make_dataset(tmp_path / "validation", 20, FIELDS, corrupt={(3, "vector"), (4, "vector")})
+    training = make_training(tmp_path, **{"data.bad_samples.max_count": 1})
+    with pytest.raises(QuarantineBudgetError, match="2 of 20 samples"):
+        train(training)
+
+
+@pytest.mark.parametrize("task", [{"type": "classify", "label": "label"}, {"type": "regress", "label": "number"}])
+def test_a_validation_in_which_nothing_can_be_scored_is_no_perfect_one(tmp_path: Path, task: dict[str, str]) -> None:
+    make_dataset(tmp_path / "train", 20, FIELDS)
+    make_dataset(tmp_path / "validation", 20, FIELDS, missing={task["label"]: 1.0})
+    training = make_training(tmp_path, **{"model.task": task})
+    with pytest.raises(QuarantineBudgetError, match=f"none of the 20 validation samples.*no '{task['label']}'"):
+        train(training)
+    assert not (training.run / "best").exists()
+
+
+def test_a_dataset_of_which_nothing_can_be_read_is_no_success(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 20, FIELDS, corrupt={(i, "vector") for i in range(20)})
+    training = make_training(tmp_path)
+    with pytest.raises(QuarantineBudgetError, match=r"none of the 20 samples of data\.train"):
+        train(training)
+
+
+# --- what must never pass
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(data: Path) -> None:
+    training = make_training(data, **{"train.optimizer.lr": 1e30, "train.clip_norm": None})
+    with pytest.raises(TrainingDivergedError, match=r"train\.optimizer\.lr"):
+        train(training)
+
+
+def test_no_checkpoint_is_saved_of_weights_that_are_not_finite(data: Path) -> None:
+    # The loss is written down every ten steps only, the state after every one.
+    training = make_training(data, **{"train.checkpoint_every_steps": 1, "train.log_every_steps": 1000})
+    attempt = begin_attempt(training.run, training.data_digest)
+
+    def poisoned() -> Iterator[LoadedBatch]:
+        for batch in batches(training):
+            if batch.item.number == 2:
+                batch.tensors["vector"][0, 0] = math.nan
+            yield batch
+
+    with pytest.raises(TrainingDivergedError, match="weights are not finite after step 3"):
+        run_worker(training, ONE, attempt, poisoned())
+    latest = _latest(training)
+    assert read_state(latest).step == 2
+    assert all(tensor.isfinite().all() for tensor in load_checkpoint(latest).state.values())
+
+
+def test_a_validation_whose_loss_is_not_finite_stops_the_training(data: Path) -> None:
+    training = make_training(data)
+    attempt = begin_attempt(training.run, training.data_digest)
+
+    def poisoned() -> Iterator[LoadedBatch]:
+        for batch in batches(training):
+            if batch.item.phase == "validation":
+                batch.tensors["vector"][0, 0] = math.nan
+            yield batch
+
+    with pytest.raises(TrainingDivergedError, match="validation loss at step 5 is nan"):
+        run_worker(training, ONE, attempt, poisoned())
+    assert not (training.run / "best").exists()
+
+
+def test_an_epoch_that_did_not_meet_every_sample_is_an_error(data: Path) -> None:
+    training = make_training(data)
+    attempt = begin_attempt(training.run, training.data_digest)
+
+    def short() -> Iterator[LoadedBatch]:
+        for batch in batches(training):
+            if batch.item.number == 1:
+                batch.tensors["position"][0] = -1
+            yield batch
+
+    with pytest.raises(OrderError, match="an epoch of 70 samples trained on 69 and quarantined 0"):
+        run_worker(training, ONE, attempt, short())
+
+
+# --- several ranks
+
+
+def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:
+    missing = {"series": 0.3, "label": 0.2}
+    make_dataset(tmp_path / "train", 43, ("series", *FIELDS), num_shards=2, missing=missing, corrupt={(7, "vector")})
+    make_dataset(tmp_path / "validation", 9, ("series", *FIELDS), num_shards=1, seed=1, missing={"label": 0.2})
+    pairs = [
+        [_without_dropout(tmp_path, f"{fusion}-{world_size}", fusion) for world_size in (1, 2)]
+        for fusion in ("concat", "gated", "cross_attention")
+    ]
+    for one, two in pairs:
+        train(one)
+        begin_attempt(two.run, two.data_digest)
+    mp.spawn(_rank, args=([two for _, two in pairs], tmp_path / "rendezvous"), nprocs=2)
+
+    for one, two in pairs:
+        assert curve(two) == pytest.approx(curve(one), abs=1e-5)
+        # AdamW does not care how large a gradient is; its moments do.
+        alone, together = (load_file(_latest(training) / "optimizer.safetensors") for training in (one, two))
+        assert max(float(tensor.abs().max()) for name, tensor in alone.items() if name.endswith("exp_avg")) > 0.02
+        for name, tensor in alone.items():
+            torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-5)
+        assert replace(read_state(_latest(two)), best={}, latest={}) == replace(
+            read_state(_latest(one)), best={}, latest={}
+        )
+        assert len(list((two.run / "ledger").iterdir())) == 2
+        for epoch in audit(two.run / "ledger", two.schedule, {1: 0}):
+            assert epoch.exact and epoch.quarantined.sum() == 1
+
+
+def _without_dropout(folder: Path, run: str, fusion: str) -> Training:
+    """What is random in a network differs between ranks; which fields are hidden does not."""
+    settings: dict[str, Any] = {
+        "data.batch_size": 17,  # two ranks get 9 and 8, and 9 and 0 of the last batch of an epoch
+        "model.fields": {"series": {"dropout": 0.0}, "vector": {"dropout": 0.0}},
+        "model.fusion": {"method": fusion, "dim": 16, "dropout": 0.0},
+        "train.modality_dropout": 0.3,
+        "train.clip_norm": 0.5 if fusion == "concat" else None,
+    }
+    return make_training(folder, run, ("series", "vector"), **settings)
+
+
+def _rank(rank: int, trainings: list[Training], rendezvous: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    for training in trainings:
+        ranks = Ranks(rank, 2, torch.device("cpu"))
+        run_worker(training, ranks, current_attempt(training.run), batches(training, 0, rank, 2))
+    dist.destroy_process_group()
+
+
+def _latest(training: Training) -> Path:
+    latest = latest_checkpoint(training.run)
+    assert latest is not None
+    return latest
