@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ray_mm.compression.quantize import Quantized
 from ray_mm.config.compress import CompressJob
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.reader import read_batches
-from ray_mm.errors import CheckpointError, GateRefused
+from ray_mm.errors import CheckpointError, DatasetError, GateRefused, UsageError
 from ray_mm.predictor import load_predictor
 from tests.factories import make_dataset
 
@@ -33,13 +35,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job(trained: Path, data: Path, output: Path, **more: Any) -> CompressJob:
+def job(trained: Path, datasets: Path, output: Path, /, **more: Any) -> CompressJob:
     content: dict[str, Any] = {
         "kind": "compress",
         "name": "small",
         "checkpoint": str(trained),
-        "calibration_data": str(data / "validation"),
-        "data": str(data / "test"),
+        "calibration_data": str(datasets / "validation"),
+        "data": str(datasets / "test"),
         "latency": LATENCY,
         "gate": EASY,
         "output": str(output),
@@ -123,3 +125,48 @@ def _forget_the_head(graph: Path) -> None:
     weights = next(constant for constant in content.graph.initializer if constant.name == source)
     weights.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(weights)), source))
     onnx.save(content, graph)
+
+
+def test_a_missing_package_is_named_with_what_to_install(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UsageError, match=r"onnxruntime.* pip install 'ray_mm\[onnx\]'"):
+        run_compress(job(trained, data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_calibrating_with_the_data_that_judges_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data / "test", tmp_path / "copy")
+    with pytest.raises(DatasetError, match="are the same dataset"):
+        run_compress(job(trained, data, tmp_path / "run", calibration_data=str(copy)))
+
+
+def test_a_dataset_that_does_not_fit_is_refused_with_every_difference(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    other = make_dataset(tmp_path / "other", 6, ("image", "number"))
+    with pytest.raises(DatasetError, match="has no field 'audio'; has no field 'label'"):
+        run_compress(job(trained, data, tmp_path / "run", calibration_data=str(other)))
+
+
+def test_data_without_a_label_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    unlabelled = make_dataset(tmp_path / "unlabelled", 6, FIELDS, missing={"label": 1.0})
+    with pytest.raises(DatasetError, match="no sample has the label 'label'"):
+        run_compress(job(trained, data, tmp_path / "run", data=str(unlabelled)))
+
+
+def test_a_missing_or_newer_checkpoint_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        run_compress(job(trained, data, tmp_path / "run", checkpoint=str(tmp_path / "nowhere")))
+    newer = Path(shutil.copytree(trained, tmp_path / "newer"))
+    content = json.loads((newer / "model.json").read_text())
+    (newer / "model.json").write_text(json.dumps(content | {"version": 99}))
+    with pytest.raises(CheckpointError, match="version 99"):
+        run_compress(job(trained, data, tmp_path / "run", checkpoint=str(newer)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_compressed_already_is_refused(trained: Path, data: Path, artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is compressed already"):
+        run_compress(job(trained, data, tmp_path / "run", checkpoint=str(artifact)))
