@@ -10,6 +10,7 @@ that was spent waiting for data; ``seconds`` the time since this start of the wo
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,25 @@ class Tracker:
         self._board.close()
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics; one that was cut short by a kill is left out."""
+def read_metrics(run: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics; one that was cut short by a kill is left out.
+
+    Args:
+        run: the run's folder.
+        last_bytes: only the lines that lie wholly in so many bytes at the end; None: all.
+    """
     path = run / METRICS_FILE
     if not path.exists():
         return []
+    with path.open("rb") as stream:
+        if last_bytes is not None:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - last_bytes))
+            if size > last_bytes:
+                stream.readline()
+        content = stream.read().decode()
     lines = []
-    for text in path.read_text().splitlines():
+    for text in content.splitlines():
         try:
             lines.append(json.loads(text))
         except ValueError:

@@ -31,9 +31,16 @@ from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import Progress, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import cause_of, place, ray_session
-from ray_mm.storage import write_json
+from ray_mm.storage import local_path, write_json
 from ray_mm.training.parallel import Ranks, use_cores
-from ray_mm.training.state import attempt_starts, begin_attempt, current_attempt, latest_checkpoint, read_state
+from ray_mm.training.state import (
+    attempt_starts,
+    begin_attempt,
+    current_attempt,
+    find_start,
+    latest_checkpoint,
+    read_state,
+)
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import Training, run_worker
 
@@ -62,9 +69,10 @@ def run_train(job: TrainJob) -> dict[str, Any]:
     preprocessor = preprocessor_for(train, job.data.fields, names)
     if validation is not None:
         check_dataset_fits(validation, preprocessor)
+    _check_labelled(job.model.task.label, {"data.train": train, "data.validation": validation})
     training = Training(
         job=job,
-        run=Path(job.output).absolute(),
+        run=local_path(job.output),
         train_data=train.root,
         validation_data=validation.root if validation is not None else None,
         preprocessor=preprocessor,
@@ -76,6 +84,8 @@ def run_train(job: TrainJob) -> dict[str, Any]:
     if earlier is not None and earlier.get("status") == "done":
         return earlier | {"status": "unchanged"}
     (folder.path / _FAILURE_FILE).unlink(missing_ok=True)
+    # What every new group of workers will find; here it is still an error of the call.
+    find_start(training.run, training.data_digest)
     with ray_session():
         _fit(training)
     return _result(folder, training)
@@ -202,6 +212,12 @@ def schedule_of(job: TrainJob, train: Dataset, validation: Dataset | None) -> Sc
     )
 
 
+def _check_labelled(label: str, datasets: dict[str, Dataset | None]) -> None:
+    for key, dataset in datasets.items():
+        if dataset is not None and dataset.manifest.num_samples and not dataset.manifest.presence.get(label):
+            raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
+
+
 def _digest(train: Dataset, validation: Dataset | None) -> str:
     digests = [train.manifest.digest, validation.manifest.digest if validation is not None else ""]
     return hashlib.sha256("\0".join(digests).encode()).hexdigest()
@@ -249,8 +265,12 @@ class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
         done = 0
         with progress("train", schedule.num_steps, "steps") as bar:
             while not self._stop.wait(_POLL_S):
-                done = _advance(bar, read_metrics(self._training.run), done)
-            _advance(bar, read_metrics(self._training.run), done)
+                done = _advance(bar, self._last_lines(), done)
+            _advance(bar, self._last_lines(), done)
+
+    def _last_lines(self) -> list[dict[str, Any]]:
+        # All of them, twice a second, would cost a long training more and more of a core.
+        return read_metrics(self._training.run, last_bytes=16_384)
 
 
 def _advance(bar: Progress, lines: list[dict[str, Any]], done: int) -> int:
@@ -258,7 +278,7 @@ def _advance(bar: Progress, lines: list[dict[str, Any]], done: int) -> int:
     if not lines:
         return done
     shown: dict[str, float | str] = {}
-    for line in lines[-50:]:
+    for line in lines:
         if line["kind"] == "train":
             shown |= {"epoch": line["epoch"], "loss": round(line["loss"], 4), "samples/s": round(line["samples_per_s"])}
             shown |= {"data wait": f"{line['data_wait']:.0%}"}

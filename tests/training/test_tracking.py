@@ -34,6 +34,20 @@ def test_a_line_that_was_cut_short_is_left_out_and_not_joined_to_the_next(tmp_pa
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
 
+def test_the_last_lines_can_be_read_alone(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, 0)
+    for step in range(1, 100):
+        tracker.write("train", step, {"loss": 0.25})
+    tracker.close()
+    whole = read_metrics(tmp_path)
+    size = len((tmp_path / METRICS_FILE).read_bytes())
+    found = read_metrics(tmp_path, last_bytes=500)
+    assert 5 < len(found) < 15 and found == whole[-len(found) :]
+    assert read_metrics(tmp_path, last_bytes=size) == read_metrics(tmp_path, last_bytes=2 * size) == whole
+    assert len(read_metrics(tmp_path, last_bytes=size - 1)) == 98
+    assert read_metrics(tmp_path, last_bytes=3) == []
+
+
 def test_what_lies_past_the_step_that_is_resumed_from_is_taken_back(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, 0)
     for step in range(1, 6):
