@@ -46,7 +46,11 @@ from ray_mm.training.worker import Training, run_worker
 
 _log = logging.getLogger(__name__)
 
-_SETTLED = ("data", "model", "seed", "train.epochs", "train.optimizer", "train.schedule", "train.clip_norm")
+_SETTLED = (
+    # Not all of data: who is told to raise data.bad_samples goes on in the same folder.
+    *("data.train", "data.validation", "data.batch_size", "data.fields", "data.shuffle"),
+    *("model", "seed", "train.epochs", "train.optimizer", "train.schedule", "train.clip_norm"),
+)
 _FEED = "train"
 _FAILURE_FILE = "failure.json"
 _POLL_S = 0.5

@@ -10,7 +10,7 @@ import ray
 
 from ray_mm.config.load import load_job
 from ray_mm.config.train import TrainJob
-from ray_mm.errors import CheckpointError, DatasetError
+from ray_mm.errors import CheckpointError, DatasetError, OutputFolderError
 from ray_mm.training.train import run_train
 from tests.factories import make_dataset
 from tests.training.inprocess import Killed, make_training, train
@@ -48,3 +48,15 @@ def test_a_run_whose_data_was_made_anew_is_refused(tmp_path: Path, form: str) ->
     with pytest.raises(CheckpointError, match="was trained on other data"):
         run_train(load_job(training.job.model_dump(mode="json")))  # type: ignore[arg-type]
     assert [path.name for path in (training.run / "attempts").iterdir()] == ["0001.json"]
+
+
+def test_a_training_goes_on_with_other_limits_but_not_with_other_batches(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 6, FIELDS)
+    with pytest.raises(AssertionError, match="Ray was started"):
+        run_train(make_training(tmp_path).job)
+    for key, value in (("data.bad_samples.max_rate", 0.5), ("data.prefetch_batches", 2), ("resources.workers", 2)):
+        with pytest.raises(AssertionError, match="Ray was started"):
+            run_train(make_training(tmp_path, **{key: value}).job)
+    for key, value in (("data.batch_size", 3), ("data.shuffle.window_chunks", 2), ("train.epochs", 9)):
+        with pytest.raises(OutputFolderError, match=key.rsplit(".", 1)[0]):
+            run_train(make_training(tmp_path, **{key: value}).job)
