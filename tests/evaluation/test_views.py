@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 
 import numpy as np
@@ -44,6 +45,11 @@ def assert_inside(drawn: View) -> None:
         assert float(y) + float(tall) <= height + 1
 
 
+def points_of(drawn: View) -> np.ndarray:
+    (path,) = re.findall(r'class="dots point"[^>]* d="([^"]*)"', drawn.content)
+    return np.array([[float(x), float(y)] for x, y in re.findall(r"M([\d.e-]+) ([\d.e-]+)h0", path)])
+
+
 @given(arrays.arrays(np.float32, st.tuples(st.integers(1, 600), st.integers(1, 9)), elements=finite))
 def test_a_series_stays_in_its_frame_and_in_bounds(values: np.ndarray) -> None:
     drawn = draw(SeriesField(channels=values.shape[1], max_length=600, rate_hz=50), values)
@@ -56,7 +62,7 @@ def test_a_series_stays_in_its_frame_and_in_bounds(values: np.ndarray) -> None:
 def test_points_stay_in_their_frame_and_in_bounds(values: np.ndarray) -> None:
     drawn = draw(PointsField(channels=values.shape[1], max_points=700), values)
     assert_inside(drawn)
-    assert drawn.content.count("h0") == min(len(values), 500)
+    assert len(points_of(drawn)) == min(len(values), 500)
 
 
 @given(arrays.arrays(np.float32, st.integers(1, 100), elements=finite))
@@ -69,12 +75,32 @@ def test_a_vector_stays_in_its_frame_and_in_bounds(values: np.ndarray) -> None:
 def test_points_are_seen_from_above_with_one_scale_for_both_axes() -> None:
     values = np.array([[0, 0, 5], [4, 0, 5], [0, 2, 5]], np.float32)
     drawn = draw(PointsField(channels=3, max_points=5), values)
-    places = np.array([[float(x), float(y)] for x, y in re.findall(r"M([\d.]+) ([\d.]+)h0", drawn.content)])
+    places = points_of(drawn)
     right, up = places[1] - places[0], places[2] - places[0]
     assert right[0] > 0
     assert right[1] == 0
     assert up[0] == 0
     assert up[1] == pytest.approx(-right[0] / 2, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"), [((5, -20), (90, 20), True), ((-3, -3), (3, 3), True), ((50, 50), (60, 60), False)]
+)
+def test_the_sensor_is_shown_where_it_is_near(low: tuple[float, float], high: tuple[float, float], shown: bool) -> None:
+    drawn = draw(PointsField(channels=2, max_points=5), np.array([low, high], np.float32))
+    assert ("origin" in drawn.content) == shown
+    assert_inside(drawn)
+
+
+def test_many_channels_have_a_lane_each() -> None:
+    time = np.linspace(0, 6, 50)
+    values = np.stack([np.sin(time + channel) for channel in range(6)], axis=1).astype(np.float32)
+    drawn = draw(SeriesField(channels=6, max_length=50), values)
+    paths = re.findall(r'class="channel c\d" d="([^"]*)"', drawn.content)
+    reaches = [[float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path)] for path in paths]
+    assert len(reaches) == 6
+    for above, below in itertools.pairwise(reaches):
+        assert max(above) < min(below)
 
 
 def test_channels_of_different_units_are_brought_to_one_scale() -> None:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 WIDTH = 400.0
 HEIGHT = 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 10.0, 10.0, 36.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 18.0, 10.0, 36.0
 
 Range = tuple[float, float]
 Format = Callable[[float], str]

@@ -39,7 +39,8 @@ _MAX_STEPS = 240
 _MAX_DOTS = 500
 _MAX_BARS = 64
 _MAX_SOUND_BYTES = 160_000
-_WIDTH, _HEIGHT = 240.0, 72.0
+_MAX_OVERLAID = 3
+_WIDTH, _HEIGHT, _MAX_HEIGHT, _LANE = 240.0, 72.0, 200.0, 22.0
 
 Floats = npt.NDArray[np.float64]
 
@@ -92,8 +93,11 @@ def _image(field: str, pixels: npt.NDArray[np.generic]) -> tuple[Markup, str]:
     small = width * height <= 128 * 128
     shown.save(stream, "PNG" if small else "JPEG", **({"optimize": True} if small else {"quality": 88}))
     uri = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    # A few pixels, blown up, are clearest as squares; a photograph is not.
     tag = Markup('<img class="{}" src="{}" width="{}" height="{}" alt="{}" decoding="async">')
-    return tag.format("pixels" if small else "photo", uri, width, height, f"field {field}"), f"{width}×{height} pixels"
+    return tag.format(
+        "pixels" if max(width, height) <= 48 else "photo", uri, width, height, f"field {field}"
+    ), f"{width}×{height} pixels"
 
 
 def _text(member: bytes) -> tuple[Markup, str]:
@@ -134,43 +138,64 @@ def _audio(field: str, spec: AudioField, frames: npt.NDArray[np.generic], length
 def _series(field: str, spec: SeriesField, values: Floats) -> tuple[Markup, str]:
     steps, channels = values.shape
     shown = values[:: -(-steps // _MAX_STEPS), :_MAX_CHANNELS]
-    parts = _baseline(shown)
-    low, high = _reach(shown)
+    # More than three lines on top of each other are a tangle: then each has a lane of its own, all with one scale.
+    lanes = shown.shape[1] if shown.shape[1] > _MAX_OVERLAID else 1
+    height = _HEIGHT if lanes == 1 else 8 + _LANE * lanes
+    if lanes == 1:
+        low, high = _reach(shown)
+        parts, bottoms = _baseline(shown), [0.0] * shown.shape[1]
+    else:
+        bottoms = shown.min(axis=0).tolist()
+        low, high = 0.0, float(np.ptp(shown, axis=0).max()) or 1.0
+        parts = [polyline([(0, 4 + _LANE * lane), (_WIDTH, 4 + _LANE * lane)], "zero") for lane in range(1, lanes)]
     x = np.linspace(2, _WIDTH - 2, max(len(shown), 2))[: len(shown)].tolist()
-    for channel in range(shown.shape[1]):
-        y = (_HEIGHT - 4 - (shown[:, channel] - low) / (high - low) * (_HEIGHT - 8)).tolist()
+    tall = (height - 8) / lanes
+    for channel, bottom in enumerate(bottoms):
+        foot = height - 4 - tall * (lanes - 1 - channel) if lanes > 1 else height - 4
+        y = (foot - (shown[:, channel] - bottom - low) / (high - low) * (tall - 3 * (lanes > 1))).tolist()
         parts.append(polyline(zip(x, y, strict=True), f"channel c{channel}"))
     duration = f"{steps / spec.rate_hz:.2f} s at {spec.rate_hz:g} Hz" if spec.rate_hz else f"{steps:,} steps"
     count = f"{_MAX_CHANNELS} of {channels} channels" if channels > _MAX_CHANNELS else f"{channels} channels"
     if channels == 1:
         count = "1 channel"
-    return picture(
-        parts, f"series of field {field}, {duration}, {count}", _WIDTH, _HEIGHT, "view"
-    ), f"{duration}, {count}"
+    title = f"series of field {field}, {duration}, {count}"
+    return picture(parts, title, _WIDTH, height, "view"), f"{duration}, {count}"
 
 
 def _points(field: str, cloud: npt.NDArray[np.generic]) -> tuple[Markup, str]:
     count = len(cloud)
     chosen = np.linspace(0, count - 1, min(count, _MAX_DOTS)).round().astype(np.int64)
-    x, y = (cloud[chosen, axis].astype(np.float64) for axis in (0, 1))
-    size = 200.0
-    middle_x, middle_y = (float(values.min() + values.max()) / 2 for values in (x, y))
+    places = cloud[chosen, :2].astype(np.float64)
+    low, high = places.min(axis=0), places.max(axis=0)
+    # The sensor stands at the origin: it is shown where it is not far from what it sees.
+    near = np.maximum(low, 0) - np.minimum(high, 0) <= 0.3 * float((high - low).max())
+    with_origin = bool(near.all())
+    if with_origin:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
     # One scale for both axes: distances must look alike in every direction.
-    scale = (size - 24) / (max(float(np.ptp(x)), float(np.ptp(y))) or 1.0)
-    places = list(
-        zip((size / 2 + (x - middle_x) * scale).tolist(), (size / 2 - (y - middle_y) * scale).tolist(), strict=True)
-    )
-    left, right = middle_x - size / 2 / scale, middle_x + size / 2 / scale
-    low, high = middle_y - size / 2 / scale, middle_y + size / 2 / scale
+    wide, tall = (high - low).tolist()
+    scale = min((_WIDTH - 24) / wide if wide else np.inf, (_MAX_HEIGHT - 24) / tall if tall else np.inf)
+    scale = scale if np.isfinite(scale) else 1.0
+    height = max(round(tall * scale + 24), _HEIGHT)
+    middle = (low + high) / 2
+
+    def place(point: Floats) -> tuple[float, float]:
+        right, up = ((point - middle) * scale).tolist()
+        return _WIDTH / 2 + right, height / 2 - up
+
     parts = []
-    if low < 0 < high:
-        parts.append(polyline([(0, size / 2 + middle_y * scale), (size, size / 2 + middle_y * scale)], "zero"))
-    if left < 0 < right:
-        parts.append(polyline([(size / 2 - middle_x * scale, 0), (size / 2 - middle_x * scale, size)], "zero"))
-    parts.append(dots(places, "point", 2.2))
-    cut = f"{_MAX_DOTS} of {count:,} points" if count > _MAX_DOTS else f"{count:,} points"
-    caption = f"{cut}, {number(float(f'{size / scale:.2g}'))} across"
-    return picture(parts, f"points of field {field} from above, {caption}", size, size, "view square"), caption
+    if with_origin:
+        x, y = place(np.zeros(2))
+        parts = [
+            polyline([(0, y), (_WIDTH, y)], "zero"),
+            polyline([(x, 0), (x, height)], "zero"),
+            dots([(x, y)], "origin", 3),
+            Markup("<title>red: the origin, where the sensor stands</title>"),
+        ]
+    parts.append(dots([place(point) for point in places], "point", 2.2))
+    cut = f"{_MAX_DOTS} of {count:,} points" if count > _MAX_DOTS else f"{count:,} point{'s' if count > 1 else ''}"
+    caption = f"{cut}, {number(float(f'{max(wide, tall):.2g}'))} across"
+    return picture(parts, f"points of field {field} from above, {caption}", _WIDTH, height, "view"), caption
 
 
 def _vector(field: str, values: npt.NDArray[np.generic], statistics: Statistics | None) -> tuple[Markup, str]:
