@@ -15,13 +15,14 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from ray_mm.auth import token_path
 from ray_mm.check import check_job
 from ray_mm.config.base import Resources
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import Job, load_job
 from ray_mm.config.train import TrainJob
 from ray_mm.errors import UsageError
-from ray_mm.session import cause_of, divide, local_cpus, ray_session, token_path
+from ray_mm.session import cause_of, divide, local_cpus, ray_session
 from ray_mm.storage import local_path
 
 _GIB = 2**30

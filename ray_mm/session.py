@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import math
 import os
 import re
-import secrets
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_mm.auth import protect_token
 from ray_mm.config.base import Resources
 from ray_mm.errors import RayMMError, UsageError
+from ray_mm.quiet import quiet_core, quiet_data, without_token_notice
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster may take to accept a connection. Ray itself would try for minutes."""
@@ -52,7 +51,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        with _quiet_data():
+        with quiet_data():
             yield
         return
     address = address or _address.get() or os.environ.get("RAY_ADDRESS") or "local"
@@ -71,7 +70,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             options = {"runtime_env": {"py_modules": [str(Path(__file__).parent)]}}
     try:
-        with _without_token_notice():
+        with without_token_notice(), quiet_core():
             ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
     except ConnectionError as error:
         raise UsageError(
@@ -79,7 +78,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             "machine alone."
         ) from error
     try:
-        with _quiet_data():
+        with quiet_data():
             yield
     finally:
         ray.shutdown()
@@ -105,38 +104,6 @@ def _container_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     return None
 
 
-def token_path() -> Path | None:
-    """The file that Ray's access token is read from; None where the token is in the environment itself."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return None
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
-
-
-def protect_token() -> None:
-    """Makes sure that Ray's access token is there and that only its owner can read it.
-
-    Ray (2.59 and later) writes a token on its first local start, readable for every user of the machine. Whoever has
-    it can run code as this user while Ray runs; so the file is made here first, with tight permissions.
-    """
-    path = token_path()
-    if path is None or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return
-    with contextlib.suppress(OSError):  # a read-only or foreign home: Ray says so itself if it needs the file
-        if path.exists():
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".auth_token.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w") as stream:
-                stream.write(secrets.token_hex(32))
-            # Unlike a rename, a link never replaces the token of a Ray that another process has just started.
-            path.hardlink_to(temporary)
-        finally:
-            Path(temporary).unlink()
-
-
 def _require_reachable(address: str) -> None:
     if address == "auto":
         return
@@ -152,52 +119,6 @@ def _require_reachable(address: str) -> None:
         raise UsageError(
             f"--address {address}: nothing answers there ({error}); check that the Ray head runs and can be reached."
         ) from None
-
-
-@contextlib.contextmanager
-def _without_token_notice() -> Iterator[None]:
-    """Ray announces at every local start that it uses a token. It is the default, and there is nothing to do about it."""
-    logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _quiet_data() -> Iterator[None]:
-    """Keeps Ray Data's plans, progress bars and tracebacks off the terminal; its warnings stay.
-
-    Errors reach us as exceptions and are told once, by whoever catches them. Ray Data's log file has them all.
-    """
-    import ray.data
-    from ray.util.debug import log_once
-
-    context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars, context.raise_original_map_exception
-    context.enable_progress_bars = False
-    # Otherwise the exception itself is lost on its way to the driver, and only its text arrives.
-    context.raise_original_map_exception = True
-    log_once("ray_data_progress_manager_disabled")  # else Ray warns that the bars are off
-    terminals = [
-        handler
-        for handler in logging.getLogger("ray.data").handlers
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
-    ]
-    for handler in terminals:
-        handler.addFilter(_is_warning)
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.raise_original_map_exception = before
-        for handler in terminals:
-            handler.removeFilter(_is_warning)
-
-
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno == logging.WARNING
 
 
 @dataclass(frozen=True)

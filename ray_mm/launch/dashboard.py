@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from ray_mm.auth import auth_headers
 from ray_mm.errors import UsageError
-from ray_mm.session import token_path
 
 DEFAULT_URL = "http://127.0.0.1:8265"
 CONNECT_TIMEOUT_S = 10.0
@@ -37,18 +37,6 @@ def dashboard_url(address: str | None) -> str:
     elif scheme not in ("http", "https"):
         raise UsageError(f"--address {given}: expected the address of a Ray dashboard, such as http://head:8265.")
     return given.rstrip("/")
-
-
-def auth_headers() -> dict[str, str]:
-    """The header that shows Ray's access token, where ``RAY_AUTH_MODE`` is ``token`` and there is one."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return {}
-    path = token_path()
-    try:
-        token = os.environ.get("RAY_AUTH_TOKEN", "") if path is None else path.read_text()
-    except OSError:
-        return {}
-    return {"Authorization": f"Bearer {token.strip()}"} if token.strip() else {}
 
 
 def require_dashboard(url: str, own_version: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:

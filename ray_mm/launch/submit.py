@@ -24,10 +24,11 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from ray_mm.auth import auth_headers
 from ray_mm.config.base import map_locations
 from ray_mm.config.load import Job
 from ray_mm.errors import RayMMError, UsageError
-from ray_mm.launch.dashboard import auth_headers, dashboard_url, require_dashboard
+from ray_mm.launch.dashboard import dashboard_url, require_dashboard
 from ray_mm.storage import local_path, write_json
 from ray_mm.version import __version__
 

@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from ray_mm.errors import UsageError
-from ray_mm.launch.dashboard import auth_headers, dashboard_url, require_dashboard
+from ray_mm.launch.dashboard import dashboard_url, require_dashboard
 
 
 @contextmanager
@@ -139,15 +138,3 @@ def test_the_address_of_the_environment_holds_where_none_is_given(monkeypatch: p
 def test_an_address_of_something_else_is_refused() -> None:
     with pytest.raises(UsageError, match="ray://head:10001: expected the address of a Ray dashboard"):
         dashboard_url("ray://head:10001")
-
-
-def test_a_token_is_shown_only_where_tokens_are_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = tmp_path / "token"
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    assert auth_headers() == {}
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert auth_headers() == {}, "there is no such file"
-    token.write_text("secret\n")
-    assert auth_headers() == {"Authorization": "Bearer secret"}
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "other")
-    assert auth_headers() == {"Authorization": "Bearer other"}

@@ -1,0 +1,100 @@
+"""Ray, turned down: what it says about its own affairs is kept off the terminal, where our progress and errors are.
+
+Nothing is lost by it. What fails reaches us as an exception, and Ray's log files have everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def without_token_notice() -> Iterator[None]:
+    """Ray announces at every local start that it uses a token. It is the default, and there is nothing to do about it."""
+    logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_core() -> Iterator[None]:
+    """Keeps the C++ core of this process off the terminal while it is set up; it reports an error about every actor pool.
+
+    What really fails reaches us as an exception. Ray's other processes keep their logs: ``os.putenv`` is seen by the core
+    of this process, and not by ``os.environ``, which they are started with.
+    """
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ or _log.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    os.putenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        with _without_lines(b"RAY_BACKEND_LOG_LEVEL"):  # the core announces that it was told to be quiet
+            yield
+    finally:
+        os.unsetenv("RAY_BACKEND_LOG_LEVEL")
+
+
+@contextlib.contextmanager
+def _without_lines(mark: bytes) -> Iterator[None]:
+    """Holds back what is written to the file descriptor of stderr, and passes it on afterwards without some lines."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            for line in held:
+                if mark not in line:
+                    os.write(2, line)
+
+
+@contextlib.contextmanager
+def quiet_data() -> Iterator[None]:
+    """Keeps Ray Data's plans, progress bars and tracebacks off the terminal; its warnings stay.
+
+    Errors reach us as exceptions and are told once, by whoever catches them. Ray Data's log file has them all.
+    """
+    import ray.data
+    from ray.util.debug import log_once
+
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.raise_original_map_exception
+    context.enable_progress_bars = False
+    # Otherwise the exception itself is lost on its way to the driver, and only its text arrives.
+    context.raise_original_map_exception = True
+    log_once("ray_data_progress_manager_disabled")  # else Ray warns that the bars are off
+    terminals = [
+        handler
+        for handler in logging.getLogger("ray.data").handlers
+        if isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+        and _is_warning not in handler.filters  # within another quiet block, which goes on after this one
+    ]
+    for handler in terminals:
+        handler.addFilter(_is_warning)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.raise_original_map_exception = before
+        for handler in terminals:
+            handler.removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno == logging.WARNING
