@@ -1,0 +1,13 @@
+"""What a job file may say. Imports neither torch nor Ray, so that checking a job takes no time.
+
+base.py         what all sections share: closed, frozen; sizes, names, locations, resources
+fields.py       field types: what a typed column of a sample is
+preprocess.py   kind: preprocess
+model.py        ``model:`` of a train job, and whether it fits a dataset's fields
+train.py        kind: train
+evaluate.py     kind: evaluate
+compress.py     kind: compress
+read.py         YAML 1.2 → values, and the line of each
+explain.py      what pydantic found wrong → one paragraph
+load.py         file or mapping, with overrides → job
+"""

@@ -1,0 +1,16 @@
+"""The data path, from a tar to a batch on the device, in reading order.
+
+fields.py         the schema of a batch: field → arrays
+index.py          where each member of a shard lies
+manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
+inspect.py        what is in a dataset or a tar, for people
+preprocessor.py   what turns members into a model's input; it travels with the model
+plan.py           the order of everything, as pure functions
+decode/           one module per field type: members → arrays
+collate.py        samples → one batch
+quarantine.py     what happens to a bad sample
+reader.py         positions → a decoded batch, without Ray
+blocks.py         a batch ↔ an Arrow table, without a copy
+source.py         the plan as a Ray datasource
+loader.py         the train worker's end: batches on the device, proven to be in order
+"""

@@ -1,0 +1,11 @@
+"""Datasets → a checkpoint, the driver first.
+
+train.py      the stage: checks the job, starts the workers, shows their progress, writes the result
+worker.py     the loop, from top to bottom
+parallel.py   the ranks: gradients averaged, sums over all, one decision for all
+dropout.py    hides present fields at random
+optim.py      the optimizer and its learning rate
+state.py      what a resumed training needs, and where it starts
+ledger.py     who trained what
+tracking.py   what is written down on the way: metrics.jsonl, TensorBoard
+"""

@@ -4,6 +4,8 @@
     text.py     UTF-8 → int32 tokens
     audio.py    soundfile → int16 frames at one rate
     numeric.py  NPY → float32 series, points and vectors; a label's text → a class or a number
+    decoder.py  field → the one of these that decodes it
+    error.py    what they raise
 
 ``decoder_for`` gives the function that fills one row of a batch.
 """
