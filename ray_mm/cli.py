@@ -148,7 +148,7 @@ def schema(kind: Annotated[str | None, typer.Argument(help="preprocess, train, e
 @_verb
 def demo(output: Annotated[Path, typer.Option(help="Folder for its data and runs.")] = Path("runs/demo")) -> None:
     """Run the whole path on generated data, then say where the report is."""
-    from ray_mm.demo import run_demo
+    from ray_mm.demo.demo import run_demo
 
     run_demo(output)
 
