@@ -33,7 +33,7 @@ def relative(path: Path) -> str:
 @pytest.mark.parametrize("folder", FOLDERS, ids=relative)
 def test_a_package_lists_its_modules_and_no_other(folder: Path) -> None:
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
-    listed = {name for name in re.findall(r"(?<![\w./])(\w+\.py|\w+/)(?=\s|,|$)", text)}
+    listed = set(re.findall(r"(?<![\w./])(\w+\.py|\w+/)(?=\s|,|$)", text))
     assert listed == parts_of(folder)
 
 
