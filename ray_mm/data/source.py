@@ -25,6 +25,7 @@ from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.plan import Item, Order, Schedule, Shuffle, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
+from ray_mm.errors import DatasetError
 
 TASKS_PER_EXECUTION = 20_000
 """What a driver plans at once without effort."""
@@ -39,6 +40,7 @@ class Feed:
     Attributes:
         train: folder of the training (or evaluation) dataset.
         validation: folder of the validation dataset.
+        digests: of the datasets, the training dataset first: what is read must be what was planned.
         preprocessor: which fields, and how.
         shuffle: of the training dataset; None: in the order of its shards.
         schedule: the whole training.
@@ -52,6 +54,7 @@ class Feed:
 
     train: Path
     validation: Path | None
+    digests: tuple[str, ...]
     preprocessor: Preprocessor
     shuffle: Shuffle | None
     schedule: Schedule
@@ -150,6 +153,7 @@ def sequential_dataset(
     feed = Feed(
         train=dataset.root,
         validation=None,
+        digests=(dataset.manifest.digest,),
         preprocessor=preprocessor,
         shuffle=None,
         schedule=schedule,
@@ -184,11 +188,11 @@ class _FeedReader:
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self._train = open_dataset(feed.train)
+        self._train = _open_planned(feed.train, feed.digests[0])
         self._train_reader = BatchReader(self._train, feed.preprocessor, feed.quarantine)
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: Order(self._train.shard_sizes, epoch, feed.shuffle))
         if feed.validation is not None:
-            validation = open_dataset(feed.validation)
+            validation = _open_planned(feed.validation, feed.digests[1])
             self._validation_reader = BatchReader(validation, feed.preprocessor, feed.quarantine)
             self._validation_order = Order(validation.shard_sizes, 0, None)
 
@@ -201,6 +205,16 @@ class _FeedReader:
             reader, order = self._validation_reader, self._validation_order
         arrays, keys = reader.read(*order.locate(start, stop), start, size)
         return to_table(arrays, keys, item.number)
+
+
+def _open_planned(path: Path, digest: str) -> Dataset:
+    dataset = open_dataset(path)
+    if dataset.manifest.digest != digest:
+        raise DatasetError(
+            f"{path}: was made anew while it was being read. Start again with another output; and make new datasets in "
+            "folders of their own."
+        )
+    return dataset
 
 
 _readers: dict[Any, _FeedReader] = {}

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -81,7 +80,7 @@ def run_train(job: TrainJob) -> dict[str, Any]:
         validation_data=validation.root if validation is not None else None,
         preprocessor=preprocessor,
         schedule=schedule_of(job, train, validation),
-        data_digest=_digest(train, validation),
+        digests=tuple(dataset.manifest.digest for dataset in (train, validation) if dataset is not None),
     )
     folder = open_run_folder(job, settled=_SETTLED)
     earlier = folder.read_result()
@@ -112,6 +111,7 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
         feed = Feed(
             train=self._training.train_data,
             validation=self._training.validation_data,
+            digests=self._training.digests,
             preprocessor=self._training.preprocessor,
             shuffle=Shuffle(
                 seed=job.seed,
@@ -220,11 +220,6 @@ def _check_labelled(label: str, datasets: dict[str, Dataset | None]) -> None:
     for key, dataset in datasets.items():
         if dataset is not None and dataset.manifest.num_samples and not dataset.manifest.presence.get(label):
             raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
-
-
-def _digest(train: Dataset, validation: Dataset | None) -> str:
-    digests = [train.manifest.digest, validation.manifest.digest if validation is not None else ""]
-    return hashlib.sha256("\0".join(digests).encode()).hexdigest()
 
 
 def _result(folder: RunFolder, training: Training) -> dict[str, Any]:

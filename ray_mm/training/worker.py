@@ -6,6 +6,7 @@ generator's state, and the cursor alone says where to go on.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterable
@@ -49,7 +50,7 @@ class Training:
         validation_data: folder of the validation dataset.
         preprocessor: of the model's fields and its label.
         schedule: the whole training.
-        data_digest: of both datasets.
+        digests: of the training dataset, then of the validation dataset.
     """
 
     job: TrainJob
@@ -58,7 +59,12 @@ class Training:
     validation_data: Path | None
     preprocessor: Preprocessor
     schedule: Schedule
-    data_digest: str
+    digests: tuple[str, ...]
+
+    @property
+    def data_digest(self) -> str:
+        """Of all data together: the order of every epoch depends on it."""
+        return hashlib.sha256("\0".join(self.digests).encode()).hexdigest()
 
     @property
     def quarantine(self) -> Path:

@@ -30,14 +30,16 @@ def make_feed(
 ) -> Feed:
     """A feed of small windows, so that even small datasets have several."""
     dataset = open_dataset(train)
+    both = [open_dataset(folder) for folder in (train, validation) if folder is not None]
     return Feed(
         train=train,
         validation=validation,
+        digests=tuple(opened.manifest.digest for opened in both),
         preprocessor=preprocessor_for(dataset, {}, fields),
         shuffle=Shuffle(seed=1, digest=dataset.manifest.digest, chunk_samples=4, window_chunks=3),
         schedule=Schedule(
             train_samples=dataset.manifest.num_samples,
-            validation_samples=open_dataset(validation).manifest.num_samples if validation is not None else 0,
+            validation_samples=both[1].manifest.num_samples if validation is not None else 0,
             batch_size=batch_size,
             epochs=epochs,
         ),

@@ -98,6 +98,20 @@ def test_a_shard_that_is_gone_stops_the_reading_and_is_named(local_ray: None, tm
 
 
 @pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_dataset_that_is_made_anew_while_it_is_read_is_not_mixed_with_the_old_one(
+    local_ray: None, tmp_path: Path
+) -> None:
+    dataset = open_dataset(make_dataset(tmp_path, 20, ("vector", "label")))
+    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, ["label"]), 5, tmp_path / "quarantine")
+    make_dataset(tmp_path, 20, ("vector", "label"), seed=1, missing={"vector": 0.5})
+    with pytest.raises(Exception) as raised:
+        list(found.iter_batches(batch_size=None, batch_format="pyarrow"))
+    cause = cause_of(raised.value)
+    assert isinstance(cause, DatasetError) and "was made anew while it was being read" in str(cause)
+
+
+@pytest.mark.ray
 def test_planning_is_repeatable_and_has_no_more_tasks_than_are_needed(local_ray: None, tmp_path: Path) -> None:
     train = make_dataset(tmp_path / "train", 100, ("label",))
     feed = make_feed(train, fields=("label",), batch_size=8, samples_per_task=32, tasks_per_execution=5)

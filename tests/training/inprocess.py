@@ -54,7 +54,7 @@ def make_training(folder: Path, run: str = "run", inputs: tuple[str, ...] = ("ve
             batch_size=job.data.batch_size,
             epochs=job.train.epochs,
         ),
-        data_digest=train.manifest.digest,
+        digests=tuple(dataset.manifest.digest for dataset in (train, validation) if dataset is not None),
     )
 
 

@@ -44,7 +44,7 @@ def test_a_run_whose_data_was_made_anew_is_refused(tmp_path: Path, form: str) ->
         train(training, stop_before=2)
     assert isinstance(training.job, TrainJob)
     (training.run / "job.json").write_text(training.job.model_dump_json())
-    make_dataset(tmp_path / "train", 40, FIELDS, seed=1)
+    make_dataset(tmp_path / "train", 40, FIELDS, missing={"vector": 0.2})
     with pytest.raises(CheckpointError, match="was trained on other data"):
         run_train(load_job(training.job.model_dump(mode="json")))  # type: ignore[arg-type]
     assert [path.name for path in (training.run / "attempts").iterdir()] == ["0001.json"]

@@ -30,10 +30,11 @@ from tests.training.inprocess import Killed, batches, curve, make_training, trai
 FIELDS = ("vector", "label", "number")
 ONE = Ranks(0, 1, torch.device("cpu"))
 GOLDEN = [
-    *(1.09478, 0.74827, 0.71420, 0.47599, 0.17893),
-    *(0.19186, 0.14698, 0.16459, 0.10616, 0.15774),
-    *(0.10692, 0.10645, 0.08534, 0.11950, 0.10779),
+    *(1.21310, 1.00038, 0.50083, 0.32030, 0.29062),
+    *(0.22405, 0.17325, 0.16939, 0.15210, 0.12150),
+    *(0.11859, 0.12855, 0.09294, 0.12708, 0.10994),
 ]
+VALIDATION = 0.13413
 
 
 @pytest.fixture(autouse=True)
@@ -59,11 +60,12 @@ def data(tmp_path: Path) -> Path:
 def test_the_loss_curve_is_what_it_was(data: Path) -> None:
     # Who changes it on purpose says so in the commit, and pins the new one.
     training = make_training(data, **{"train.optimizer.lr": 0.01, "train.epochs": 3})
+    # A dataset's own digest, and so its order, changes with the version of Arrow that wrote its indexes.
+    training = replace(training, digests=("golden",))
     train(training)
     losses = [line["loss"] for line in read_metrics(training.run) if line["kind"] == "train"]
     assert losses == pytest.approx(GOLDEN, abs=1e-4)
-    validations = [line for line in read_metrics(training.run) if line["kind"] == "validation"]
-    assert [line["accuracy"] for line in validations] == [1.0, 1.0, 1.0]
+    assert read_metrics(training.run)[-1]["loss"] == pytest.approx(VALIDATION, abs=1e-4)
 
 
 def test_every_line_says_where_the_training_is(data: Path) -> None:
