@@ -1,10 +1,10 @@
-"""A checkpoint → a smaller artifact, or a refusal; in the order of the work.
+"""A checkpoint → a smaller model that is as good, or a refusal.
 
-compress.py    the stage: exports, quantises, measures, judges, publishes
-export.py      a model → a float ONNX graph with the same outputs
-calibrate.py   real batches → the range of each activation
-quantize.py    the graph on 8-bit integers
-latency.py     two models in turn → p50 and p95 of both
-gate.py        measurements and limits → a verdict
-artifact.py    the artifact's folder
+compress.py    the stage, from the checkpoint to the verdict
+export.py      model → float ONNX graph that computes the same
+calibrate.py   real samples → the ranges of activations
+quantize.py    float graph → integer graph
+latency.py     two models in turn → how long a call takes
+gate.py        measurements and limits → passed or refused
+artifact.py    the folder that is published, or put aside
 """

@@ -129,6 +129,10 @@ def clip_by_entropy(counts: npt.NDArray[np.int64]) -> int:
     Args:
         counts: histogram of magnitudes, int64 [bins].
     """
+    counts = counts.copy()
+    # Values that are exactly zero (after a ReLU, beyond a length) lose nothing to any scale; counted, they would outvote
+    # the values that do.
+    counts[0] = counts[1]
     best, least = len(counts), np.inf
     for kept in range(_NUM_LEVELS, len(counts) + 1, _STEP):
         reference = counts[:kept].astype(np.float64)

@@ -260,9 +260,10 @@ def _settle(run: RunFolder, verdict: Verdict, metrics: dict[str, Any]) -> dict[s
     refused = refuse(run.path)
     run.write_result("refused", metrics, refused=str(refused))
     missed = ", ".join(check.criterion for check in verdict.missed)
+    reason = f" It can't be used: {metrics['error']}" if "error" in metrics else ""
     raise GateRefused(
         f"{run.job.name}: the compressed model was refused because of {missed}; no artifact was published, the model and its "
-        f"measurements are in {refused}. Change the recipe, or the limits under gate.\n{describe(verdict)}"
+        f"measurements are in {refused}.{reason} Change the recipe, or the limits under gate.\n{describe(verdict)}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ray_mm.compression import compress
 from ray_mm.compression.compress import run_compress
@@ -125,6 +125,43 @@ def _forget_the_head(graph: Path) -> None:
     weights = next(constant for constant in content.graph.initializer if constant.name == source)
     weights.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(weights)), source))
     onnx.save(content, graph)
+
+
+@pytest.mark.parametrize("harm", ["cut short", "not finite"])
+def test_a_model_that_does_not_answer_is_refused_without_an_evaluation(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr(compress, "export_onnx", lambda model, preprocessor, path: path.write_bytes(b""))
+
+    def broken(source: Path, target: Path, *more: Any) -> Quantized:
+        if harm == "cut short":
+            target.write_bytes(b"no graph")
+        else:
+            onnx.save(_graph_of_nan(), target)
+        return Quantized(7, 0, ())
+
+    monkeypatch.setattr(compress, "quantize", broken)
+    with pytest.raises(GateRefused, match=r"It can't be used: .*(can't load it|not finite)"):
+        run_compress(job(trained, data, run))
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    assert metrics["metric_drop"] is None and metrics["speedup_p50"] is None
+    assert not (run / "evaluation").exists() and not (run / "artifact").exists()
+
+
+def _graph_of_nan() -> onnx.ModelProto:
+    """presence [B] → [B, 3] that is NaN."""
+    presence = helper.make_tensor_value_info("image.presence", TensorProto.BOOL, ["batch"])
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 3])
+    nan = numpy_helper.from_array(np.full((1, 3), np.nan, np.float32), "nan")
+    axis = numpy_helper.from_array(np.array([1]), "axis")
+    nodes = [
+        helper.make_node("Cast", ["image.presence"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["number", "axis"], ["column"]),
+        helper.make_node("Add", ["column", "nan"], ["output"]),
+    ]
+    graph = helper.make_graph(nodes, "nan", [presence], [output], [nan, axis])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def test_a_missing_package_is_named_with_what_to_install(
