@@ -138,6 +138,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     folder = resolve_checkpoint(path)
     description = load_description(folder)
+    if description.digest is None:
+        raise CheckpointError(
+            f"{folder}: is an artifact, whose weights are in its graph; give the train run that it is from."
+        )
     weights = folder / WEIGHTS_FILE
     try:
         content = weights.read_bytes()

@@ -330,7 +330,12 @@ def _payload(spec: FieldSpec, value: Any) -> bytes | memoryview:
 
 
 def _encode(spec: FieldSpec, value: Any) -> bytes:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DecodeError(f"not an array ({error})") from None
+    if array.size == 0:
+        raise DecodeError("an empty array; leave the field out if there is nothing")
     sink = io.BytesIO()
     match spec:
         case ImageField():
@@ -345,7 +350,7 @@ def _encode(spec: FieldSpec, value: Any) -> bytes:
             pixels = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
             Image.fromarray(pixels).save(sink, format="PNG", compress_level=0)
         case AudioField():
-            if array.ndim not in (1, 2) or (array.dtype != np.int16 and array.dtype.kind != "f") or array.size == 0:
+            if array.ndim not in (1, 2) or (array.dtype != np.int16 and array.dtype.kind != "f"):
                 raise DecodeError(
                     f"audio must be int16 or floats, [frames] or [frames, channels], found {array.dtype} {list(array.shape)}"
                 )

@@ -43,7 +43,9 @@ class MelCnn(nn.Module):
         self.dropout = SharedDropout(config.dropout)
 
     def forward(self, audio_BS: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BTF, length_B = self.spectrogram(audio_BS, length_B)
+        # Mixed precision would leave 8 bits of a power that spans many octaves.
+        with torch.autocast(audio_BS.device.type, enabled=False):
+            x_BTF, length_B = self.spectrogram(audio_BS, length_B)
         x_BCTF = x_BTF[:, None]
         for stage in self.stages:
             x_BCTF, length_B = stage(x_BCTF, length_B)
