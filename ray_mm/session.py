@@ -7,7 +7,9 @@ import contextvars
 import math
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +53,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        with quiet_data():
+        with quiet_data(), _own_interrupt():
             yield
         return
     address = address or _address.get() or os.environ.get("RAY_ADDRESS") or "local"
@@ -78,10 +80,31 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             "machine alone."
         ) from error
     try:
-        with quiet_data():
+        with quiet_data(), _own_interrupt():
             yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keeps Ctrl-C a ``KeyboardInterrupt``.
+
+    Ray Train takes the signal over for good: it stops its workers and then ends the process, without an error if it is
+    asked later, when there are no workers any more.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if signal.getsignal(signal.SIGINT) is handler:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def local_cpus() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -176,6 +177,20 @@ def test_a_session_inside_a_running_ray_leaves_it_as_it_was(local_ray: None) -> 
 def state(context: Any, handlers: list[logging.Handler]) -> object:
     filters = [list(handler.filters) for handler in handlers]
     return context.enable_progress_bars, context.raise_original_map_exception, filters
+
+
+@pytest.mark.ray
+def test_ctrl_c_stays_an_interrupt_whatever_ray_train_makes_of_it(local_ray: None) -> None:
+    def as_ray_train_does(number: int, frame: object) -> None:
+        sys.exit(0)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), ray_session():
+        signal.signal(signal.SIGINT, as_ray_train_does)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(SystemExit), ray_session():
+        sys.exit(3)
 
 
 @pytest.mark.ray
