@@ -57,7 +57,7 @@ class Manifest(Config):
     name: str
     """Name of the dataset, such as ``avdigits/train``."""
     digest: str
-    """Hex SHA-256 of the shards' names and indexes; the order of an epoch depends on it."""
+    """Hex SHA-256 of the shards' names and indexes, and of what they were made from; the order of an epoch depends on it."""
     num_samples: int
     num_shards: int
     size_bytes: int
@@ -182,7 +182,9 @@ def write_dataset(
 ) -> Manifest:
     """Writes ``shards.parquet``, then ``dataset.json``. Shards and their indexes are there already."""
     require_complete(fields)
-    digest = hashlib.sha256()
+    # Labels may change without a change of any size, so what the samples were made from counts, too.
+    described = [source, label_counts, {name: value.model_dump() for name, value in statistics.items()}]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for shard in shards:
         digest.update(f"{shard.path}\0{shard.size_bytes}\0{sha256_file(index_path(root / shard.path))}\0".encode())
     manifest = Manifest(

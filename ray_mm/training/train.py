@@ -115,7 +115,7 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
             preprocessor=self._training.preprocessor,
             shuffle=Shuffle(
                 seed=job.seed,
-                digest=self._training.data_digest,
+                digest=self._training.digests[0],
                 chunk_samples=job.data.shuffle.chunk_samples,
                 window_chunks=job.data.shuffle.window_chunks,
             ),
