@@ -10,13 +10,19 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 _PACKAGE = "ray_mm"
 _THIRD_PARTIES = ("ray", "torch", "torch.onnx", "onnxruntime", "matplotlib", "fontTools", "PIL", "asyncio", "urllib3")
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:  # Python 3.10 can't subscript it
+    _TextHandler = logging.StreamHandler
+
+
+class _Stderr(_TextHandler):
     """Looks up ``sys.stderr`` at every record: a progress bar puts itself in its place while it is shown."""
 
     def __init__(self) -> None:
