@@ -279,5 +279,6 @@ def _follow(jobs: Jobs, submission: str) -> None:
     except KeyboardInterrupt:
         _fail(f"the job goes on; to see its log again: ray-mm logs {submission} --follow --address {jobs.address}", 130)
     else:
-        print(f"{submission}: {ended.state.lower()}{'' if ended.exit_status == 0 else f' ({ended.message})'}")
+        state = "refused" if ended.exit_status == GateRefused.exit_status else ended.state.lower()
+        print(f"{submission}: {state}{'' if ended.exit_status == 0 else f' ({ended.message})'}")
         raise typer.Exit(ended.exit_status or 0)
