@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -106,6 +108,17 @@ def test_mixed_precision_stays_near_full_precision(encoders: dict[str, str]) -> 
     with torch.no_grad():
         full = model(batch)
     assert (mixed - full).abs().max() < 0.1 * full.abs().max() + 0.05
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients_lie_in_memory_as_weights_do(channels: Literal[1, 3]) -> None:
+    # Where they don't, DistributedDataParallel copies them at every step, and warns.
+    fields: dict[str, FieldSpec] = {**FIELDS, "image": ImageField(height=12, width=20, channels=channels)}
+    config = model_config(fields)
+    model = seeded_model(config, fields).train()
+    model(noise(config, 4, fields=fields)).sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None and weight.grad.stride() == weight.stride(), name
 
 
 def test_a_small_digit_model_is_small() -> None:

@@ -16,9 +16,9 @@ from ray_mm.data.manifest import Statistics
 from ray_mm.models.layers import SharedDropout
 
 _MAX_PLACES = 81
-# Channels of each stage (the last repeats), and residual blocks on the last grid.
+# Channels of each stage (the last repeats); residual blocks on the last grid make up the depth that stages leave open.
 _CHANNELS = {"small": (16, 48, 96, 128), "base": (32, 96, 192, 256)}
-_BLOCKS = {"small": 2, "base": 3}
+_DEPTH = {"small": 4, "base": 6}
 
 
 class ImageCnn(nn.Module):
@@ -41,13 +41,16 @@ class ImageCnn(nn.Module):
         self.stages = nn.Sequential(*stages)
         # Before the blocks: they can tie what there is to where it is, and a mean over tokens keeps it.
         self.place = nn.Parameter(torch.randn(channels, rows, columns) * 0.02)
-        self.blocks = nn.Sequential(*(_Residual(channels) for _ in range(_BLOCKS[config.size])))
+        self.blocks = nn.Sequential(*(_Residual(channels) for _ in range(max(1, _DEPTH[config.size] - num_stages))))
         self.dropout = SharedDropout(config.dropout)
         self.project = nn.Linear(channels, dim)
         self.norm = nn.LayerNorm(dim)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+                # Not by memory_format: with one channel it changes nothing, and gradients come in other strides than the
+                # weight's, of which DistributedDataParallel complains.
+                weight_OHWI = layer.weight.data.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+                layer.weight.data = weight_OHWI.permute(0, 3, 1, 2)
 
     def forward(self, image_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         # A uint8 picture lies in memory as channels_last already; only its view changes.
