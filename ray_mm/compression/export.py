@@ -67,8 +67,6 @@ def export_onnx(model: MultimodalModel, preprocessor: Preprocessor, path: Path) 
 
 
 def _translate(model: MultimodalModel, example: dict[str, Tensor]) -> torch.onnx.ONNXProgram:
-    from onnxscript import optimizer
-
     names = input_arrays(model)
     batch = torch.export.Dim("batch")
     # Traced here rather than by torch.onnx.export, which would unroll a GRU into a loop of small operators; ONNX has an
@@ -88,10 +86,26 @@ def _translate(model: MultimodalModel, example: dict[str, Tensor]) -> torch.onnx
         output_names=[OUTPUT],
     )
     assert program is not None
-    # Not by the exporter itself, which would also evaluate large formulas, such as those of a spectrogram's tables: the
-    # runtime does that again at load, and the values take more room on disk than the formula.
-    optimizer.optimize_ir(program.model, output_size_limit=_MAX_FOLDED)
+    _simplify(program)
     return program
+
+
+def _simplify(program: torch.onnx.ONNXProgram) -> None:
+    """Evaluates what depends on constants only, and makes weights constants of the graph.
+
+    Not as the exporter does it by default: its rewrite rules take a term of 1e-8 or less for zero, which breaks what is
+    scaled by a small one; and it evaluates large formulas, such as those of a spectrogram's tables, which take more room on
+    disk as values. A runtime evaluates them at load.
+    """
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer
+
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model, onnx_shape_inference=True, output_size_limit=_MAX_FOLDED)
+    optimizer.remove_unused_nodes(program.model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(program.model)
+    passes.DeduplicateInitializersPass()(program.model)
+    passes.CommonSubexpressionEliminationPass()(program.model)
 
 
 class _Positional(nn.Module):
@@ -209,6 +223,7 @@ def _random_field(name: str, spec: FieldSpec, size: int, random: np.random.Gener
     if length_name(name) not in arrays and not isinstance(spec, TextField):
         return {name: random.normal(size=shape).astype(dtype)}
     lengths = random.integers(1, shape[1] + 1, size).astype(np.int32)
+    lengths[0], lengths[-1] = 1, shape[1]  # what is special is at the ends
     values: npt.NDArray[Any]
     if isinstance(spec, TextField):
         assert spec.vocabulary_size is not None

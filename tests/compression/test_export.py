@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -54,6 +55,17 @@ def test_a_recurrent_layer_stays_one_operator(exported: Exported) -> None:
     recurrent = [encoder.encoder for encoder in exported.config.fields.values()].count("recurrent")
     assert operators.count("GRU") == recurrent
     assert "Loop" not in operators
+
+
+@pytest.mark.parametrize("exported", ["gated"], indirect=True)
+def test_small_constants_survive_so_that_a_recording_of_a_few_frames_means_the_same(exported: Exported) -> None:
+    session = onnxruntime.InferenceSession(exported.graph, providers=["CPUExecutionProvider"])
+    batch = random_batch(exported.preprocessor, 4, frozenset(exported.model.fields), seed=0)
+    batch["audio.length"] = np.array([1, 2, 3, 5], np.int32)
+    batch["audio"][np.arange(batch["audio"].shape[1]) >= batch["audio.length"][:, None]] = 0
+    with torch.inference_mode():
+        expected = exported.model(to_tensors(batch)).numpy()
+    np.testing.assert_allclose(session.run(None, batch)[0], expected, atol=1e-3)
 
 
 def test_exporting_says_nothing_to_the_user(exported: Exported) -> None:
