@@ -97,7 +97,8 @@ def imu_series(scene: Scene) -> npt.NDArray[np.float32]:
     series[:, 4] += 0.012 * shaking * np.roll(wheel, 2)
     series[:, 5] += scene.speed_mps * scene.curve
     series[:, 1] += scene.speed_mps**2 * scene.curve
-    return series.astype(np.float32)
+    values: npt.NDArray[np.float32] = series.astype(np.float32)
+    return values
 
 
 def instruction(scene: Scene) -> str:
