@@ -1,8 +1,8 @@
 """The figures of docs/results.md: real data, three seeds, fields together and alone.
 
     tar -xzf fsdd.tar.gz -C data/raw         (and mnist_test.tar.gz, easy_vqa.tar.gz)
-    python jobs/avdigits/make_table.py --data data/raw --output data/avdigits
-    python jobs/vqa/make_table.py --data data/raw --output data/vqa
+    python jobs/avdigits/make_table.py --data data/raw --output data/tables/avdigits
+    python jobs/vqa/make_table.py --data data/raw --output data/tables/vqa
     python benchmarks/results.py
 
 It preprocesses once; then, for every seed, it trains and evaluates the model with all fields and one model per field
@@ -62,7 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", nargs="+", choices=sorted(SCENARIOS), default=sorted(SCENARIOS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with <scenario>/table.csv")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="folder with tables/<scenario>/table.csv, which gets the datasets",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/results"), help="folder for all runs")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "results.md", help="page to write the tables into")
     parser.add_argument(
@@ -85,12 +90,12 @@ def run_scenario(
     Args:
         name: of the scenario.
         seeds: of the trainings.
-        data: folder that holds ``table.csv`` and gets the datasets.
+        data: folder that gets the datasets; the table is in ``tables/<name>`` beside it.
         output: folder for the runs.
         overrides: for all trainings.
     """
     scenario, jobs = SCENARIOS[name], ROOT / "jobs" / name
-    run_once(jobs / "preprocess.yaml", {"table": str(data / "table.csv"), "output": str(data)})
+    run_once(jobs / "preprocess.yaml", {"table": str(data.parent / "tables" / name / "table.csv"), "output": str(data)})
     splits = {"data.train": str(data / "train"), "data.validation": str(data / "validation")}
     train_jobs = {FUSED: jobs / "train.yaml"} | {
         field: jobs / "baselines" / f"train_{field}.yaml" for field in scenario.fields

@@ -1,6 +1,6 @@
-"""Spoken and handwritten digits → data/avdigits/table.csv, a row per pair of a recording and a picture of the same digit.
+"""Spoken and handwritten digits → data/tables/avdigits/table.csv, a row per pair of a recording and a picture of the same digit.
 
-    python jobs/avdigits/make_table.py --data FOLDER --output data/avdigits
+    python jobs/avdigits/make_table.py --data FOLDER --output data/tables/avdigits
 
 FOLDER holds the unpacked archives: ``fsdd/recordings`` (Free Spoken Digit Dataset) and ``mnist_png`` (the 10,000 pictures
 of MNIST's test set, as PNG). The splits follow the recordings, whose own test split is index 0–4:
@@ -32,7 +32,7 @@ COLUMNS = ("key", "image", "audio", "digit", "speaker", "split")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with fsdd/ and mnist_png/")
-    parser.add_argument("--output", type=Path, default=Path("data/avdigits"), help="folder for table.csv")
+    parser.add_argument("--output", type=Path, default=Path("data/tables/avdigits"), help="folder for table.csv")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs")
     args = parser.parse_args()
     data, output = args.data.resolve(), args.output.resolve()

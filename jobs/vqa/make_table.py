@@ -1,6 +1,6 @@
-"""easy-VQA → data/vqa/table.csv, a row per question about a picture.
+"""easy-VQA → data/tables/vqa/table.csv, a row per question about a picture.
 
-    python jobs/vqa/make_table.py --data FOLDER --output data/vqa
+    python jobs/vqa/make_table.py --data FOLDER --output data/tables/vqa
 
 FOLDER holds the unpacked archive, ``easy_vqa/easy_vqa/data``. Its own test folder is the test split, as it is. For
 validation, one in twenty of the training pictures is held out with all of its questions, so that no picture is in two
@@ -23,7 +23,7 @@ COLUMNS = ("key", "image", "question", "answer", "picture", "split")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with easy_vqa/")
-    parser.add_argument("--output", type=Path, default=Path("data/vqa"), help="folder for table.csv")
+    parser.add_argument("--output", type=Path, default=Path("data/tables/vqa"), help="folder for table.csv")
     args = parser.parse_args()
     data, output = args.data.resolve(), args.output.resolve()
     rows = make_rows(data / "easy_vqa" / "easy_vqa" / "data")
