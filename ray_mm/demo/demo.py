@@ -16,21 +16,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from ray_mm.config.load import load_job
 from ray_mm.demo.files import write_files
+from ray_mm.demo.jobs import write_jobs
 from ray_mm.demo.scenes import FIELDS
 from ray_mm.errors import GateRefused
 from ray_mm.session import ray_session
 from ray_mm.stages import run_job
-from ray_mm.storage import local_path, write_atomic
+from ray_mm.storage import local_path
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-NUM_SAMPLES = 2_400
+NUM_SAMPLES = 3_000
 STAGES = {
     "preprocess": "packs the files that the table names into shards, in parallel, and learns words, classes and statistics",
     "train": "trains one model over the four fields, on Ray, in an order that is known beforehand",
@@ -90,15 +90,6 @@ def run_demo(output: Path, console: Console | None = None, num_samples: int = NU
     return {stage: run.result for stage, run in runs.items()} | {"report": str(report)}
 
 
-def write_jobs(output: Path) -> dict[str, Path]:
-    """Writes the four job files and returns them by stage."""
-    files = {}
-    for stage, text in _JOBS.items():
-        files[stage] = output / f"{stage}.yaml"
-        write_atomic(files[stage], Template(text).substitute(output=json.dumps(str(output))[1:-1]).encode())
-    return files
-
-
 def summary_table(runs: Mapping[str, StageRun]) -> Any:
     """One rich table: a row per stage, and how good the fields are together and alone."""
     from rich.table import Table
@@ -154,63 +145,3 @@ def _earlier_result(path: Path) -> dict[str, Any] | None:
 
 def _share(ratio: float) -> str:
     return f"{100 * ratio:.0f}%"
-
-
-_JOBS = {
-    "preprocess": """\
-# ray-mm run $output/preprocess.yaml
-kind: preprocess
-name: demo
-table: "$output/raw/table.jsonl"
-fields:
-  camera: {type: image, height: 64, width: 96}   # half of what the camera gives: enough, and four times as fast
-  radar: {type: points}                          # x, y in m, radial velocity in m/s, intensity
-  imu: {type: series, rate_hz: 50}               # acceleration and turn rate, three axes each
-  instruction: {type: text}
-  action: {type: label}
-key: key
-splits: {by: hash, fractions: {train: 0.7, validation: 0.12, test: 0.18}}
-output: "$output/dataset"
-""",
-    "train": """\
-# ray-mm run $output/train.yaml
-kind: train
-name: demo
-data:
-  train: "$output/dataset/train"
-  validation: "$output/dataset/validation"
-  batch_size: 32
-model:
-  fields:
-    camera: {encoder: cnn}
-    radar: {encoder: pointnet}
-    imu: {encoder: cnn}
-    instruction: {encoder: recurrent}
-  fusion: {method: concat, dim: 64}
-  task: {type: classify, label: action}
-train:
-  epochs: 12
-  optimizer: {lr: 2e-3}
-  modality_dropout: 0.05                         # hides a field now and then, as gaps in the data do
-output: "$output/train"
-""",
-    "evaluate": """\
-# ray-mm run $output/evaluate.yaml
-kind: evaluate
-name: demo
-checkpoint: "$output/train"
-data: "$output/dataset/test"
-subsets: all                                     # fifteen subsets of four fields
-output: "$output/evaluate"
-""",
-    "compress": """\
-# ray-mm run $output/compress.yaml
-kind: compress
-name: demo
-checkpoint: "$output/train"
-calibration_data: "$output/dataset/train"
-data: "$output/dataset/test"
-gate: {max_metric_drop: 0.02, max_size_ratio: 0.5, min_speedup: 1.0}
-output: "$output/compress"
-""",
-}
