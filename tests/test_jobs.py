@@ -148,10 +148,10 @@ def test_questions_keep_their_own_test_split_and_no_picture_is_in_two_splits(unp
 @pytest.mark.real_data
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["avdigits", "vqa"])
-def test_the_jobs_run_one_after_the_other_as_their_files_say(job: str, unpacked: Path, tmp_path: Path) -> None:
+def test_the_jobs_run_one_after_the_other_as_their_files_say(unpacked: Path, tmp_path: Path) -> None:
+    job = "avdigits"  # vqa has the same files over four times the samples, which takes CI too long
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tables").mkdir(parents=True)
     (tmp_path / "data" / "raw").symlink_to(unpacked)
     make_table(job, tmp_path / "data" / "raw", tmp_path / "data" / "tables" / job)
     # One epoch shows that all fits together; the figures are in docs/results.md.
