@@ -15,10 +15,12 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_mm.config.load import load_job
+from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.demo.files import write_files
 from ray_mm.demo.jobs import write_jobs
 from ray_mm.demo.scenes import FIELDS
@@ -32,10 +34,11 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 3_000
 STAGES = {
-    "preprocess": "packs the files that the table names into shards, in parallel, and learns words, classes and statistics",
-    "train": "trains one model over the four fields, on Ray, in an order that is known beforehand",
-    "evaluate": "scores the model with every subset of the fields and writes a report",
-    "compress": "makes an 8-bit ONNX model and lets a gate decide if it is good enough",
+    "generate": "a small world of roads and traffic, drawn as pictures and measured by the other sensors.",
+    "preprocess": "packs the files that the table names into shards, and learns the words, the classes and the statistics.",
+    "train": "one model over the four fields, on Ray, in an order that is fixed beforehand.",
+    "evaluate": "scores the model with every subset of the fields, and writes a report.",
+    "compress": "makes an 8-bit ONNX model, measures it, and lets a gate decide whether it may be published.",
 }
 """Stage → what it does, in the order in which they run."""
 
@@ -70,45 +73,51 @@ def run_demo(output: Path, console: Console | None = None, num_samples: int = NU
         console = Console()
     started = time.monotonic()
     output = local_path(str(output))
-    console.print(
-        "A car drives in the middle lane of three. From its camera, radar, motion sensor and a spoken instruction, a model "
-        "is to say what it should do: brake, slow down, move left, move right or keep its lane. No field alone tells.",
-        highlight=False,
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    say(
+        "A car drives in the middle lane of three. From its camera, radar, motion sensor and an instruction, a model is to\n"
+        "say what it should do: brake, slow down, move left, move right or keep its lane. No field alone tells."
     )
-    write_files(output / "raw", num_samples)
-    console.print(f"{time.monotonic() - started:5.0f} s  generate    {num_samples:,} samples in {output / 'raw'}")
-    jobs = write_jobs(output)
+    say(f"\ngenerate: {STAGES['generate']}")
+    table = write_files(output / "raw", num_samples)
+    say(f"  {num_samples:,} samples, in {time.monotonic() - started:.0f} s: {table}")
     runs: dict[str, StageRun] = {}
     with contextlib.ExitStack() as stack:
-        for stage, job in jobs.items():
+        for stage, job in write_jobs(output).items():
+            say(f"\n{stage}: {STAGES[stage]}")
             runs[stage] = _run_stage(job, all(run.reused for run in runs.values()), stack)
-            how = "done before" if runs[stage].reused else STAGES[stage]
-            console.print(f"{runs[stage].seconds:5.0f} s  {stage:10}  {how}", highlight=False)
+            say(f"  done before: {job}" if runs[stage].reused else f"  in {runs[stage].seconds:.0f} s: {job}")
     report = output / "evaluate" / "report.html"
-    console.print(summary_table(runs))
-    console.print(f"{time.monotonic() - started:.0f} s in all. The report: {report}", highlight=False, soft_wrap=True)
+    console.print("", summary_table(runs))
+    say(f"\n{time.monotonic() - started:.0f} s in all. The report: {report}")
     return {stage: run.result for stage, run in runs.items()} | {"report": str(report)}
 
 
 def summary_table(runs: Mapping[str, StageRun]) -> Any:
     """One rich table: a row per stage, and how good the fields are together and alone."""
+    from rich import box
     from rich.table import Table
 
     results = {stage: run.result for stage, run in runs.items()}
-    table = Table("stage", "seconds", "result", title="What came of it", title_justify="left")
     counts = results["preprocess"]["metrics"]["num_samples"]
-    subsets = results["evaluate"]["metrics"]["subsets"]
-    alone = ", ".join(f"{field} {subsets[field]['accuracy']:.3f}" for field in FIELDS)
-    compress = results["compress"]["metrics"]
+    evaluate, compress = results["evaluate"]["metrics"], results["compress"]["metrics"]
+    alone = {field: evaluate["subsets"][field]["accuracy"] for field in FIELDS}
     says = {
-        "preprocess": ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items())) + " samples",
-        "train": f"best validation accuracy {results['train']['metrics']['accuracy']:.3f}",
-        "evaluate": f"accuracy {results['evaluate']['metrics']['accuracy']:.3f} with all fields; with one: {alone}",
-        "compress": f"gate {compress['gate']}: {_share(compress['size_ratio'])} of the size, "
-        f"{compress['speedup_p50']:.1f} times as fast, accuracy {-compress['metric_drop']:+.3f}",
+        "preprocess": [f"{counts[split]:,} samples for {split}" for split in ("train", "validation", "test")],
+        "train": [f"accuracy {results['train']['metrics']['accuracy']:.3f} on the validation samples, at best"],
+        "evaluate": [
+            f"accuracy {evaluate['accuracy']:.3f} with all fields",
+            *(f"         {accuracy:.3f} with {field} only" for field, accuracy in alone.items()),
+        ],
+        "compress": [
+            f"{compress['gate']} by the gate",
+            f"{compress['size_ratio']:.0%} of the size, {compress['speedup_p50']:.1f} times as fast",
+            f"accuracy {compress['artifact']['accuracy']:.3f} with all fields",
+        ],
     }
+    table = Table("stage", "seconds", "result", box=box.SIMPLE_HEAD, pad_edge=False)
     for stage, run in runs.items():
-        table.add_row(stage, "–" if run.reused else f"{run.seconds:.0f}", says[stage])
+        table.add_row(stage, "before" if run.reused else f"{run.seconds:.0f}", "\n".join(says[stage]))
     return table
 
 
@@ -137,11 +146,9 @@ def _earlier_result(path: Path) -> dict[str, Any] | None:
     try:
         same = json.loads((folder / "job.json").read_text()) == job.model_dump(mode="json")
         result = json.loads((folder / "result.json").read_text())
+        if isinstance(job, PreprocessJob):  # the first in the line: the others follow its datasets
+            same = same and local_path(job.table).stat().st_mtime_ns <= (folder / "result.json").stat().st_mtime_ns
     except (OSError, ValueError):
         return None
     finished = same and isinstance(result, dict) and result.get("status") in ("done", "refused", "unchanged")
     return result if finished else None
-
-
-def _share(ratio: float) -> str:
-    return f"{100 * ratio:.0f}%"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from string import Template
 
@@ -12,9 +13,12 @@ from ray_mm.storage import write_atomic
 def write_jobs(output: Path) -> dict[str, Path]:
     """Writes the four job files and returns them by stage."""
     files = {}
+    # As it stands between double quotes in YAML, which are JSON's.
+    quoted = json.dumps(str(output), ensure_ascii=False)[1:-1]
     for stage, text in _JOBS.items():
         files[stage] = output / f"{stage}.yaml"
-        write_atomic(files[stage], Template(text).substitute(output=json.dumps(str(output))[1:-1]).encode())
+        content = Template(text).substitute(output=quoted, file=shlex.quote(str(files[stage])))
+        write_atomic(files[stage], content.encode())
     return files
 
 
@@ -22,7 +26,7 @@ _JOBS = {
     "preprocess": """\
 # The demo, step 1 of 4: the table that names the raw files → a dataset per split
 #
-#   ray-mm run $output/preprocess.yaml
+#   ray-mm run $file
 kind: preprocess
 name: demo
 table: "$output/raw/table.jsonl"
@@ -39,7 +43,7 @@ output: "$output/dataset"
     "train": """\
 # The demo, step 2 of 4: one model over camera, radar, motion sensor and instruction
 #
-#   ray-mm run $output/train.yaml
+#   ray-mm run $file
 kind: train
 name: demo
 data:
@@ -63,7 +67,7 @@ output: "$output/train"
     "evaluate": """\
 # The demo, step 3 of 4: the model with every subset of its fields; writes report.html
 #
-#   ray-mm run $output/evaluate.yaml
+#   ray-mm run $file
 kind: evaluate
 name: demo
 checkpoint: "$output/train"
@@ -74,7 +78,7 @@ output: "$output/evaluate"
     "compress": """\
 # The demo, step 4 of 4: an 8-bit ONNX model, published only if the gate agrees
 #
-#   ray-mm run $output/compress.yaml
+#   ray-mm run $file
 kind: compress
 name: demo
 checkpoint: "$output/train"
