@@ -1,6 +1,7 @@
-"""``cross_attention``: a few learned queries attend to the tokens of all fields, as in Perceiver (arXiv 2103.03206).
+"""``cross_attention``: a few queries attend to the tokens of all fields, as in Perceiver (arXiv 2103.03206).
 
-Cost grows with the number of tokens, not with its square or with the number of pairs of fields.
+Cost grows with the number of tokens, not with its square or with the number of pairs of fields. Some queries are learned, and
+one stands for each field: what a question asks decides from the first layer on where a picture is looked at.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ray_mm.config.model import CrossAttentionFusion
+from ray_mm.models.fusion.pooling import PooledFields
 from ray_mm.models.layers import Attention, FeedForward
 
-_NUM_QUERIES = 8
+_NUM_LEARNED = 4
 
 
 class CrossAttention(nn.Module):
@@ -33,7 +35,8 @@ class CrossAttention(nn.Module):
         self.fields = list(fields)
         self.field = nn.ParameterList(nn.Parameter(torch.randn(dim) * 0.02) for _ in fields)
         self.nothing = nn.Parameter(torch.randn(dim) * 0.02)
-        self.queries = nn.Parameter(torch.randn(_NUM_QUERIES, dim) * 0.5)
+        self.queries = nn.Parameter(torch.randn(_NUM_LEARNED, dim) * 0.5)
+        self.pool = PooledFields(fields, dim)
         self.norm_tokens = nn.LayerNorm(dim)
         self.layers = nn.ModuleList(_Layer(dim, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
@@ -41,7 +44,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, encoded: Mapping[str, tuple[Tensor, Tensor]], presence: Mapping[str, Tensor]) -> Tensor:
         tokens_BTD, mask_BT = self._join(encoded, presence)
-        queries = self.queries.expand(tokens_BTD.shape[0], -1, -1).to(tokens_BTD.dtype)
+        learned = self.queries.expand(tokens_BTD.shape[0], -1, -1).to(tokens_BTD.dtype)
+        queries = torch.cat([learned, torch.stack(self.pool(encoded, presence), dim=1)], dim=1)
         for layer in self.layers:
             queries = layer(queries, tokens_BTD, mask_BT)
         result: Tensor = self.dropout(self.norm(queries.mean(1)))
@@ -61,20 +65,20 @@ class CrossAttention(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Queries attend to the tokens, then to each other."""
+    """Queries attend to each other, then to the tokens."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.norm_across = nn.LayerNorm(dim)
-        self.across = Attention(dim, heads)
         self.norm_among = nn.LayerNorm(dim)
         self.among = Attention(dim, heads)
+        self.norm_across = nn.LayerNorm(dim)
+        self.across = Attention(dim, heads)
         self.feed_forward = FeedForward(dim, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries_BQD: Tensor, tokens_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        queries_BQD = queries_BQD + self.dropout(self.across(self.norm_across(queries_BQD), tokens_BTD, mask_BT))
         normed = self.norm_among(queries_BQD)
         queries_BQD = queries_BQD + self.dropout(self.among(normed, normed))
+        queries_BQD = queries_BQD + self.dropout(self.across(self.norm_across(queries_BQD), tokens_BTD, mask_BT))
         result: Tensor = self.feed_forward(queries_BQD)
         return result
