@@ -36,4 +36,5 @@ class Concat(nn.Module):
     def forward(self, encoded: Mapping[str, tuple[Tensor, Tensor]], presence: Mapping[str, Tensor]) -> Tensor:
         gate, value = self.expand(torch.cat(self.pool(encoded, presence), dim=-1)).chunk(2, dim=-1)
         joined: Tensor = self.contract(self.dropout(F.gelu(gate) * value))
-        return self.dropout(F.gelu(self.norm(joined)))
+        fused: Tensor = self.dropout(F.gelu(self.norm(joined)))
+        return fused
