@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_mm.config.compress import CompressJob
+from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import load_job, parse_overrides
 from ray_mm.errors import GateRefused
 from ray_mm.session import ray_session
@@ -120,10 +122,9 @@ def run_once(job: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     loaded = load_job(job, overrides)
     folder = Path(loaded.output)
     print(f"{loaded.kind} → {folder}", flush=True)
-    if loaded.kind in ("evaluate", "compress") and _read(folder / "job.json") == loaded.model_dump(mode="json"):
-        result = _read(folder / "result.json")
-        if result.get("status") in ("done", "refused"):
-            return result
+    # The other stages see for themselves that there is nothing left to do.
+    if isinstance(loaded, EvaluateJob | CompressJob) and _is_finished(loaded):
+        return _read(folder / "result.json")
     try:
         run_stage(loaded)
     except GateRefused as refusal:
@@ -194,6 +195,16 @@ def _cells(values: Sequence[float]) -> list[str]:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _is_finished(job: EvaluateJob | CompressJob) -> bool:
+    """Whether exactly this was run to the end, on the checkpoint that is there now."""
+    folder = Path(job.output)
+    finished = _read(folder / "result.json").get("status") in ("done", "refused")
+    if not finished or _read(folder / "job.json") != job.model_dump(mode="json"):
+        return False
+    trained = Path(job.checkpoint) / "result.json"
+    return trained.is_file() and trained.stat().st_mtime_ns <= (folder / "result.json").stat().st_mtime_ns
 
 
 def _read(path: Path) -> dict[str, Any]:
