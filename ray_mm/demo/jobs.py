@@ -59,7 +59,7 @@ model:
   fusion: {method: gated, dim: 64}
   task: {type: classify, label: action}
 train:
-  epochs: 8
+  epochs: 10
   optimizer: {lr: 1e-3}
   modality_dropout: 0.15                         # hides a field now and then, as gaps in the data do
 output: "$output/train"
