@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import platform
@@ -101,16 +102,13 @@ def _memory() -> Finding:
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes that this process may still take, its container's limit included; None where that can't be told."""
     limits: list[int] = []
-    try:
+    # Neither file is there on every system.
+    with contextlib.suppress(OSError):
         found = re.search(r"^MemAvailable:\s+(\d+) kB$", (proc / "meminfo").read_text(), re.MULTILINE)
         limits += [int(found[1]) * 1024] if found else []
-    except OSError:
-        pass
-    try:
+    with contextlib.suppress(OSError, ValueError):
         limit, used = (cgroup / "memory.max").read_text().strip(), (cgroup / "memory.current").read_text()
         limits += [int(limit) - int(used)] if limit != "max" else []
-    except (OSError, ValueError):
-        pass
     return min(limits, default=None)
 
 

@@ -61,7 +61,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if address == "local":
         protect_token()
         # Data and training share the cores: a thread that spins while it waits for another, as OpenMP's do by default,
-        # holds up the one that it waits for. Measured: a small training step in 32 instead of 455 ms on a busy machine.
+        # holds up the one that it waits for.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # A private Ray reports nothing to anybody, and one process less starts.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

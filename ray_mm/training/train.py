@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -43,12 +41,18 @@ from ray_mm.training.state import (
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import Training, run_worker
 
-_log = logging.getLogger(__name__)
-
 _SETTLED = (
     # Not all of data: who is told to raise data.bad_samples goes on in the same folder.
     *("data.train", "data.validation", "data.batch_size", "data.fields", "data.shuffle"),
-    *("model", "seed", "train.epochs", "train.optimizer", "train.schedule", "train.clip_norm"),
+    *(
+        "model",
+        "seed",
+        "train.epochs",
+        "train.optimizer",
+        "train.schedule",
+        "train.clip_norm",
+        "train.modality_dropout",
+    ),
 )
 _FEED = "train"
 _FAILURE_FILE = "failure.json"
@@ -131,8 +135,6 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
 def _fit(training: Training) -> None:
     job = training.job
     placement = place(job.resources)
-    # The folder of a run is shared between nodes; Ray keeps its own notes in it.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"training": training},
@@ -142,6 +144,7 @@ def _fit(training: Training) -> None:
             resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
+            # Ray's own notes; the run's folder is one that every node sees, as Ray wants it to be.
             name="ray_train",
             storage_path=str(training.run),
             failure_config=ray.train.FailureConfig(max_failures=job.train.max_failures),

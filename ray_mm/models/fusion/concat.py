@@ -1,7 +1,7 @@
 """``concat``: the fields' vectors side by side, then a perceptron of two layers.
 
 Its hidden units are products of two sums (GEGLU, arXiv 2002.05202): an answer that depends on a question about a picture is
-learned in fewer epochs: 0.985 instead of 0.92 on questions about pictures after six.
+learned in fewer epochs than from sums alone.
 """
 
 from __future__ import annotations
