@@ -1,16 +1,21 @@
 """A run's output folder: whose it is, the resolved job, the result.
 
 <output>/job.json      the job with every default filled in: enough to repeat the run
+<output>/.lock         held while a process works on the run
 <output>/result.json   {"kind", "name", "status", "metrics", "versions", "seconds", ...}, written last
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import logging
 import math
+import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,8 @@ from ray_mm.config.load import Job
 from ray_mm.errors import OutputFolderError
 from ray_mm.storage import local_path, write_json
 from ray_mm.version import __version__
+
+_log = logging.getLogger(__name__)
 
 _VERSIONED = ("ray", "torch", "pyarrow", "numpy", "webdataset", "onnxruntime")
 
@@ -30,6 +37,30 @@ class RunFolder:
         self.path = path
         self.job = job
         self._started = time.monotonic()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other process from working on this run. A process that is killed lets go of it.
+
+        Raises:
+            OutputFolderError: another one is at work.
+        """
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                raise OutputFolderError(
+                    f"output: another run is at work in {self.path} ({stream.read() or 'not known which'}); wait for its end, "
+                    "stop it, or choose another output."
+                ) from None
+            except OSError:
+                # Some network file systems have no locks; training is fenced by its attempts there.
+                _log.warning("the file system can't lock path=%s", self.path)
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {platform.node()}")
+            stream.flush()
+            yield
 
     def write_result(self, status: str, metrics: dict[str, Any], **more: Any) -> dict[str, Any]:
         """Writes ``result.json`` and returns what it holds.

@@ -32,6 +32,7 @@ from ray_mm.config.fields import (
 from ray_mm.data.index import index_shard, write_index
 from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
 from ray_mm.preprocessing.tokenizer import train_tokenizer
+from ray_mm.storage import sha256_file
 
 CLASSES = ("left", "right", "stop")
 RATE_HZ = 8000
@@ -114,7 +115,7 @@ def make_dataset(
                 members[f"sample{i:06d}.{name}.{extension}"] = payload
         path = write_tar(folder / "shards" / f"{shard:06d}.tar", members)
         write_index(path, index_shard(path))
-        shards.append(ShardInfo(f"shards/{shard:06d}.tar", len(rows), path.stat().st_size))
+        shards.append(ShardInfo(f"shards/{shard:06d}.tar", len(rows), path.stat().st_size, sha256_file(path)))
     if "text" in chosen:
         content = train_tokenizer(_SENTENCES)
         tokenizer_path(folder, "text").write_text(content, encoding="utf-8")

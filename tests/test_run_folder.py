@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,28 @@ def test_a_result_that_json_can_not_say_is_written_as_what_it_can(tmp_path: Path
     }
     assert (result["report"], result["sizes"]) == (str(tmp_path / "report.html"), [1, 64])
     assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_a_folder_that_another_process_works_in_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ray_mm.config.load import load_job; from ray_mm.run_folder import open_run_folder\n"
+        "with open_run_folder(load_job(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    path = tmp_path / "run"
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(json.dumps(job(path).model_dump(mode="json")))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(job_file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(OutputFolderError, match=f"another run is at work in .*process {holder.pid} on"),
+            open_run_folder(job(path)).locked(),
+        ):
+            pass
+    finally:
+        holder.kill()  # a process that is killed lets go
+        holder.communicate()
+    with open_run_folder(job(path)).locked():
+        pass

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ray_mm.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, run_kind
-from ray_mm.compression.artifact import describe_artifact, publish, refuse, start_candidate
+from ray_mm.compression.artifact import CANDIDATE, describe_artifact, publish, refuse, start_candidate
 from ray_mm.compression.calibrate import read_spread, with_absences
 from ray_mm.compression.export import export_onnx
 from ray_mm.compression.gate import (
@@ -48,7 +48,7 @@ from ray_mm.predictor import ARTIFACT_FILE, GRAPH_FILE, Predictor, load_predicto
 from ray_mm.progress import Progress, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import ray_session
-from ray_mm.storage import local_path
+from ray_mm.storage import local_path, write_atomic
 
 EVALUATION = "evaluation"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -90,17 +90,18 @@ def run_compress(job: CompressJob) -> dict[str, Any]:
     """
     inputs = _check(job)
     run = open_run_folder(job)
-    candidate = start_candidate(run.path)
-    try:
-        found = _measure(job, inputs, run.path, candidate)
-        verdict = judge(found.measured, job.gate, job.latency.batch_sizes)
-        metrics = _metrics(inputs.checkpoint.config.task.type, found, verdict)
-        describe_artifact(
-            candidate, inputs.checkpoint, job.quantize, _numbers(found.artifact), metrics, verdict.outcome.value
-        )
-        return _settle(run, verdict, metrics)
-    finally:
-        shutil.rmtree(candidate, ignore_errors=True)
+    with run.locked():
+        candidate = start_candidate(run.path)
+        try:
+            found = _measure(job, inputs, run.path, candidate)
+            verdict = judge(found.measured, job.gate, job.latency.batch_sizes)
+            metrics = _metrics(inputs.checkpoint.config.task.type, found, verdict)
+            describe_artifact(
+                candidate, inputs.checkpoint, job.quantize, _numbers(found.artifact), metrics, verdict.outcome.value
+            )
+            return _settle(run, verdict, metrics)
+        finally:
+            shutil.rmtree(candidate, ignore_errors=True)
 
 
 def _check(job: CompressJob) -> _Inputs:
@@ -256,8 +257,11 @@ def _metrics(task: str, found: _Findings, verdict: Verdict) -> dict[str, Any]:
 
 def _settle(run: RunFolder, verdict: Verdict, metrics: dict[str, Any]) -> dict[str, Any]:
     if verdict.outcome is Outcome.PASSED:
-        return run.write_result("done", metrics, artifact=str(publish(run.path)))
+        artifact = publish(run.path)
+        _name_model(run.path / EVALUATION / "artifact", run.path / CANDIDATE, artifact)
+        return run.write_result("done", metrics, artifact=str(artifact))
     refused = refuse(run.path)
+    _name_model(run.path / EVALUATION / "artifact", run.path / CANDIDATE, refused)
     run.write_result("refused", metrics, refused=str(refused))
     missed = ", ".join(check.criterion for check in verdict.missed)
     reason = f" It can't be used: {metrics['error']}" if "error" in metrics else ""
@@ -265,6 +269,13 @@ def _settle(run: RunFolder, verdict: Verdict, metrics: dict[str, Any]) -> dict[s
         f"{run.job.name}: the compressed model was refused because of {missed}; no artifact was published, the model and its "
         f"measurements are in {refused}.{reason} Change the recipe, or the limits under gate.\n{describe(verdict)}"
     )
+
+
+def _name_model(evaluation: Path, before: Path, after: Path) -> None:
+    """Lets an evaluation name the model where it is now; while it was scored, it had no place yet."""
+    for file in evaluation.glob("*.*"):
+        if file.suffix in (".json", ".html"):
+            write_atomic(file, file.read_text(encoding="utf-8").replace(str(before), str(after)))
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A dataset on disk: ``dataset.json`` and ``shards.parquet`` over the shards.
 
 <dataset>/dataset.json        fields, counts, presence, labels, statistics, digest; written last: no such file, no dataset
-<dataset>/shards.parquet      a row per shard: path, num_samples, size_bytes
+<dataset>/shards.parquet      a row per shard: path, num_samples, size_bytes, sha256
 <dataset>/shards/NNNNNN.tar   and NNNNNN.index.parquet
 <dataset>/tokenizer.<field>.json   for every text field
 """
@@ -25,9 +25,9 @@ from pydantic import Field, ValidationError
 from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import require_complete
-from ray_mm.data.index import ShardIndex, index_path, read_index
+from ray_mm.data.index import ShardIndex, read_index
 from ray_mm.errors import DatasetError
-from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
+from ray_mm.storage import local_path, write_atomic, write_json
 from ray_mm.version import DATASET_FORMAT
 
 _FORMAT_NAME = "ray_mm.dataset"
@@ -36,6 +36,7 @@ _SHARDS = pa.schema(
         pa.field("path", pa.string(), nullable=False),
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
     ]
 )
 
@@ -57,7 +58,7 @@ class Manifest(Config):
     name: str
     """Name of the dataset, such as ``avdigits/train``."""
     digest: str
-    """Hex SHA-256 of the shards' names and indexes, and of what they were made from; the order of an epoch depends on it."""
+    """Hex SHA-256 of the shards' names and bytes, and of the labels and statistics; the order of an epoch depends on it."""
     num_samples: int
     num_shards: int
     size_bytes: int
@@ -78,11 +79,12 @@ class Manifest(Config):
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A row of ``shards.parquet``: path relative to the dataset, number of samples, bytes."""
+    """A row of ``shards.parquet``: path relative to the dataset, number of samples, bytes, their hex SHA-256."""
 
     path: str
     num_samples: int
     size_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def open_dataset(path: str | Path) -> Dataset:
         table = pq.read_table(root / "shards.parquet").select(_SHARDS.names).cast(_SHARDS)
     except (ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
-    shards = tuple(ShardInfo(row["path"], row["num_samples"], row["size_bytes"]) for row in table.to_pylist())
+    shards = tuple(ShardInfo(**row) for row in table.to_pylist())
     for shard in shards:
         # A dataset may come from elsewhere: it may not name files outside its folder.
         if PurePosixPath(shard.path).is_absolute() or ".." in PurePosixPath(shard.path).parts:
@@ -182,11 +184,11 @@ def write_dataset(
 ) -> Manifest:
     """Writes ``shards.parquet``, then ``dataset.json``. Shards and their indexes are there already."""
     require_complete(fields)
-    # Labels may change without a change of any size, so what the samples were made from counts, too.
-    described = [source, label_counts, {name: value.model_dump() for name, value in statistics.items()}]
+    # The same bytes may be read as other classes, or scaled by other statistics.
+    described = [label_counts, {name: value.model_dump() for name, value in statistics.items()}]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for shard in shards:
-        digest.update(f"{shard.path}\0{shard.size_bytes}\0{sha256_file(index_path(root / shard.path))}\0".encode())
+        digest.update(f"{shard.path}\0{shard.sha256}\0".encode())
     manifest = Manifest(
         name=name,
         digest=digest.hexdigest(),

@@ -61,7 +61,7 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
         raise DatasetError(f"{dataset.root}: no sample has the label {label!r}, so nothing can be scored.")
     folder = open_run_folder(job)
     tally = _empty_tally(job, predictor, subsets)
-    with ray_session():
+    with folder.locked(), ray_session():
         _clear(folder.path)
         try:
             _score(job, predictor, dataset, subsets, tally, folder.path)
@@ -73,17 +73,17 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
                 raise cause from error
             told = cause if str(cause) else error
             raise RayMMError(f"the evaluation failed: {type(told).__name__}: {told}") from error
-    content = report_content(job, predictor, dataset, subsets, tally)
-    write_report(folder.path / REPORT, content)
-    return folder.write_result(
-        "done",
-        result_metrics(content),
-        checkpoint=str(checkpoint_folder(job)),
-        data={"name": dataset.manifest.name, "path": str(dataset.root), "digest": dataset.manifest.digest},
-        report=str(folder.path / REPORT),
-        predictions=str(folder.path / PREDICTIONS),
-        **result_details(content),
-    )
+        content = report_content(job, predictor, dataset, subsets, tally)
+        write_report(folder.path / REPORT, content)
+        return folder.write_result(
+            "done",
+            result_metrics(content),
+            checkpoint=str(checkpoint_folder(job)),
+            data={"name": dataset.manifest.name, "path": str(dataset.root), "digest": dataset.manifest.digest},
+            report=str(folder.path / REPORT),
+            predictions=str(folder.path / PREDICTIONS),
+            **result_details(content),
+        )
 
 
 def _empty_tally(job: EvaluateJob, predictor: Predictor, subsets: tuple[Subset, ...]) -> Tally:

@@ -36,7 +36,7 @@ from ray_mm.preprocessing.table import listing
 from ray_mm.preprocessing.tokenizer import longest_text, train_tokenizer
 from ray_mm.preprocessing.writer import read_receipt, receipts_folder, remove_shard, write_shard
 from ray_mm.progress import progress
-from ray_mm.run_folder import open_run_folder
+from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path, write_atomic
 
@@ -71,6 +71,12 @@ def run_preprocess(job: PreprocessJob) -> dict[str, Any]:
         shutil.rmtree(receipts_folder(output), ignore_errors=True)
         _log.info("unchanged output=%s", output)
         return result | {"status": "unchanged"}
+    with folder.locked():
+        return _make(job, plan, folder)
+
+
+def _make(job: PreprocessJob, plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    output = folder.path
     _clear(plan, output)
     kept = {shard: summary for shard in plan.shards if (summary := read_receipt(output, shard)) is not None}
     written, seconds = _write(job, plan, kept)
@@ -213,7 +219,7 @@ def _write_datasets(job: PreprocessJob, plan: Plan, summaries: dict[ShardPlan, S
     for split in plan.splits:
         found = merge_fields(of_split[split])
         shards = [
-            ShardInfo(shard.path, summaries[shard].num_samples, summaries[shard].size_bytes)
+            ShardInfo(shard.path, summaries[shard].num_samples, summaries[shard].size_bytes, summaries[shard].sha256)
             for shard in plan.shards
             if shard.split == split and summaries[shard].num_samples
         ]

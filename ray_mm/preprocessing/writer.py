@@ -6,6 +6,7 @@ not fit (IEEE Std 1003.1). The receipt is written last; a shard without one is w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -75,8 +76,8 @@ def write_shard(rows: pa.Table, plan: ShardPlan, settings: WriteSettings) -> Sha
     try:
         shard.parent.mkdir(parents=True, exist_ok=True)
         try:
-            index = write_tar(temporary, collector.samples(rows))
-            summary = collector.summary(index)
+            index, sha256 = write_tar(temporary, collector.samples(rows))
+            summary = collector.summary(index, sha256)
             if summary.num_bad:
                 return summary
             if summary.num_samples:
@@ -156,12 +157,13 @@ class _Collector:
                 self._num_empty += not members
                 yield row["key"], members
 
-    def summary(self, index: ShardIndex) -> ShardSummary:
+    def summary(self, index: ShardIndex, sha256: str) -> ShardSummary:
         """After all samples."""
         return ShardSummary(
             num_samples=len(index),
             num_empty=self._num_empty,
             size_bytes=index.shard_bytes,
+            sha256=sha256,
             fields={name: field.summary() for name, field in self._fields.items()},
             num_bad=self._num_bad,
             bad=keep_first(self._bad),
@@ -209,7 +211,7 @@ def _require_unchanged(path: Path, planned: int) -> None:
         )
 
 
-def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardIndex:
+def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[ShardIndex, str]:
     """Writes a tar, flushed to disk.
 
     Args:
@@ -217,10 +219,11 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
         samples: key and members (suffix → payload) of each; a sample without members leaves no trace in a tar.
 
     Returns:
-        The index, as ``data.index.index_shard`` would find it.
+        The index, as ``data.index.index_shard`` would find it, and the hex SHA-256 of the tar.
     """
     keys: list[str] = []
     rows: list[dict[str, tuple[int, int]]] = []
+    digest = hashlib.sha256()
     with path.open("wb") as stream:
         place = 0
         for key, members in samples:
@@ -233,20 +236,22 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
                 header = tar_header(f"{key}.{suffix}", len(payload))
                 rows[-1][suffix] = (place + len(header), len(payload))
                 padding = bytes(-len(payload) % _BLOCK)
-                stream.write(header)
-                stream.write(payload)
-                stream.write(padding)
+                for part in (header, payload, padding):
+                    stream.write(part)
+                    digest.update(part)
                 place += len(header) + len(payload) + len(padding)
         stream.write(_END)
+        digest.update(_END)
         stream.flush()
         os.fsync(stream.fileno())
     suffixes = sorted({suffix for row in rows for suffix in row})
-    return ShardIndex(
+    index = ShardIndex(
         keys=keys,
         offsets={suffix: np.array([row.get(suffix, (-1, -1))[0] for row in rows], np.int64) for suffix in suffixes},
         sizes={suffix: np.array([row.get(suffix, (-1, -1))[1] for row in rows], np.int64) for suffix in suffixes},
         shard_bytes=place + len(_END),
     )
+    return index, digest.hexdigest()
 
 
 def tar_header(name: str, size: int) -> bytes:

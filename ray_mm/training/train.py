@@ -90,12 +90,13 @@ def run_train(job: TrainJob) -> dict[str, Any]:
     earlier = folder.read_result()
     if earlier is not None and earlier.get("status") == "done":
         return earlier | {"status": "unchanged"}
-    (folder.path / _FAILURE_FILE).unlink(missing_ok=True)
-    # What every new group of workers will find; here it is still an error of the call.
-    find_start(training.run, training.data_digest)
-    with ray_session():
-        _fit(training)
-    return _result(folder, training)
+    with folder.locked():
+        (folder.path / _FAILURE_FILE).unlink(missing_ok=True)
+        # What every new group of workers will find; here it is still an error of the call.
+        find_start(training.run, training.data_digest)
+        with ray_session():
+            _fit(training)
+        return _result(folder, training)
 
 
 class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not typed

@@ -77,6 +77,9 @@ def test_an_artifact_that_meets_the_gate_is_published_and_answers_like_its_check
     for name in ("original", "artifact"):
         evaluation = json.loads((run / "evaluation" / name / "result.json").read_text())
         assert evaluation["metrics"]["accuracy"] == metrics[name]["accuracy"]
+    scored = run / "evaluation" / "artifact"
+    assert json.loads((scored / "job.json").read_text())["checkpoint"] == str(run / "artifact")
+    assert str(run / "candidate") not in (scored / "result.json").read_text() + (scored / "report.html").read_text()
 
     original, artifact = load_predictor(trained), load_predictor(run)
     test = open_dataset(data / "test")

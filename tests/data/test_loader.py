@@ -16,6 +16,7 @@ from ray_mm.data.manifest import ShardInfo, write_dataset
 from ray_mm.data.plan import Schedule
 from ray_mm.data.source import Feed
 from ray_mm.errors import OrderError
+from ray_mm.storage import sha256_file
 from tests.data.feeds import load, make_feed, planned_keys
 from tests.factories import SPECS, class_of, image_bytes, make_dataset, write_tar
 
@@ -170,7 +171,7 @@ def _uneven_dataset(folder: Path) -> Path:
             members[f"sample{i:06d}.label.cls"] = str(class_of(i)).encode()
         path = write_tar(folder / "shards" / f"{number:06d}.tar", members)
         write_index(path, index_shard(path))
-        shards.append(ShardInfo(f"shards/{number:06d}.tar", len(rows), path.stat().st_size))
+        shards.append(ShardInfo(f"shards/{number:06d}.tar", len(rows), path.stat().st_size, sha256_file(path)))
     write_dataset(
         folder,
         name="uneven",

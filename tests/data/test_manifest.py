@@ -97,12 +97,18 @@ def test_a_manifest_that_is_not_json_is_refused(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ({"path": ["/etc/passwd", "b"], "num_samples": [4, 3], "size_bytes": [1, 1]}, "outside the dataset"),
-        ({"path": ["a", "../b"], "num_samples": [4, 3], "size_bytes": [1, 1]}, "outside the dataset"),
-        ({"path": ["a", "b"], "num_samples": [4, None], "size_bytes": [1, 1]}, "damaged"),
+        (
+            {"path": ["/etc/passwd", "b"], "num_samples": [4, 3], "size_bytes": [1, 1], "sha256": ["", ""]},
+            "outside the dataset",
+        ),
+        (
+            {"path": ["a", "../b"], "num_samples": [4, 3], "size_bytes": [1, 1], "sha256": ["", ""]},
+            "outside the dataset",
+        ),
+        ({"path": ["a", "b"], "num_samples": [4, None], "size_bytes": [1, 1], "sha256": ["", ""]}, "damaged"),
         ({"path": ["a", "b"], "num_samples": [4, 3]}, "damaged"),
-        ({"path": ["a", "b"], "num_samples": ["x", "y"], "size_bytes": [1, 1]}, "damaged"),
-        ({"path": ["a"], "num_samples": [7], "size_bytes": [1]}, "do not agree"),
+        ({"path": ["a", "b"], "num_samples": ["x", "y"], "size_bytes": [1, 1], "sha256": ["", ""]}, "damaged"),
+        ({"path": ["a"], "num_samples": [7], "size_bytes": [1], "sha256": [""]}, "do not agree"),
     ],
 )
 def test_a_damaged_list_of_shards_is_refused(dataset: Path, rows: dict[str, list[Any]], reason: str) -> None:

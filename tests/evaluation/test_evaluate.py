@@ -148,7 +148,7 @@ def test_too_many_bad_samples_stop_the_run_and_leave_no_result(scene: Scene, tmp
     with pytest.raises(QuarantineBudgetError, match=rf"max_count 0.*sample{BAD:06d}"):
         run_evaluate(strict)
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"job.json", "quarantine"}
+    assert left == {".lock", "job.json", "quarantine"}
 
 
 @pytest.mark.ray

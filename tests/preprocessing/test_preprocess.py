@@ -141,6 +141,18 @@ def test_the_bytes_do_not_depend_on_how_many_tasks_write_them(made: tuple[Path, 
 
 
 @ray_test
+def test_what_a_dataset_is_does_not_depend_on_the_times_of_the_files(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(made[0], tmp_path / "copy", ignore=shutil.ignore_patterns("out")))
+    for file in (copy / "files").iterdir():
+        os.utime(file, (1e9, 1e9))
+    run_preprocess(_made_job(copy))
+    first, second = (open_dataset(folder / "out/train").manifest for folder in (made[0], copy))
+    assert first.source != second.source and first.digest == second.digest
+
+
+@ray_test
 def test_a_dataset_that_lost_a_shard_is_made_again(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, _ = made
     shutil.copytree(folder / "out", tmp_path / "out")

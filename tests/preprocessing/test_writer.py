@@ -18,6 +18,7 @@ from ray_mm.data.index import index_shard, read_index
 from ray_mm.errors import RayMMError
 from ray_mm.preprocessing.plan import Plan, plan_job
 from ray_mm.preprocessing.writer import read_receipt, receipt_path, tar_header, write_shard, write_tar
+from ray_mm.storage import sha256_file
 from tests.preprocessing.tables import make_job, make_rows, write_csv, write_file
 
 _KEYS = st.from_regex(r"\A[^./\\\x00-\x1f\ud800-\udfff]{1,60}(/[^./\\\x00-\x1f\ud800-\udfff]{1,60})?\Z")
@@ -35,7 +36,8 @@ def test_what_is_written_is_what_tarfile_and_our_index_read(
     tmp_path: Path, samples: dict[str, dict[str, bytes]]
 ) -> None:
     shard = tmp_path / "0.tar"
-    index = write_tar(shard, samples.items())
+    index, sha256 = write_tar(shard, samples.items())
+    assert sha256 == sha256_file(shard)
     with tarfile.open(shard) as tar:
         found = {info.name: _read(tar, info) for info in tar}
         assert all((info.mtime, info.uid, info.gid, info.uname) == (0, 0, 0, "") for info in tar.getmembers())
