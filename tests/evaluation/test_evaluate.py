@@ -159,7 +159,7 @@ def test_an_error_inside_ray_is_told_in_its_own_words(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         run_evaluate(job_for(scene, tmp_path / "run"))
     assert str(caught.value) == f"{scene.dataset.shard_path(1)}: the shard is missing."
-    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"job.json", "quarantine"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock", "job.json", "quarantine"}
 
 
 def test_a_dataset_that_does_not_fit_is_refused_with_every_difference(scene: Scene, tmp_path: Path) -> None:
