@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-DATASET_FORMAT = 1
+DATASET_FORMAT = 2
 """Version of ``dataset.json`` and the index; a reader refuses a newer one."""
 
 CHECKPOINT_FORMAT = 1

@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from ray_mm.config.fields import (
     TextField,
     VectorField,
 )
-from ray_mm.data.index import index_shard, write_index
+from ray_mm.data.index import Labels, index_path, index_shard, write_index
 from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
 from ray_mm.preprocessing.tokenizer import train_tokenizer
 from ray_mm.storage import sha256_file
@@ -114,8 +115,11 @@ def make_dataset(
                     payload = _CORRUPT.get(name, b"\x93NUMPY this is no array")
                 members[f"sample{i:06d}.{name}.{extension}"] = payload
         path = write_tar(folder / "shards" / f"{shard:06d}.tar", members)
-        write_index(path, index_shard(path))
-        shards.append(ShardInfo(f"shards/{shard:06d}.tar", len(rows), path.stat().st_size, sha256_file(path)))
+        index = index_shard(path)
+        write_index(index_path(path), replace(index, labels=_labels(rows, chosen, absent, seed)))
+        name, size_bytes = f"shards/{shard:06d}", path.stat().st_size
+        version = f"sha256:{sha256_file(path)}"
+        shards.append(ShardInfo(f"{name}.tar", f"{name}.index.parquet", len(rows), size_bytes, version))
     if "text" in chosen:
         content = train_tokenizer(_SENTENCES)
         tokenizer_path(folder, "text").write_text(content, encoding="utf-8")
@@ -137,6 +141,19 @@ def make_dataset(
         statistics={name: found for name in chosen if (found := _statistics(name))},
     )
     return folder
+
+
+def _labels(
+    rows: npt.NDArray[np.int64], fields: Collection[str], absent: Mapping[str, npt.NDArray[np.bool_]], seed: int
+) -> dict[str, Labels]:
+    """What the index says of the labels."""
+    found: dict[str, Labels] = {}
+    if "label" in fields:
+        found["label"] = np.where(absent["label"][rows], -1, [class_of(int(i), seed) for i in rows]).astype(np.int32)
+    if "number" in fields:
+        numbers = np.array([number_of(int(i), seed) for i in rows], np.float32)
+        found["number"] = np.where(absent["number"][rows], np.float32(np.nan), numbers)
+    return found
 
 
 def class_of(sample: int, seed: int = 0) -> int:

@@ -1,7 +1,8 @@
 """The data path, from a tar to a batch on the device, in reading order.
 
 fields.py         the schema of a batch: field → arrays
-index.py          where each member of a shard lies
+tar.py            the header walk of a tar
+index.py          where each member of a shard lies: a sidecar
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
 inspect.py        what is in a dataset or a tar, for people
 preprocessor.py   what turns members into a model's input; it travels with the model

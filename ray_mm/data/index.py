@@ -1,38 +1,34 @@
-"""Where each member of a shard lies: a header walk of the tar → one Parquet sidecar beside it.
+"""Where each member of a shard lies: a header walk of the tar → one Parquet sidecar.
 
     shards/000000.tar  →  shards/000000.index.parquet
 
 The sidecar has a row per sample: ``key``, and for every suffix that occurs in the shard ``<suffix>:offset`` and
-``<suffix>:size`` in bytes (−1 where the sample lacks it). Only headers are read: the payload pages of a local file are
-never touched. Format: POSIX ustar and pax (IEEE Std 1003.1), GNU long names.
+``<suffix>:size`` in bytes (−1 where the sample lacks it). In a dataset it also has ``label:<field>`` for every label, so
+that an order can be planned without opening a shard. Its metadata says which bytes it was made of: size and version.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_mm.config.fields import LabelField
+from ray_mm.data.tar import Member, split_name, walk_tar
 from ray_mm.errors import DatasetError
-from ray_mm.storage import write_atomic
+from ray_mm.storage import local_path, write_atomic
 
-_BLOCK = 512
+Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+
 _SIZE_KEY = b"ray_mm.shard_bytes"
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file in a tar: its name, and where its payload lies, in bytes."""
-
-    name: str
-    offset: int
-    size: int
+_VERSION_KEY = b"ray_mm.shard_version"
+_LABEL = "label:"
 
 
 @dataclass(frozen=True)
@@ -44,20 +40,96 @@ class ShardIndex:
         offsets: suffix → int64 [num_samples], bytes from the start of the tar; −1 where absent.
         sizes: suffix → int64 [num_samples], bytes; −1 where absent.
         shard_bytes: size of the tar when it was indexed.
+        version: of the tar when it was indexed; see ``ShardState``.
+        labels: label field → int32 [num_samples], the number of the class, −1 where absent; or float32 [num_samples], the
+            number, NaN where absent. Empty for a tar that is in no dataset.
     """
 
     keys: list[str]
     offsets: dict[str, npt.NDArray[np.int64]]
     sizes: dict[str, npt.NDArray[np.int64]]
     shard_bytes: int
+    version: str
+    labels: dict[str, Labels] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
+@dataclass(frozen=True)
+class ShardState:
+    """Which bytes a shard has.
+
+    Attributes:
+        size_bytes: of the tar.
+        version: changes with the bytes: ``sha256:<hex>`` for a shard that ray_mm wrote, ``mtime:<ns>`` for another local
+            file, ``etag:<text>`` for an object in a store.
+    """
+
+    size_bytes: int
+    version: str
+
+
+def as_labels(values: Sequence[float | None], spec: LabelField) -> Labels:
+    """The column of a label; see ``ShardIndex.labels``.
+
+    Args:
+        values: of each sample: the number of its class or its number; None where absent.
+        spec: the field.
+    """
+    if spec.target == "class":
+        return np.array([-1 if value is None else value for value in values], np.int32)
+    return np.array([np.nan if value is None else value for value in values], np.float32)
+
+
 def index_path(shard: Path) -> Path:
-    """The sidecar of a shard."""
+    """The sidecar of a shard that lies beside it."""
     return shard.with_suffix(".index.parquet")
+
+
+def shard_state(location: str) -> ShardState:
+    """What a shard is now, without reading it.
+
+    Args:
+        location: absolute path of a tar.
+
+    Raises:
+        DatasetError: it is not there, or can't be looked at.
+    """
+    try:
+        found = local_path(location).stat()
+    except FileNotFoundError:
+        raise DatasetError(f"{location}: the shard is missing.") from None
+    except OSError as error:
+        raise DatasetError(f"{location}: can't be read ({error.strerror or error}).") from None
+    return ShardState(found.st_size, f"mtime:{found.st_mtime_ns}")
+
+
+def is_current(known: ShardState, now: ShardState) -> bool:
+    """Whether a shard still has the bytes that it had. A content hash says nothing of a time: then the size decides."""
+    kinds = [state.version.partition(":")[0] for state in (known, now)]
+    return known.size_bytes == now.size_bytes and (kinds[0] != kinds[1] or known.version == now.version)
+
+
+def require_current(location: str, known: ShardState, remedy: str) -> None:
+    """Checks that a shard is what it was.
+
+    Args:
+        location: of the shard.
+        known: what it was.
+        remedy: what to do if it is not, such as ``index it again with: …``.
+
+    Raises:
+        DatasetError: it is gone or has changed.
+    """
+    now = shard_state(location)
+    if is_current(known, now):
+        return
+    if now.size_bytes != known.size_bytes:
+        what = f"has {now.size_bytes} bytes and had {known.size_bytes} when it was indexed"
+    else:
+        what = f"has changed since it was indexed (now {now.version}, then {known.version})"
+    raise DatasetError(f"{location}: {what}; if it was meant to change, {remedy}")
 
 
 def index_shard(shard: Path) -> ShardIndex:
@@ -66,11 +138,12 @@ def index_shard(shard: Path) -> ShardIndex:
     Raises:
         DatasetError: not a tar, cut short, or with members that ray_mm refuses.
     """
+    before = shard_state(str(shard))
     keys: list[str] = []
     rows: list[dict[str, Member]] = []
     seen: set[str] = set()
-    for member in _walk(shard):
-        key, suffix = _split_name(member.name)
+    for member in walk_tar(shard):
+        key, suffix = split_name(member.name)
         if not suffix:
             continue
         if not keys or key != keys[-1]:
@@ -88,217 +161,82 @@ def index_shard(shard: Path) -> ShardIndex:
         for suffix, member in row.items():
             offsets[suffix][position] = member.offset
             sizes[suffix][position] = member.size
-    return ShardIndex(keys, offsets, sizes, shard.stat().st_size)
+    return ShardIndex(keys, offsets, sizes, before.size_bytes, before.version)
 
 
-def write_index(shard: Path, index: ShardIndex) -> Path:
-    """Writes the sidecar beside the shard and returns its path."""
+def write_index(path: Path, index: ShardIndex) -> None:
+    """Writes a sidecar.
+
+    Raises:
+        DatasetError: a label's column would have the name of a suffix's.
+    """
     columns: dict[str, pa.Array] = {"key": pa.array(index.keys, pa.string())}
     for suffix in index.offsets:
         columns[f"{suffix}:offset"] = pa.array(index.offsets[suffix])
         columns[f"{suffix}:size"] = pa.array(index.sizes[suffix])
-    table = pa.table(columns).replace_schema_metadata({_SIZE_KEY: str(index.shard_bytes).encode()})
+    for name, values in index.labels.items():
+        if _LABEL + name in columns:
+            raise DatasetError(f"{path}: the members .label and the label field {name!r} clash; rename the field.")
+        columns[_LABEL + name] = pa.array(values)
+    metadata = {_SIZE_KEY: str(index.shard_bytes).encode(), _VERSION_KEY: index.version.encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomic(index_path(shard), sink.getvalue().to_pybytes())
-    return index_path(shard)
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), sink, compression="zstd")
+    write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def read_index(shard: Path) -> ShardIndex:
-    """Reads the sidecar of a shard.
+def read_index(path: Path, shard: str, remedy: str | None = None) -> ShardIndex:
+    """Reads a sidecar; the shard itself is not looked at.
+
+    Args:
+        path: of the sidecar.
+        shard: location of its shard, for errors.
+        remedy: what to do where the sidecar is missing or damaged. None: index the shard again.
 
     Raises:
-        DatasetError: it is missing, damaged, or the shard has changed since it was written.
+        DatasetError: it is missing or damaged.
     """
-    path = index_path(shard)
+    remedy = remedy or f"make it with: ray-mm index {shard}"
     try:
-        table = pq.read_table(path, memory_map=False)
-        shard_bytes = int(table.schema.metadata[_SIZE_KEY])
-        suffixes = [name.removesuffix(":offset") for name in table.column_names if name.endswith(":offset")]
-        index = ShardIndex(
-            keys=table.column("key").to_pylist(),
-            offsets={suffix: _column(table, f"{suffix}:offset") for suffix in suffixes},
-            sizes={suffix: _column(table, f"{suffix}:size") for suffix in suffixes},
-            shard_bytes=shard_bytes,
-        )
+        with pq.ParquetFile(path) as file:
+            index = _from_table(file.read())
     except FileNotFoundError:
-        raise DatasetError(f"{path}: the shard's index is missing; make it with: ray-mm index {shard}") from None
+        raise DatasetError(f"{path}: the shard's index is missing; {remedy}") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise DatasetError(f"{path}: the index is damaged ({error}); remake it with: ray-mm index {shard}") from None
-    try:
-        size = shard.stat().st_size
-    except FileNotFoundError:
-        raise DatasetError(f"{shard}: the shard is missing.") from None
-    if size != shard_bytes:
-        raise DatasetError(
-            f"{shard}: has {size} bytes and had {shard_bytes} when it was indexed; if it was meant to change, "
-            f"index it again with: ray-mm index {shard}"
-        )
+        raise DatasetError(f"{path}: the index is damaged ({error}); {remedy}") from None
     for suffix, offsets in index.offsets.items():
         ends = offsets + index.sizes[suffix]
         if len(offsets) and (
-            (offsets < -1).any() or ((offsets < 0) != (index.sizes[suffix] < 0)).any() or ends.max() > size
+            (offsets < -1).any() or ((offsets < 0) != (index.sizes[suffix] < 0)).any() or ends.max() > index.shard_bytes
         ):
-            raise DatasetError(f"{path}: the index is damaged ({suffix}); remake it with: ray-mm index {shard}")
+            raise DatasetError(f"{path}: the index is damaged ({suffix}); {remedy}")
     return index
 
 
-def _column(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    values: npt.NDArray[np.int64] = table.column(name).cast(pa.int64()).combine_chunks().to_numpy(zero_copy_only=True)
+def _from_table(table: pa.Table) -> ShardIndex:
+    metadata = table.schema.metadata
+    suffixes = [
+        name.removesuffix(":offset")
+        for name in table.column_names
+        if name.endswith(":offset") and table.schema.field(name).type == pa.int64()
+    ]
+    labels = {
+        name.removeprefix(_LABEL): _column(table, name)
+        for name in table.column_names
+        if name.startswith(_LABEL) and table.schema.field(name).type in (pa.int32(), pa.float32())
+    }
+    return ShardIndex(
+        keys=table.column("key").to_pylist(),
+        offsets={suffix: _column(table, f"{suffix}:offset") for suffix in suffixes},
+        sizes={suffix: _column(table, f"{suffix}:size", pa.int64()) for suffix in suffixes},
+        shard_bytes=int(metadata[_SIZE_KEY]),
+        version=metadata.get(_VERSION_KEY, b"").decode(),
+        labels=labels,
+    )
+
+
+def _column(table: pa.Table, name: str, type: pa.DataType | None = None) -> npt.NDArray[Any]:
+    column = table.column(name)
+    values: npt.NDArray[Any] = (
+        (column if type is None else column.cast(type)).combine_chunks().to_numpy(zero_copy_only=True)
+    )
     return values
-
-
-def _walk(shard: Path) -> Iterator[Member]:
-    try:
-        size = shard.stat().st_size
-        with shard.open("rb") as stream:
-            if size == 0:
-                raise DatasetError(f"{shard}: is empty; expected a tar.")
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                yield from _walk_view(shard, view, size)
-    except OSError as error:
-        raise DatasetError(f"{shard}: can't be read ({error.strerror or error}).") from None
-
-
-def _walk_view(shard: Path, view: mmap.mmap, size: int) -> Iterator[Member]:
-    offset = 0
-    long_name: str | None = None
-    pax: dict[str, str] = {}
-    while True:
-        header = view[offset : offset + _BLOCK]
-        if len(header) < _BLOCK:
-            raise DatasetError(
-                f"{shard}: ends at byte {size} without the end mark of a tar; it was cut short. Write it again."
-            )
-        if header.count(0) == _BLOCK:
-            _check_end(shard, view, offset, size)
-            return
-        if _octal(header[148:156]) != sum(header[:148]) + 256 + sum(header[156:]):
-            what = _foreign(header) if offset == 0 else f"damaged: the header at byte {offset} fails its checksum"
-            raise DatasetError(f"{shard}: {what}.")
-        kind = header[156:157]
-        name = long_name or pax.get("path") or _plain_name(shard, header)
-        payload = offset + _BLOCK
-        length = _decimal(pax["size"]) if pax.get("size") else _number(header[124:136])
-        if length < 0 or payload + length > size:
-            raise DatasetError(
-                f"{shard}[{name}]: claims {length} bytes at byte {payload} of {size}; the tar was cut short or is damaged."
-            )
-        following = payload + (length + _BLOCK - 1) // _BLOCK * _BLOCK
-        match kind:
-            case b"L":
-                long_name = _decoded(shard, view[payload : payload + length].rstrip(b"\0"))
-                offset = following
-                continue
-            case b"x":
-                pax = _pax(shard, view[payload : payload + length])
-                offset = following
-                continue
-            case b"g" | b"K":  # for all members, or a link's target: neither moves a payload, nor ends what L and x say
-                offset = following
-                continue
-            case b"5":
-                following = payload
-            case b"0" | b"\0" | b"7" if name.endswith("/"):  # how tars from before ustar mark a folder
-                pass
-            case b"0" | b"\0" | b"7":
-                if any(key.startswith("GNU.sparse") for key in pax):
-                    raise DatasetError(
-                        f"{shard}[{name}]: sparse members are not supported; write the tar without --sparse."
-                    )
-                yield Member(_checked(shard, name), payload, length)
-            case _:
-                what = {b"1": "a hard link", b"2": "a symbolic link", b"S": "a sparse member"}.get(
-                    kind, f"of type {kind!r}"
-                )
-                raise DatasetError(f"{shard}[{name}]: is {what}; a shard holds plain files only.")
-        long_name, pax, offset = None, {}, following
-
-
-def _check_end(shard: Path, view: mmap.mmap, offset: int, size: int) -> None:
-    """The end mark is two blocks of zeros; nothing but zeros may follow, or a reader would silently stop too early."""
-    if size < offset + 2 * _BLOCK:
-        raise DatasetError(
-            f"{shard}: ends at byte {size} within the end mark of a tar; it was cut short. Write it again."
-        )
-    for start in range(offset, size, 1 << 20):
-        part = view[start : min(start + (1 << 20), size)]
-        if part.count(0) != len(part):
-            raise DatasetError(
-                f"{shard}: has data after the end mark at byte {offset}; it is damaged, or several tars were joined into "
-                "one file. Write it again."
-            )
-
-
-def _foreign(header: bytes) -> str:
-    for magic, name in _COMPRESSED.items():
-        if header.startswith(magic):
-            return f"is compressed with {name}; members can't be found in it. Unpack it to a plain .tar"
-    return "not a tar"
-
-
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-
-
-def _plain_name(shard: Path, header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0]
-    prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
-    return _decoded(shard, prefix + b"/" + name if prefix else name)
-
-
-def _decoded(shard: Path, name: bytes) -> str:
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        shown = name.decode("utf-8", "backslashreplace")
-        raise DatasetError(f"{shard}[{shown}]: the name is not UTF-8; rename the member.") from None
-
-
-def _pax(shard: Path, payload: bytes) -> dict[str, str]:
-    records: dict[str, str] = {}
-    while payload:
-        try:
-            length = int(payload[: payload.index(b" ")])
-            keyword, _, value = payload[payload.index(b" ") + 1 : length - 1].partition(b"=")
-        except ValueError:
-            length = 0
-        if not 0 < length <= len(payload) or payload[length - 1 : length] != b"\n":
-            raise DatasetError(f"{shard}: damaged: an extended header can't be read.")
-        # Only names must be text; other records, such as extended attributes, may hold anything.
-        text = _decoded(shard, value) if keyword == b"path" else value.decode("utf-8", "replace")
-        records[keyword.decode("utf-8", "replace")] = text
-        payload = payload[length:]
-    return records
-
-
-def _checked(shard: Path, name: str) -> str:
-    parts = name.split("/")
-    if "\0" in name:
-        raise DatasetError(f"{shard}[{name!r}]: the name holds a zero byte; refused.")
-    if name.startswith("/") or ".." in parts:
-        raise DatasetError(f"{shard}[{name}]: the name leaves the archive; refused.")
-    return "/".join(part for part in parts if part not in ("", "."))
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key ends at the first dot of the last path component."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, suffix = file.partition(".")
-    # A hidden file has no stem: it belongs to no sample.
-    return (folder + slash + stem, suffix) if stem else (name, "")
-
-
-def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # GNU's base 256, for sizes of 8 GiB and more
-        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-    return _octal(field)
-
-
-def _octal(field: bytes) -> int:
-    text = field.strip(b" \0")
-    # int() alone would also take a sign, underscores and 0o.
-    return int(text or b"0", 8) if not text.strip(b"01234567") else -1
-
-
-def _decimal(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else -1

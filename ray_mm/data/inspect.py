@@ -156,10 +156,9 @@ def index_tars(paths: Sequence[str | Path]) -> list[ShardReport]:
     """
     reports = []
     for shard in tars_in(paths):
-        index = index_shard(shard)
-        reports.append(
-            ShardReport(shard, write_index(shard, index), len(index), index.shard_bytes, tuple(sorted(index.offsets)))
-        )
+        index, path = index_shard(shard), index_path(shard)
+        write_index(path, index)
+        reports.append(ShardReport(shard, path, len(index), index.shard_bytes, tuple(sorted(index.offsets))))
     return reports
 
 

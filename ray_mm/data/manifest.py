@@ -1,9 +1,11 @@
 """A dataset on disk: ``dataset.json`` and ``shards.parquet`` over the shards.
 
 <dataset>/dataset.json        fields, counts, presence, labels, statistics, digest; written last: no such file, no dataset
-<dataset>/shards.parquet      a row per shard: path, num_samples, size_bytes, sha256
+<dataset>/shards.parquet      a row per shard: path, index, num_samples, size_bytes, version
 <dataset>/shards/NNNNNN.tar   and NNNNNN.index.parquet
 <dataset>/tokenizer.<field>.json   for every text field
+
+A dataset can also refer to tars where they are: ``path`` is then absolute or a URL, and only the index is the dataset's own.
 """
 
 from __future__ import annotations
@@ -25,18 +27,19 @@ from pydantic import Field, ValidationError
 from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import require_complete
-from ray_mm.data.index import ShardIndex, read_index
+from ray_mm.data.index import ShardIndex, ShardState, index_path, is_current, read_index, require_current
 from ray_mm.errors import DatasetError
-from ray_mm.storage import local_path, write_atomic, write_json
+from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.version import DATASET_FORMAT
 
 _FORMAT_NAME = "ray_mm.dataset"
 _SHARDS = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
+        pa.field("index", pa.string(), nullable=False),
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
     ]
 )
 
@@ -58,7 +61,7 @@ class Manifest(Config):
     name: str
     """Name of the dataset, such as ``avdigits/train``."""
     digest: str
-    """Hex SHA-256 of the shards' names and bytes, and of the labels and statistics; the order of an epoch depends on it."""
+    """Hex SHA-256 of the shards' names and versions, and of the labels and statistics; the order of an epoch depends on it."""
     num_samples: int
     num_shards: int
     size_bytes: int
@@ -79,12 +82,31 @@ class Manifest(Config):
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A row of ``shards.parquet``: path relative to the dataset, number of samples, bytes, their hex SHA-256."""
+    """A row of ``shards.parquet``.
+
+    Attributes:
+        path: of the tar, relative to the dataset; or absolute or a URL, where the tar lies elsewhere.
+        index: of its index, relative to the dataset.
+        num_samples: that the dataset has of it.
+        size_bytes: of the tar.
+        version: of the tar's bytes, see ``data.index.ShardState``.
+    """
 
     path: str
+    index: str
     num_samples: int
     size_bytes: int
-    sha256: str
+    version: str
+
+    @property
+    def state(self) -> ShardState:
+        """What the shard was when the dataset was made."""
+        return ShardState(self.size_bytes, self.version)
+
+    @property
+    def is_content_hash(self) -> bool:
+        """Whether the version is of the bytes themselves, wherever they lie."""
+        return self.version.startswith("sha256:")
 
 
 @dataclass(frozen=True)
@@ -100,18 +122,33 @@ class Dataset:
         """Samples per shard, int64 [num_shards]."""
         return np.array([shard.num_samples for shard in self.shards], np.int64)
 
+    def location(self, shard: int) -> str:
+        """Where a shard lies: an absolute path or a URL."""
+        path = self.shards[shard].path
+        return path if "://" in path else str(self.root / path)
+
     def shard_path(self, shard: int) -> Path:
-        """Where a shard lies."""
-        return self.root / self.shards[shard].path
+        """Where a local shard lies."""
+        return local_path(self.location(shard))
 
     def read_index(self, shard: int) -> ShardIndex:
-        """The index of a shard, checked against its size and its number of samples."""
-        index = read_index(self.shard_path(shard))
-        if len(index) != self.shards[shard].num_samples:
+        """The index of a shard, whole, and of the shard as it lies there now.
+
+        Raises:
+            DatasetError: it is missing, damaged, or of another shard; or the shard is gone or has changed.
+        """
+        info, location = self.shards[shard], self.location(shard)
+        lies_beside = (self.root / info.index) == index_path(self.root / info.path)
+        remedy = f"index it again with: ray-mm index {location}" if lies_beside else "make the dataset again."
+        index = read_index(self.root / info.index, location, remedy)
+        require_current(location, info.state, remedy)
+        if len(index) != info.num_samples:
             raise DatasetError(
-                f"{self.shard_path(shard)}: the index has {len(index)} samples, shards.parquet says "
-                f"{self.shards[shard].num_samples}; make the dataset again."
+                f"{location}: the index has {len(index)} samples, shards.parquet says {info.num_samples}; make the dataset "
+                "again."
             )
+        if not is_current(info.state, ShardState(index.shard_bytes, index.version)):
+            raise DatasetError(f"{self.root / info.index}: is the index of another state of {location}; {remedy}")
         return index
 
     def tokenizer(self, field: str) -> str:
@@ -153,14 +190,12 @@ def open_dataset(path: str | Path) -> Dataset:
         )
     try:
         manifest = Manifest.model_validate(content)
-        table = pq.read_table(root / "shards.parquet").select(_SHARDS.names).cast(_SHARDS)
+        table = _upgraded(pq.read_table(root / "shards.parquet")).select(_SHARDS.names).cast(_SHARDS)
     except (ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
     shards = tuple(ShardInfo(**row) for row in table.to_pylist())
     for shard in shards:
-        # A dataset may come from elsewhere: it may not name files outside its folder.
-        if PurePosixPath(shard.path).is_absolute() or ".." in PurePosixPath(shard.path).parts:
-            raise DatasetError(f"{root}: shards.parquet names {shard.path!r}, which is outside the dataset; refused.")
+        _require_place(root, shard)
     unknown = sorted(manifest.fields.keys() ^ manifest.members.keys())
     if unknown:
         raise DatasetError(f"{root}: dataset.json does not say both what field {unknown[0]!r} is and where it lies.")
@@ -188,7 +223,9 @@ def write_dataset(
     described = [label_counts, {name: value.model_dump() for name, value in statistics.items()}]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for shard in shards:
-        digest.update(f"{shard.path}\0{shard.sha256}\0".encode())
+        digest.update(f"{shard.path}\0{shard.version}\0".encode())
+        if not shard.is_content_hash:  # of such a shard a dataset may have some of the samples
+            digest.update(sha256_file(root / shard.index).encode())
     manifest = Manifest(
         name=name,
         digest=digest.hexdigest(),
@@ -207,6 +244,26 @@ def write_dataset(
     write_atomic(root / "shards.parquet", sink.getvalue().to_pybytes())
     write_json(root / "dataset.json", manifest.model_dump(mode="json"))
     return manifest
+
+
+def _upgraded(shards: pa.Table) -> pa.Table:
+    """Datasets of format version 1 have the hash of each shard, and its index beside it."""
+    if "sha256" not in shards.column_names:
+        return shards
+    rows = [
+        row | {"index": str(index_path(Path(row["path"]))), "version": f"sha256:{row['sha256']}"}
+        for row in shards.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def _require_place(root: Path, shard: ShardInfo) -> None:
+    """A dataset may come from elsewhere: what it names outside its folder is a whole address, and never the index."""
+    path, index = PurePosixPath(shard.path), PurePosixPath(shard.index)
+    elsewhere = "://" in shard.path or path.is_absolute()
+    if index.is_absolute() or ".." in index.parts or ".." in path.parts or (elsewhere and shard.is_content_hash):
+        named = shard.path if ".." in path.parts or elsewhere else shard.index
+        raise DatasetError(f"{root}: shards.parquet names {named!r}, which is outside the dataset; refused.")
 
 
 def _not_a_dataset(root: Path) -> str:

@@ -106,8 +106,7 @@ def _datasets(output: Path) -> dict[str, Dataset]:
 def _is_whole(dataset: Dataset) -> bool:
     try:
         return all(
-            dataset.shard_path(number).stat().st_size == shard.size_bytes
-            and index_path(dataset.shard_path(number)).is_file()
+            dataset.shard_path(number).stat().st_size == shard.size_bytes and (dataset.root / shard.index).is_file()
             for number, shard in enumerate(dataset.shards)
         )
     except OSError:
@@ -219,7 +218,13 @@ def _write_datasets(job: PreprocessJob, plan: Plan, summaries: dict[ShardPlan, S
     for split in plan.splits:
         found = merge_fields(of_split[split])
         shards = [
-            ShardInfo(shard.path, summaries[shard].num_samples, summaries[shard].size_bytes, summaries[shard].sha256)
+            ShardInfo(
+                path=shard.path,
+                index=str(index_path(Path(shard.path))),
+                num_samples=summaries[shard].num_samples,
+                size_bytes=summaries[shard].size_bytes,
+                version=summaries[shard].version,
+            )
             for shard in plan.shards
             if shard.split == split and summaries[shard].num_samples
         ]

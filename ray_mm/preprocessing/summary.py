@@ -54,8 +54,8 @@ class ShardSummary(Config):
     num_empty: int
     """Rows without any field, which leave no sample."""
     size_bytes: int
-    sha256: str
-    """Of the shard's bytes, in hex."""
+    version: str
+    """``sha256:`` and the hash of the shard's bytes, in hex."""
     fields: dict[str, FieldSummary]
     num_bad: int = 0
     bad: tuple[BadCell, ...] = ()

@@ -12,7 +12,7 @@ import os
 import secrets
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from ray_mm.config.fields import FieldSpec
+from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.data.decode.error import DecodeError
-from ray_mm.data.index import ShardIndex, index_path, read_index, write_index
+from ray_mm.data.decode.numeric import decode_label
+from ray_mm.data.index import Labels, ShardIndex, as_labels, index_path, read_index, write_index
 from ray_mm.errors import DatasetError, RayMMError
 from ray_mm.preprocessing.files import MISSING, file_named
 from ray_mm.preprocessing.members import Member, member_of
@@ -76,13 +77,13 @@ def write_shard(rows: pa.Table, plan: ShardPlan, settings: WriteSettings) -> Sha
     try:
         shard.parent.mkdir(parents=True, exist_ok=True)
         try:
-            index, sha256 = write_tar(temporary, collector.samples(rows))
-            summary = collector.summary(index, sha256)
+            index = write_tar(temporary, collector.samples(rows))
+            summary = collector.summary(index)
             if summary.num_bad:
                 return summary
             if summary.num_samples:
                 temporary.replace(shard)
-                write_index(shard, index)
+                write_index(index_path(shard), replace(index, labels=collector.labels()))
             else:  # every sample turned out to be empty
                 remove_shard(shard)
             write_json(
@@ -117,7 +118,8 @@ def read_receipt(output: Path, plan: ShardPlan) -> ShardSummary | None:
             return None
         summary = ShardSummary.model_validate(content["summary"])
         if summary.num_samples and (
-            shard.stat().st_size != summary.size_bytes or len(read_index(shard)) != summary.num_samples
+            shard.stat().st_size != summary.size_bytes
+            or len(read_index(index_path(shard), str(shard))) != summary.num_samples
         ):
             return None
     except (OSError, ValueError, KeyError, TypeError, ValidationError, DatasetError):
@@ -140,6 +142,8 @@ class _Collector:
             name: FieldCollector(same_shape=spec.type in ("series", "points", "vector"))
             for name, spec in sorted(settings.fields.items())
         }
+        self._label_fields = {name: spec for name, spec in settings.fields.items() if isinstance(spec, LabelField)}
+        self._labels: dict[str, list[float | None]] = {name: [] for name in self._label_fields}
         self._num_empty = 0
         self._num_bad = 0
         self._bad: list[BadCell] = []
@@ -155,19 +159,30 @@ class _Collector:
                         self._fields[name].add(row["row"], member)
                         members[f"{name}.{member.extension}"] = member.payload
                 self._num_empty += not members
+                if members:
+                    self._take_labels(members)
                 yield row["key"], members
 
-    def summary(self, index: ShardIndex, sha256: str) -> ShardSummary:
+    def labels(self) -> dict[str, Labels]:
+        """After all samples: label field → a value for each; see ``data.index.ShardIndex``."""
+        return {name: as_labels(self._labels[name], spec) for name, spec in self._label_fields.items()}
+
+    def summary(self, index: ShardIndex) -> ShardSummary:
         """After all samples."""
         return ShardSummary(
             num_samples=len(index),
             num_empty=self._num_empty,
             size_bytes=index.shard_bytes,
-            sha256=sha256,
+            version=index.version,
             fields={name: field.summary() for name, field in self._fields.items()},
             num_bad=self._num_bad,
             bad=keep_first(self._bad),
         )
+
+    def _take_labels(self, members: Mapping[str, bytes]) -> None:
+        for name, spec in self._label_fields.items():
+            payload = members.get(f"{name}.cls" if spec.target == "class" else f"{name}.json")
+            self._labels[name].append(None if payload is None else decode_label(payload, spec))
 
     def _member(self, name: str, spec: FieldSpec, row: dict[str, Any]) -> Member | None:
         cells = [row[cell_column(name, number)] for number in range(self._settings.num_columns[name])]
@@ -211,7 +226,7 @@ def _require_unchanged(path: Path, planned: int) -> None:
         )
 
 
-def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> tuple[ShardIndex, str]:
+def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardIndex:
     """Writes a tar, flushed to disk.
 
     Args:
@@ -219,7 +234,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
         samples: key and members (suffix → payload) of each; a sample without members leaves no trace in a tar.
 
     Returns:
-        The index, as ``data.index.index_shard`` would find it, and the hex SHA-256 of the tar.
+        The index, as ``data.index.index_shard`` would find it; its version is the SHA-256 of the tar.
     """
     keys: list[str] = []
     rows: list[dict[str, tuple[int, int]]] = []
@@ -245,13 +260,13 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
         stream.flush()
         os.fsync(stream.fileno())
     suffixes = sorted({suffix for row in rows for suffix in row})
-    index = ShardIndex(
+    return ShardIndex(
         keys=keys,
         offsets={suffix: np.array([row.get(suffix, (-1, -1))[0] for row in rows], np.int64) for suffix in suffixes},
         sizes={suffix: np.array([row.get(suffix, (-1, -1))[1] for row in rows], np.int64) for suffix in suffixes},
         shard_bytes=place + len(_END),
+        version=f"sha256:{digest.hexdigest()}",
     )
-    return index, digest.hexdigest()
 
 
 def tar_header(name: str, size: int) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_mm.data.index import ShardIndex, index_path, index_shard, read_index, write_index
+from ray_mm.data.index import (
+    Labels,
+    ShardIndex,
+    ShardState,
+    index_path,
+    index_shard,
+    read_index,
+    require_current,
+    shard_state,
+    write_index,
+)
 from ray_mm.errors import DatasetError
+from ray_mm.storage import sha256_file
 from tests.factories import write_tar
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -100,9 +113,9 @@ def test_any_tar_is_read_as_tarfile_reads_it(
     }
     assert found == expected
     assert index.keys == keys
-    write_index(shard, index)
-    again = read_index(shard)
-    assert again.keys == keys and again.shard_bytes == shard.stat().st_size
+    write_index(index_path(shard), index)
+    again = read_index(index_path(shard), str(shard))
+    assert again.keys == keys and again.shard_bytes == shard.stat().st_size and again.version == index.version
     for suffix in index.offsets:
         assert (again.offsets[suffix] == index.offsets[suffix]).all()
         assert (again.sizes[suffix] == index.sizes[suffix]).all()
@@ -255,45 +268,72 @@ def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(b"hello " * 200)
     with pytest.raises(DatasetError, match="not a tar"):
         index_shard(shard)
-    with pytest.raises(DatasetError, match=r"1\.tar: can't be read \(No such file"):
+    with pytest.raises(DatasetError, match=r"1\.tar: the shard is missing"):
         index_shard(tmp_path / "1.tar")
 
 
-def test_an_index_that_is_missing_or_damaged_or_old_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_an_index_that_is_missing_or_damaged_is_refused_with_the_remedy(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
-    remedy = f"ray-mm index {shard}"
-    with pytest.raises(DatasetError, match="index is missing") as caught:
-        read_index(shard)
-    assert remedy in str(caught.value)
-    path = write_index(shard, index_shard(shard))
-    assert path == index_path(shard) == tmp_path / "0.index.parquet"
-    good = path.read_bytes()
-    path.write_bytes(good[:50])
-    with pytest.raises(DatasetError, match="index is damaged") as caught:
-        read_index(shard)
-    assert remedy in str(caught.value)
-    path.write_bytes(good)
+    path = index_path(shard)
+    assert path == tmp_path / "0.index.parquet"
+    with pytest.raises(DatasetError, match=f"index is missing; make it with: ray-mm index {shard}"):
+        read_index(path, str(shard))
+    write_index(path, index_shard(shard))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DatasetError, match=f"index is damaged .*; make it with: ray-mm index {shard}"):
+        read_index(path, str(shard))
+    with pytest.raises(DatasetError, match=r"index is damaged .*; begin anew"):
+        read_index(path, str(shard), remedy="begin anew")
+
+
+def test_a_shard_is_current_until_its_size_or_its_time_changes(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
+    known = shard_state(str(shard))
+    assert known.version == f"mtime:{shard.stat().st_mtime_ns}"
+    require_current(str(shard), known, "")
+    hashed = ShardState(known.size_bytes, f"sha256:{sha256_file(shard)}")
+    os.utime(shard, ns=(0, 0))
+    require_current(str(shard), hashed, "")
+    with pytest.raises(DatasetError, match=r"has changed since .*\(now mtime:0, then mtime:\d+\).*, do this"):
+        require_current(str(shard), known, "do this")
     shard.write_bytes(shard.read_bytes() + bytes(512))
-    with pytest.raises(DatasetError, match="had 10240 when it was indexed") as caught:
-        read_index(shard)
-    assert remedy in str(caught.value)
+    with pytest.raises(DatasetError, match="has 10752 bytes and had 10240 when it was indexed"):
+        require_current(str(shard), hashed, "")
     shard.unlink()
     with pytest.raises(DatasetError, match="the shard is missing"):
-        read_index(shard)
+        require_current(str(shard), hashed, "")
+
+
+def test_labels_go_through_the_index_and_may_not_clash_with_a_suffix(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.label": b"x", "b.label": b"y"})
+    labels: dict[str, Labels] = {"kind": np.array([1, -1], np.int32), "speed": np.array([0.5, np.nan], np.float32)}
+    index = replace(index_shard(shard), labels=labels)
+    write_index(index_path(shard), index)
+    again = read_index(index_path(shard), str(shard))
+    assert list(again.labels) == ["kind", "speed"] and list(again.offsets) == ["label"]
+    for name, values in labels.items():
+        np.testing.assert_array_equal(again.labels[name], values)
+        assert again.labels[name].dtype == values.dtype
+    with pytest.raises(DatasetError, match="label field 'size' clash; rename the field"):
+        write_index(index_path(shard), replace(index, labels={"size": labels["kind"]}))
 
 
 @pytest.mark.parametrize(("offset", "size"), [(10_000, 241), (-1, 5), (5, -1), (-7, -7), (None, 3)], ids=str)
 def test_an_index_that_points_outside_its_shard_is_refused(tmp_path: Path, offset: int | None, size: int) -> None:
     shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
-    path = write_index(shard, index_shard(shard))
+    path = index_path(shard)
+    write_index(path, index_shard(shard))
     table = pq.read_table(path)
     columns = {"key": table["key"], "txt:offset": pa.array([offset], pa.int64()), "txt:size": pa.array([size])}
     pq.write_table(pa.table(columns).replace_schema_metadata(table.schema.metadata), path)
     with pytest.raises(DatasetError, match="index is damaged"):
-        read_index(shard)
+        read_index(path, str(shard))
 
 
 def test_the_same_shard_gives_the_same_index_bytes(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x", "b.txt": b"y"})
-    first = write_index(shard, index_shard(shard)).read_bytes()
-    assert write_index(shard, index_shard(shard)).read_bytes() == first
+    path = index_path(shard)
+    write_index(path, index_shard(shard))
+    first = path.read_bytes()
+    write_index(path, index_shard(shard))
+    assert path.read_bytes() == first

@@ -61,7 +61,7 @@ def test_tars_are_indexed_beside_themselves(tmp_path: Path) -> None:
     (report,) = index_tars([tmp_path])
     assert report.index == index_path(tmp_path / "0.tar") and report.index.is_file()
     assert str(report) == f"{tmp_path / '0.tar'}: 2 samples, 10.2 kB, jpg, txt → 0.index.parquet"
-    assert read_index(report.path).keys == ["a", "b"]
+    assert read_index(report.index, str(report.path)).keys == ["a", "b"]
     assert describe_dataset(tmp_path / "0.tar").tables[0].rows[0][3] == "yes"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ray_mm.config.fields import ImageField
 from ray_mm.data.fields import POSITION, WEIGHT
-from ray_mm.data.index import index_shard, write_index
+from ray_mm.data.index import index_path, index_shard, write_index
 from ray_mm.data.loader import LoadedBatch, check_positions
 from ray_mm.data.manifest import ShardInfo, write_dataset
 from ray_mm.data.plan import Schedule
@@ -170,8 +170,10 @@ def _uneven_dataset(folder: Path) -> Path:
             members[f"sample{i:06d}.image.png"] = large if is_large[i] else small
             members[f"sample{i:06d}.label.cls"] = str(class_of(i)).encode()
         path = write_tar(folder / "shards" / f"{number:06d}.tar", members)
-        write_index(path, index_shard(path))
-        shards.append(ShardInfo(f"shards/{number:06d}.tar", len(rows), path.stat().st_size, sha256_file(path)))
+        write_index(index_path(path), index_shard(path))
+        name, size_bytes = f"shards/{number:06d}", path.stat().st_size
+        version = f"sha256:{sha256_file(path)}"
+        shards.append(ShardInfo(f"{name}.tar", f"{name}.index.parquet", len(rows), size_bytes, version))
     write_dataset(
         folder,
         name="uneven",

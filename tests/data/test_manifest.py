@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ray_mm.config.fields import ImageField
-from ray_mm.data.manifest import open_dataset, write_dataset
+from ray_mm.data.index import index_shard, shard_state, write_index
+from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
 from ray_mm.errors import DatasetError
 from ray_mm.version import DATASET_FORMAT
-from tests.factories import CLASSES, SPECS, make_dataset
+from tests.factories import CLASSES, SPECS, class_of, make_dataset
 
 
 @pytest.fixture
@@ -97,22 +100,22 @@ def test_a_manifest_that_is_not_json_is_refused(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        (
-            {"path": ["/etc/passwd", "b"], "num_samples": [4, 3], "size_bytes": [1, 1], "sha256": ["", ""]},
-            "outside the dataset",
-        ),
-        (
-            {"path": ["a", "../b"], "num_samples": [4, 3], "size_bytes": [1, 1], "sha256": ["", ""]},
-            "outside the dataset",
-        ),
-        ({"path": ["a", "b"], "num_samples": [4, None], "size_bytes": [1, 1], "sha256": ["", ""]}, "damaged"),
-        ({"path": ["a", "b"], "num_samples": [4, 3]}, "damaged"),
-        ({"path": ["a", "b"], "num_samples": ["x", "y"], "size_bytes": [1, 1], "sha256": ["", ""]}, "damaged"),
-        ({"path": ["a"], "num_samples": [7], "size_bytes": [1], "sha256": [""]}, "do not agree"),
+        ({"path": ["/etc/passwd", "b"], "version": ["sha256:1", "sha256:2"]}, "'/etc/passwd', which is outside"),
+        ({"path": ["s3://b/a.tar", "b"], "version": ["sha256:1", "sha256:2"]}, "'s3://b/a.tar', which is outside"),
+        ({"path": ["a", "../b"]}, "'../b', which is outside"),
+        ({"path": ["/a.tar", "/../b.tar"]}, "outside the dataset"),
+        ({"index": ["a", "/b"]}, "'/b', which is outside"),
+        ({"index": ["a", "../b"]}, "'../b', which is outside"),
+        ({"num_samples": [4, None]}, "damaged"),
+        ({"size_bytes": None}, "damaged"),
+        ({"num_samples": ["x", "y"]}, "damaged"),
+        ({"num_samples": [4, 4]}, "do not agree"),
     ],
 )
-def test_a_damaged_list_of_shards_is_refused(dataset: Path, rows: dict[str, list[Any]], reason: str) -> None:
-    pq.write_table(pa.table(rows), dataset / "shards.parquet")
+def test_a_damaged_list_of_shards_is_refused(dataset: Path, rows: dict[str, list[Any] | None], reason: str) -> None:
+    good = {"path": ["a", "b"], "index": ["c", "d"], "num_samples": [4, 3], "size_bytes": [1, 1], "version": ["", ""]}
+    columns = {name: values for name, values in (good | rows).items() if values is not None}
+    pq.write_table(pa.table(columns), dataset / "shards.parquet")
     with pytest.raises(DatasetError, match=reason):
         open_dataset(dataset)
     (dataset / "shards.parquet").unlink()
@@ -129,6 +132,89 @@ def test_a_missing_tokenizer_and_a_foreign_index_are_named(dataset: Path) -> Non
         (dataset / f"shards/000001{suffix}").write_bytes((dataset / f"shards/000000{suffix}").read_bytes())
     with pytest.raises(DatasetError, match=r"index has 4 samples, shards\.parquet says 3"):
         opened.read_index(1)
+
+
+def test_the_list_of_shards_of_the_first_format_is_read(dataset: Path) -> None:
+    _edit(dataset / "dataset.json", lambda content: content.update(version=1))
+    before = open_dataset(dataset)
+    rows = [
+        {
+            "path": shard.path,
+            "num_samples": shard.num_samples,
+            "size_bytes": shard.size_bytes,
+            "sha256": shard.version[7:],
+        }
+        for shard in before.shards
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), dataset / "shards.parquet")
+    opened = open_dataset(dataset)
+    assert opened.shards == before.shards
+    assert len(opened.read_index(1)) == 3
+
+
+def _in_place(folder: Path, tars: Path) -> Path:
+    """A dataset that refers to the tars of another one."""
+    other = open_dataset(tars)
+    infos = []
+    for number, info in enumerate(other.shards):
+        index = folder / f"index/{number:06d}.parquet"
+        shard = other.shard_path(number)
+        write_index(index, index_shard(shard))
+        state = shard_state(str(shard))
+        name = str(index.relative_to(folder))
+        infos.append(ShardInfo(str(shard), name, info.num_samples, state.size_bytes, state.version))
+    manifest = other.manifest
+    write_dataset(
+        folder,
+        name="place",
+        shards=infos,
+        fields={"label": manifest.fields["label"]},
+        members={"label": manifest.members["label"]},
+        presence={"label": 7},
+        label_counts=manifest.label_counts,
+        statistics={},
+    )
+    return folder
+
+
+def test_a_dataset_refers_to_tars_elsewhere_and_notices_when_they_change(dataset: Path, tmp_path: Path) -> None:
+    opened = open_dataset(_in_place(tmp_path / "place", dataset))
+    assert opened.location(0) == str(dataset / "shards/000000.tar")
+    assert opened.shards[0].version.startswith("mtime:")
+    assert opened.read_index(0).keys == open_dataset(dataset).read_index(0).keys
+    shard = opened.shard_path(0)
+    before = shard.stat()
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(DatasetError, match=r"has changed since it was indexed .*make the dataset again"):
+        opened.read_index(0)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    opened.read_index(0)
+    again = open_dataset(_in_place(tmp_path / "again", dataset))
+    assert again.manifest.digest == opened.manifest.digest
+    shard.write_bytes(shard.read_bytes() + bytes(512))
+    with pytest.raises(DatasetError, match=r"has \d+ bytes and had \d+ when it was indexed"):
+        opened.read_index(0)
+    changed = open_dataset(_in_place(tmp_path / "changed", dataset))
+    assert changed.manifest.digest != opened.manifest.digest
+    shard.unlink()
+    with pytest.raises(DatasetError, match="the shard is missing"):
+        changed.read_index(0)
+
+
+def test_the_index_of_another_shard_is_refused(dataset: Path, tmp_path: Path) -> None:
+    place = _in_place(tmp_path / "place", make_dataset(tmp_path / "even", 6, fields=("label",)))
+    (place / "index/000000.parquet").write_bytes((place / "index/000001.parquet").read_bytes())
+    with pytest.raises(DatasetError, match=r"000000\.parquet: is the index of another state of"):
+        open_dataset(place).read_index(0)
+
+
+def test_the_labels_are_in_the_index(tmp_path: Path) -> None:
+    opened = open_dataset(make_dataset(tmp_path, 9, fields=("image", "label", "number"), missing={"number": 0.4}))
+    labels = opened.read_index(0).labels
+    assert labels["label"].tolist() == [class_of(i) for i in range(5)] and labels["label"].dtype == np.int32
+    absent = opened.read_index(0).sizes["number.json"] < 0
+    assert (np.isnan(labels["number"]) == absent).all() and absent.any() and not absent.all()
+    assert labels["number"].dtype == np.float32
 
 
 def test_nothing_is_written_while_a_shape_is_unknown(tmp_path: Path) -> None:
