@@ -6,6 +6,10 @@ RayMMError                  exit 1   something failed while it ran
 │   ├── DatasetError                 a dataset that is missing, incomplete, newer, or does not fit
 │   ├── CheckpointError              a checkpoint or artifact that is missing, damaged, newer, or of another model
 │   └── OutputFolderError            an output folder that belongs to another job
+├── StorageError            exit 1   an object store or a disk does not give or take what it should
+│   ├── ObjectMissingError           there is nothing at a URL
+│   ├── ObjectChangedError           an object is no longer the one that was indexed
+│   └── WriteConflictError           a conditional write lost against another writer
 ├── SampleError             exit 1   one sample can't be read or decoded; always begins ``shard[key].field:``
 ├── QuarantineBudgetError   exit 1   more bad samples than the job allows
 ├── OrderError              exit 1   a batch arrived out of its planned place: an internal error, never ignored
@@ -42,6 +46,22 @@ class CheckpointError(UsageError):
 
 class OutputFolderError(UsageError):
     """An output folder that belongs to another job."""
+
+
+class StorageError(RayMMError):
+    """An object store or a disk does not give or take what it should."""
+
+
+class ObjectMissingError(StorageError):
+    """There is nothing at a URL."""
+
+
+class ObjectChangedError(StorageError):
+    """An object is no longer the one that was seen before."""
+
+
+class WriteConflictError(StorageError):
+    """A conditional write lost against another writer."""
 
 
 class SampleError(RayMMError):

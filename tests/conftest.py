@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.object_store import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
+
 # Ray's processes and a busy machine make single examples slow now and then; that is no failure.
 settings.register_profile("ray_mm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ray_mm")
+
+_BUCKETS = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +28,31 @@ def local_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server for all tests that ask for it."""
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of a test's own; the environment leads to its server."""
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3_endpoint}.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket{next(_BUCKETS)}"
+    make_bucket(s3_endpoint, name)
+    return name
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the S3 server; the environment leads to it."""
+    with faulty_proxy(s3_endpoint) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
+        yield running
 
 
 @pytest.fixture(scope="session")

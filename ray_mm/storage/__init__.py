@@ -1,0 +1,11 @@
+"""Where bytes lie: this machine's disks and object stores.
+
+local.py     files on local disk: whole or not there, never half
+remote.py    objects behind a URL: list, stat, conditional writes
+ranges.py    byte ranges of an object: coalesced, concurrent, retried where they broke off
+"""
+
+from ray_mm.storage.local import atomic_folder, local_path, sha256_file, write_atomic, write_json
+from ray_mm.storage.remote import is_remote
+
+__all__ = ["atomic_folder", "is_remote", "local_path", "sha256_file", "write_atomic", "write_json"]

@@ -1,0 +1,303 @@
+"""Objects behind a URL (``s3://``, ``gs://``, ``http(s)://``), and plain files by the same names: list, stat, read, write.
+
+A whole object only is read or written here, with ``obstore`` (Rust) retrying what is safe to retry; ``ranges.py`` reads
+parts. Endpoint, region and credentials come from the environment, as the stores' own tools name them
+(``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``GOOGLE_APPLICATION_CREDENTIALS``, …), or from the role of the machine;
+they are never written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from ray_mm.errors import ObjectMissingError, StorageError, UsageError, WriteConflictError
+from ray_mm.storage.local import local_path
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+_SCHEMES = ("s3", "gs", "http", "https")
+_ENVIRONMENT = re.compile(r"(AWS_|GOOGLE_|SSL_|HTTPS?_PROXY|NO_PROXY)", re.IGNORECASE)
+_STATUS = re.compile(r"status code: (\d{3})")
+_CONNECT_TIMEOUT = timedelta(seconds=5)
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object as it was at one moment.
+
+    Attributes:
+        url: where it lies.
+        size: bytes.
+        version: ``etag:<the store's ETag, as it was given>``; ``mtime:<ns since 1970>`` for files and where there is
+            no ETag; empty where the server tells neither. Equal versions mean equal bytes.
+        generation: Google's number of the version, which its conditional writes need; else None.
+    """
+
+    url: str
+    size: int
+    version: str
+    generation: str | None = None
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag, where the version is one."""
+        return self.version.removeprefix("etag:") if self.version.startswith("etag:") else None
+
+
+def is_remote(location: str | Path) -> bool:
+    """Whether a location is a URL of a store, rather than a path (or ``file://``) on this machine."""
+    scheme, separator, _ = str(location).partition("://")
+    return bool(separator) and scheme != "file"
+
+
+def join(location: str | Path, *parts: str) -> str:
+    """A location within a folder or a prefix; parts are relative, with ``/`` between folders."""
+    return "/".join([str(location).rstrip("/"), *parts])
+
+
+def list_objects(prefix: str) -> Iterator[ObjectInfo]:
+    """All objects (or files) under a folder at any depth, in one listing; not in any promised order.
+
+    Args:
+        prefix: the folder. Only whole names count: ``s3://b/data`` has ``s3://b/data/x`` and not ``s3://b/data2``.
+
+    Raises:
+        UsageError: a scheme that can't be listed (http) or isn't known.
+        StorageError: the store does not answer, or refuses.
+    """
+    if not is_remote(prefix):
+        yield from _list_files(local_path(prefix))
+        return
+    scheme, bucket, path = split_url(prefix)
+    if scheme in ("http", "https"):
+        raise UsageError(
+            f"{prefix}: a web server can't list its files; name each one (braces help: {{000..127}}), or use s3:// or gs://."
+        )
+    import obstore
+
+    try:
+        for page in obstore.list(store_of(prefix), path or None):
+            for entry in page:
+                yield _info(f"{scheme}://{bucket}/{entry['path']}", entry)
+    except Exception as error:
+        raise storage_error(prefix, error) from None
+
+
+def stat(url: str) -> ObjectInfo:
+    """Size and version of an object or a file.
+
+    Raises:
+        ObjectMissingError: there is none.
+        StorageError: the store does not answer, or refuses.
+    """
+    if not is_remote(url):
+        return _stat_file(local_path(url))
+    import obstore
+
+    try:
+        return _info(url, obstore.head(store_of(url), split_url(url)[2]))
+    except Exception as error:
+        raise storage_error(url, error) from None
+
+
+def read_object(url: str) -> bytes:
+    """A whole object or file; for small ones: manifests, indexes, tokenizers.
+
+    Raises:
+        ObjectMissingError: there is none.
+        StorageError: the store does not answer, or refuses.
+    """
+    if not is_remote(url):
+        try:
+            return local_path(url).read_bytes()
+        except FileNotFoundError:
+            raise ObjectMissingError(f"{url}: no such file.") from None
+        except OSError as error:
+            raise StorageError(f"{url}: can't be read ({error.strerror or error}).") from None
+    import obstore
+
+    try:
+        return obstore.get(store_of(url), split_url(url)[2]).bytes().to_bytes()
+    except Exception as error:
+        raise storage_error(url, error) from None
+
+
+def put_if_absent(url: str, content: bytes) -> ObjectInfo:
+    """Writes an object whole, unless there is one already; of several writers one wins.
+
+    Raises:
+        WriteConflictError: there is one. After an answer that got lost it may be one's own: read it before giving up.
+        StorageError: the store does not answer, or can't write on a condition.
+    """
+    return _put(url, content, "create")
+
+
+def put_if_match(url: str, content: bytes, expected: ObjectInfo) -> ObjectInfo:
+    """Replaces an object whole, if it is still the one that was seen; of several writers one wins.
+
+    Args:
+        url: of the object.
+        content: its new bytes.
+        expected: what ``stat`` or an earlier write returned.
+
+    Raises:
+        WriteConflictError: it has been replaced or deleted. After an answer that got lost the new one may be one's own.
+        StorageError: the store does not answer, or can't write on a condition.
+    """
+    known = {"e_tag": expected.etag, "version": expected.generation}
+    return _put(url, content, {name: value for name, value in known.items() if value is not None})
+
+
+def _put(url: str, content: bytes, mode: Any) -> ObjectInfo:
+    scheme, _, path = split_url(url) if is_remote(url) else ("file", "", "")
+    if scheme not in ("s3", "gs"):
+        raise StorageError(f"{url}: can't be written on a condition; only objects of s3:// and gs:// can.")
+    import obstore
+
+    try:
+        # In one piece: the parts of a multipart upload can't carry a condition.
+        result = obstore.put(store_of(url), path, content, mode=mode, use_multipart=False)
+    except Exception as error:
+        raise storage_error(url, error) from None
+    return ObjectInfo(url, len(content), f"etag:{result['e_tag']}" if result["e_tag"] else "", result["version"])
+
+
+def split_url(url: str) -> tuple[str, str, str]:
+    """Scheme, bucket (or host) and path of a URL; the path of a web page without its percent signs.
+
+    Raises:
+        UsageError: an unknown scheme, no bucket, or a query.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in _SCHEMES:
+        raise UsageError(
+            f"{url}: {scheme}:// can't be read; give s3://, gs://, http(s):// or a path on a disk that every node sees."
+        )
+    bucket, _, path = rest.partition("/")
+    if not bucket:
+        raise UsageError(f"{url}: names no {'host' if scheme.startswith('http') else 'bucket'}.")
+    if scheme.startswith("http"):
+        if urlsplit(url).query:
+            raise UsageError(
+                f"{bucket}: URLs with a query (?…), such as signed ones, can't be read; use s3:// or gs://."
+            )
+        path = unquote(path)
+    return scheme, bucket, path.strip("/")
+
+
+def store_of(url: str, *, retries: bool = True, timeout_s: float = 30.0, stall_s: float = 30.0) -> ObjectStore:
+    """The store in which an object lies. Kept per process: connections are used again.
+
+    Args:
+        url: of the object.
+        retries: whether the store itself tries again; without, the first error is raised.
+        timeout_s: longest time of one request, its body included.
+        stall_s: longest time without a byte.
+    """
+    scheme, bucket, _ = split_url(url)
+    # A test, or a session that gets new credentials, changes the environment: then the old store must not be used.
+    environment = tuple(sorted(item for item in os.environ.items() if _ENVIRONMENT.match(item[0])))
+    return _store(scheme, bucket, retries, timeout_s, stall_s, environment)
+
+
+@lru_cache(maxsize=64)
+def _store(
+    scheme: str, bucket: str, retries: bool, timeout_s: float, stall_s: float, environment: tuple[tuple[str, str], ...]
+) -> ObjectStore:
+    from obstore.store import GCSStore, HTTPStore, S3Store
+
+    named = dict(environment)
+    endpoint = named.get("AWS_ENDPOINT_URL_S3") or named.get("AWS_ENDPOINT_URL") or ""
+    client: ClientConfig = {
+        "timeout": timedelta(seconds=timeout_s),
+        "read_timeout": timedelta(seconds=stall_s),
+        "connect_timeout": min(_CONNECT_TIMEOUT, timedelta(seconds=timeout_s)),
+    }
+    if scheme == "http" or (scheme == "s3" and endpoint.startswith("http://")):
+        client["allow_http"] = True
+    retry: RetryConfig = {"max_retries": _ATTEMPTS - 1 if retries else 0, "retry_timeout": timedelta(minutes=1)}
+    try:
+        if scheme == "s3":
+            return S3Store(bucket, client_options=client, retry_config=retry)
+        if scheme == "gs":
+            return GCSStore(bucket, client_options=client, retry_config=retry)
+        return HTTPStore.from_url(f"{scheme}://{quote(bucket, safe=':@[]')}", client_options=client, retry_config=retry)
+    except Exception as error:
+        raise storage_error(f"{scheme}://{bucket}", error) from None
+
+
+def storage_error(url: str, error: Exception) -> StorageError | UsageError:
+    """What a failure of ``obstore`` means, in one line that names the object."""
+    from obstore import exceptions
+
+    if isinstance(error, (StorageError, UsageError)):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return ObjectMissingError(f"{url}: there is no such object.")
+    if isinstance(error, (exceptions.AlreadyExistsError, exceptions.PreconditionError)):
+        return WriteConflictError(f"{url}: was not written, another writer was faster.")
+    if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
+        return StorageError(
+            f"{url}: the store refuses access (HTTP {status_of(error) or 'status unknown'}); check the credentials in the "
+            "environment, and what they may read."
+        )
+    return StorageError(f"{url}: {first_line(error)}")
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status that an error of ``obstore`` tells, if it does."""
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error: ``obstore`` adds a page of its innards."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def version_of(meta: Any) -> str:
+    """The version that the metadata of an object tells (see ``ObjectInfo``)."""
+    if meta["e_tag"]:
+        return f"etag:{meta['e_tag']}"
+    modified: datetime | None = meta["last_modified"]
+    # The epoch stands for "the server did not say".
+    # To the second: that is all that HTTP's headers tell.
+    return f"mtime:{int(modified.timestamp()) * 10**9}" if modified is not None and modified.timestamp() > 0 else ""
+
+
+def _info(url: str, meta: Any) -> ObjectInfo:
+    return ObjectInfo(url, meta["size"], version_of(meta), meta["version"] if url.startswith("gs://") else None)
+
+
+def _list_files(folder: Path) -> Iterator[ObjectInfo]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{folder}: can't be listed ({error.strerror or error}).") from None
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):  # a link may lead back up
+            yield from _list_files(Path(entry.path))
+        elif entry.is_file():
+            yield _stat_file(Path(entry.path))
+
+
+def _stat_file(path: Path) -> ObjectInfo:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise ObjectMissingError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise StorageError(f"{path}: can't be read ({error.strerror or error}).") from None
+    return ObjectInfo(str(path), found.st_size, f"mtime:{found.st_mtime_ns}")
