@@ -9,7 +9,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ray_mm.config.base import Config
+from ray_mm.config.base import Config, Fraction
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(gt=0, le=100)]
+
+
+class RandomCrop(Config):
+    """A part of a picture, another one in every epoch; it is scaled to the field's height and width."""
+
+    scale: tuple[Share, Share] = (0.35, 1.0)
+    """Smallest and largest share of the picture's area."""
+    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    """Narrowest and widest, relative to what is not distorted: 2 shows things half as wide as they are."""
+
+    @model_validator(mode="after")
+    def _from_small_to_large(self) -> RandomCrop:
+        for key, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if low > high:
+                raise ValueError(f"{key} [{low:g}, {high:g}] must name the smaller number first")
+        return self
 
 
 class ImageField(Config):
@@ -24,6 +43,10 @@ class ImageField(Config):
     """3 for RGB, 1 for grey."""
     fit: Literal["crop", "stretch"] = "crop"
     """How a picture of another aspect ratio is made to fit: scaled and centre-cropped, or stretched."""
+    random_crop: RandomCrop | None = None
+    """Another part of the picture in every epoch, in training only. Unset: always the same part."""
+    random_flip: Fraction = 0.0
+    """Chance that a picture is mirrored left to right, in training only."""
 
 
 class TextField(Config):

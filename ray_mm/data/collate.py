@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ray_mm.data.decode import DecodeError, decoder_for
+from ray_mm.data.decode import DecodeError, Draw, decoder_for
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.fields import POSITION, WEIGHT, field_arrays, presence_name
 from ray_mm.data.preprocessor import Preprocessor
@@ -37,8 +37,14 @@ class Collator:
         arrays[WEIGHT] = np.zeros(size, np.float32)
         return arrays
 
-    def fill(self, arrays: Arrays, row: int, members: Members) -> dict[str, str]:
+    def fill(self, arrays: Arrays, row: int, members: Members, draw: Draw | None = None) -> dict[str, str]:
         """Decodes one sample into a row.
+
+        Args:
+            arrays: a batch.
+            row: which holds zeros.
+            members: of the sample.
+            draw: makes its random choices; None: nothing is left to chance.
 
         Returns:
             Field → reason, for each member that can't be decoded. The row is then as if nothing were there, and its
@@ -50,7 +56,7 @@ class Collator:
             if payload is None or len(payload) == 0:
                 continue
             try:
-                self._decoders[name](payload, arrays, row)
+                self._decoders[name](payload, arrays, row, draw)
             except DecodeError as error:
                 bad[name] = str(error)
             else:

@@ -102,10 +102,16 @@ def require_complete(fields: Mapping[str, FieldSpec]) -> None:
 
 
 def _optional(spec: FieldSpec) -> set[str]:
-    if isinstance(spec, LabelField) and spec.target == "number":
-        return {"classes"}
-    # Nothing is decoded by a series' rate: it only labels an axis.
-    return {"rate_hz"} if isinstance(spec, SeriesField) else set()
+    match spec:
+        case ImageField():
+            return {"random_crop"}
+        case LabelField() if spec.target == "number":
+            return {"classes"}
+        case SeriesField():
+            # Nothing is decoded by a series' rate: it only labels an axis.
+            return {"rate_hz"}
+        case _:
+            return set()
 
 
 def merge_fields(dataset: Mapping[str, FieldSpec], overrides: Mapping[str, FieldSpec]) -> dict[str, FieldSpec]:

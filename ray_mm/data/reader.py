@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_mm.data.collate import Collator
+from ray_mm.data.decode import Draw
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.fields import POSITION
 from ray_mm.data.index import ShardIndex
@@ -93,7 +94,9 @@ class BatchReader:
         self._collator = Collator(preprocessor)
         self._quarantine_folder = quarantine_folder
 
-    def read(self, shards: Indices, rows: Indices, start: int, size: int) -> tuple[Arrays, list[str]]:
+    def read(
+        self, shards: Indices, rows: Indices, start: int, size: int, draw_from: tuple[int, int] | None = None
+    ) -> tuple[Arrays, list[str]]:
         """One batch.
 
         Args:
@@ -101,6 +104,7 @@ class BatchReader:
             rows: int64 [n], within their shards.
             start: position of the first sample.
             size: rows of the batch; those after n are padding.
+            draw_from: seed and epoch of the random crops and flips; None: there are none.
 
         Returns:
             The arrays (see ``data.fields``) and the keys, empty for padding.
@@ -111,7 +115,8 @@ class BatchReader:
             members = self._samples.members(shard, row)
             path, keys[slot] = self._samples.name(shard, row)
             arrays[POSITION][slot] = start + slot
-            for field, reason in self._collator.fill(arrays, slot, members).items():
+            draw = None if draw_from is None else Draw(*draw_from, start + slot)
+            for field, reason in self._collator.fill(arrays, slot, members, draw).items():
                 if self._quarantine_folder is not None:
                     error = SampleError(path, keys[slot], field, reason)
                     quarantine(self._quarantine_folder, self._root, error, members[field])

@@ -199,11 +199,15 @@ class _FeedReader:
     def read(self, item: Item, rank: int) -> pa.Table:
         """A rank's share of an item, as a block."""
         start, stop, size = self.feed.share(item.number, rank)
+        draw_from = None
         if item.phase == "train":
             reader, order = self._train_reader, self._order(item.epoch)
+            # Without a shuffle, as in an evaluation, nothing is left to chance.
+            if self.feed.shuffle is not None:
+                draw_from = self.feed.shuffle.seed, item.epoch
         else:
             reader, order = self._validation_reader, self._validation_order
-        arrays, keys = reader.read(*order.locate(start, stop), start, size)
+        arrays, keys = reader.read(*order.locate(start, stop), start, size, draw_from)
         return to_table(arrays, keys, item.number)
 
 

@@ -59,7 +59,14 @@ resources = _sometimes(workers=st.just(1), cpus_per_worker=st.none() | positive,
 bad_samples = _sometimes(max_count=st.integers(0, 100), max_rate=shares)
 classes = st.lists(st.text(max_size=8), min_size=2, max_size=4, unique=True)
 fields = st.one_of(
-    _with({"type": st.just("image")}, height=counts, channels=st.sampled_from([1, 3]), fit=st.just("stretch")),
+    _with(
+        {"type": st.just("image")},
+        height=counts,
+        channels=st.sampled_from([1, 3]),
+        fit=st.just("stretch"),
+        random_crop=st.none() | _sometimes(scale=st.just([0.1, 0.5]), ratio=st.just([0.5, 2])),
+        random_flip=shares,
+    ),
     _with({"type": st.just("text")}, max_tokens=counts, vocabulary_size=st.integers(16, 9000)),
     _with({"type": st.just("audio")}, rate_hz=st.integers(1000, 48000), max_seconds=st.floats(0.1, 3600)),
     _with({"type": st.just("series")}, channels=counts, max_length=counts, rate_hz=positive),

@@ -92,5 +92,7 @@ def planned_keys(feed: Feed, number: int, rank: int) -> list[str]:
 
 def _copied(batch: LoadedBatch) -> LoadedBatch:
     # What is kept for long must not pin Ray's store.
-    tensors = {name: batch.tensors[name].clone() for name in (POSITION, "weight", "label")}
+    tensors = {
+        name: batch.tensors[name].clone() for name in (POSITION, "weight", "label", "image") if name in batch.tensors
+    }
     return LoadedBatch(batch.item, tensors, batch.keys, batch.start, batch.stop, batch.wait_s)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 
+from ray_mm.config.fields import ImageField, RandomCrop
 from ray_mm.data.blocks import block_keys, to_arrays, to_table
 from ray_mm.data.collate import Collator
 from ray_mm.data.fields import POSITION, WEIGHT
@@ -18,7 +20,7 @@ from ray_mm.data.reader import read_batches
 from ray_mm.data.source import PlanSource, configure, execution_index, sequential_dataset
 from ray_mm.errors import DatasetError
 from ray_mm.session import cause_of
-from tests.data.feeds import make_feed
+from tests.data.feeds import load, make_feed
 from tests.factories import make_dataset
 
 FIELDS = ("image", "vector", "label")
@@ -124,3 +126,30 @@ def test_planning_is_repeatable_and_has_no_more_tasks_than_are_needed(local_ray:
             tasks = source.get_read_tasks(1, None, context)
         rows.append([task.metadata.num_rows for task in tasks])
     assert rows == [[32] * 5, [32, 16], []], "26 batches of 8 rows, the last of each epoch padded"
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
+def test_crops_differ_between_epochs_and_not_between_numbers_of_workers(local_ray: None, tmp_path: Path) -> None:
+    train, validation = (make_dataset(tmp_path / name, 12, ("image", "label")) for name in ("train", "validation"))
+    crop = ImageField(height=8, width=8, random_crop=RandomCrop(scale=(0.2, 0.4)), random_flip=0.5)
+
+    def pictures(world_size: int) -> list[dict[int, bytes]]:
+        """Epoch by epoch, training and validation: position → what is seen."""
+        feed = make_feed(train, validation, fields=("image", "label"), batch_size=6, world_size=world_size)
+        fields = {**feed.preprocessor.fields, "image": crop}
+        feed = dataclasses.replace(feed, preprocessor=feed.preprocessor.model_copy(update={"fields": fields}))
+        found: list[dict[int, bytes]] = [{} for _ in range(4)]
+        for batches in load(feed):
+            for batch in batches:
+                part = found[2 * batch.item.epoch + (batch.item.phase == "validation")]
+                for position, picture in zip(batch.tensors["position"].tolist(), batch.tensors["image"], strict=True):
+                    if position >= 0:
+                        part[position] = picture.numpy().tobytes()
+        return found
+
+    alone = pictures(1)
+    assert all(len(part) == 12 for part in alone)
+    assert pictures(2) == alone
+    assert alone[1] == alone[3], "a validation leaves nothing to chance"
+    assert not set(alone[0].values()) & set(alone[2].values())

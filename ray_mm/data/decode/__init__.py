@@ -1,6 +1,8 @@
 """Members → arrays, one module per field type, in the order of ``config.fields``.
 
     image.py    JPEG at the nearest power-of-two scale, other formats through Pillow → uint8 [H, W, C]
+    crop.py     which part of a picture is seen, and how it gets into its row
+    draw.py     the random choices of a sample
     text.py     UTF-8 → int32 tokens
     audio.py    soundfile → int16 frames at one rate
     numeric.py  NPY → float32 series, points and vectors; a label's text → a class or a number
@@ -10,6 +12,6 @@
 ``decoder_for`` gives the function that fills one row of a batch.
 """
 
-from ray_mm.data.decode.decoder import DecodeError, Decoder, decoder_for
+from ray_mm.data.decode.decoder import DecodeError, Decoder, Draw, decoder_for
 
-__all__ = ["DecodeError", "Decoder", "decoder_for"]
+__all__ = ["DecodeError", "Decoder", "Draw", "decoder_for"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from ray_mm.config.fields import (
     VectorField,
 )
 from ray_mm.data.decode.audio import decode_audio
+from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import decode_image
 from ray_mm.data.decode.numeric import decode_label, fill_points, fill_series, fill_vector, read_npy
@@ -26,48 +27,92 @@ from ray_mm.data.fields import length_name
 from ray_mm.data.preprocessor import Preprocessor
 
 Arrays = dict[str, npt.NDArray[np.generic]]
-Decoder = Callable[[bytes | memoryview, Arrays, int], None]
-"""(payload, arrays of a batch, row) → fills the row, presence excluded; raises DecodeError, and may then have written
-a part of the row: the caller clears it."""
+Payload = bytes | memoryview
 
-__all__ = ["Arrays", "DecodeError", "Decoder", "decoder_for"]
+__all__ = ["Arrays", "DecodeError", "Decoder", "Draw", "decoder_for"]
+
+
+class Decoder(Protocol):
+    """Fills one field's row of a batch, presence excluded."""
+
+    def __call__(self, payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+        """Decodes a member's bytes.
+
+        Args:
+            payload: the member.
+            arrays: of a batch, see ``data.fields``; the row holds zeros.
+            row: which one is filled.
+            draw: makes the random choices; None: nothing is left to chance.
+
+        Raises:
+            DecodeError: it can't be decoded; a part of the row may have been written, and the caller clears it.
+        """
 
 
 def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
     """The decoder of one field. Array names and shapes are those of ``data.fields``."""
     spec = preprocessor.fields[name]
-    length = length_name(name)
     match spec:
         case ImageField():
-            return lambda payload, arrays, row: decode_image(payload, spec, arrays[name][row])
+            return _image(name, spec)
         case TextField():
-            tokenizer = load_tokenizer(preprocessor.tokenizers[name])
-            return lambda payload, arrays, row: decode_text(payload, tokenizer, arrays[name][row])
+            return _text(name, preprocessor.tokenizers[name])
         case AudioField():
-
-            def audio(payload: bytes | memoryview, arrays: Arrays, row: int) -> None:
-                arrays[length][row] = decode_audio(payload, spec, arrays[name][row])
-
-            return audio
-        case SeriesField():
-
-            def series(payload: bytes | memoryview, arrays: Arrays, row: int) -> None:
-                arrays[length][row] = fill_series(read_npy(payload), arrays[name][row])
-
-            return series
-        case PointsField():
-
-            def points(payload: bytes | memoryview, arrays: Arrays, row: int) -> None:
-                arrays[length][row] = fill_points(read_npy(payload), arrays[name][row])
-
-            return points
+            return _audio(name, spec)
+        case SeriesField() | PointsField():
+            return _rows(name, spec)
         case VectorField():
-            return lambda payload, arrays, row: fill_vector(read_npy(payload), arrays[name][row])
+            return _vector(name)
         case LabelField():
-
-            def label(payload: bytes | memoryview, arrays: Arrays, row: int) -> None:
-                arrays[name][row] = decode_label(payload, spec)
-
-            return label
+            return _label(name, spec)
         case _:
             assert_never(spec)
+
+
+def _image(name: str, spec: ImageField) -> Decoder:
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+        decode_image(payload, spec, arrays[name][row], name, draw)
+
+    return decode
+
+
+def _text(name: str, tokenizer_json: str) -> Decoder:
+    tokenizer = load_tokenizer(tokenizer_json)
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+        decode_text(payload, tokenizer, arrays[name][row])
+
+    return decode
+
+
+def _audio(name: str, spec: AudioField) -> Decoder:
+    length = length_name(name)
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+        arrays[length][row] = decode_audio(payload, spec, arrays[name][row])
+
+    return decode
+
+
+def _rows(name: str, spec: SeriesField | PointsField) -> Decoder:
+    length = length_name(name)
+    fill = fill_series if spec.type == "series" else fill_points
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+        arrays[length][row] = fill(read_npy(payload), arrays[name][row])
+
+    return decode
+
+
+def _vector(name: str) -> Decoder:
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+        fill_vector(read_npy(payload), arrays[name][row])
+
+    return decode
+
+
+def _label(name: str, spec: LabelField) -> Decoder:
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+        arrays[name][row] = decode_label(payload, spec)
+
+    return decode

@@ -1,48 +1,60 @@
 """Pictures: bytes → uint8 [height, width, channels].
 
 A JPEG is decoded at the smallest of the scales 1, ½, ¼, ⅛ that is still at least as large as what is needed: libjpeg-turbo
-has SIMD inverse transforms for these only, and decoding fewer pixels is the largest saving there is.
+has SIMD inverse transforms for these only, and decoding fewer pixels is the largest saving there is. What libjpeg-turbo's
+strict reader does not take and is not damaged, goes to Pillow, as do all other formats.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ray_mm.config.fields import ImageField
+from ray_mm.data.decode.crop import View, fit_into, view_of
+from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused from their header, before memory is taken for them."""
+MAX_PIXELS = 89_000_000
+"""Larger pictures are refused from their header, before memory is taken for them. Pillow warns a little above."""
 
-# OpenCV's own threads would compete with the read tasks for the same cores.
-cv2.setNumThreads(1)
+# No others: Pillow has readers that start programs (EPS) or that hardly anybody has looked at.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
-def decode_image(payload: bytes | memoryview, spec: ImageField, out: npt.NDArray[np.uint8]) -> None:
-    """Decodes, fits and writes one picture.
+def decode_image(
+    payload: bytes | memoryview,
+    spec: ImageField,
+    out: npt.NDArray[np.uint8],
+    name: str = "",
+    draw: Draw | None = None,
+) -> None:
+    """Decodes, fits and writes one picture; of an animation, the first.
 
     Args:
-        payload: a file in any format that libjpeg-turbo or Pillow reads.
-        spec: height, width, channels and fit.
+        payload: a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, whatever its name says.
+        spec: height, width, channels, fit, random crop and flip.
         out: uint8 [height, width, channels], filled.
+        name: of the field, for what is random.
+        draw: of the sample; None: nothing is left to chance.
 
-    Transparency is dropped; 16-bit grey keeps its upper eight bits.
+    Transparency is dropped; 16-bit pixels keep their upper eight bits.
 
     Raises:
         DecodeError: not a picture, damaged, or over ``MAX_PIXELS``.
     """
-    assert spec.height is not None and spec.width is not None
-    pixels = _decode(payload, spec)
-    fitted = _fit(pixels, spec.height, spec.width, spec.fit)
-    out[...] = fitted[..., None] if fitted.ndim == 2 else fitted
+    found = _decode_jpeg(payload, spec, name, draw) if bytes(payload[:3]) == _JPEG else None
+    if found is None:
+        pixels = _decode_with_pillow(payload, spec)
+        found = pixels, view_of(name, pixels.shape[0], pixels.shape[1], spec, draw)
+    fit_into(*found, out)
 
 
 def image_size(payload: bytes | memoryview | Path) -> tuple[int, int]:
@@ -52,10 +64,10 @@ def image_size(payload: bytes | memoryview | Path) -> tuple[int, int]:
         DecodeError: not a picture, or over ``MAX_PIXELS``.
     """
     try:
-        with Image.open(payload if isinstance(payload, Path) else io.BytesIO(payload)) as picture:
-            _check_pixels(picture.height, picture.width)
+        with Image.open(payload if isinstance(payload, Path) else io.BytesIO(payload), formats=_FORMATS) as picture:
+            check_pixels(picture.height, picture.width)
             width, height = picture.size
-            turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+            turned = picture.getexif().get(_ORIENTATION, 1) in _LYING
     except DecodeError:
         raise
     except Exception as error:  # Pillow's plugins raise what they like on damaged files
@@ -63,38 +75,71 @@ def image_size(payload: bytes | memoryview | Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def check_pixels(height: int, width: int) -> None:
+    """Refuses more than ``MAX_PIXELS``.
+
+    Raises:
+        DecodeError: that many.
+    """
+    if height * width > MAX_PIXELS:
+        raise DecodeError(f"{width}×{height} pixels are over the limit of {MAX_PIXELS}")
+
+
+_JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
 _EXIF = b"Exif\0\0"
+_LYING = (5, 6, 7, 8)
+"""EXIF orientations that swap height and width."""
+
+# What libjpeg says when picture data is lost. A few stray bytes between segments are common and lose nothing.
+_LOST = re.compile(r"[Pp]remature end|bad Huffman|found marker|Corrupt JPEG data: (\d{3,}|6[5-9]|[7-9]\d) extraneous")
 
 
-def _decode(payload: bytes | memoryview, spec: ImageField) -> npt.NDArray[np.uint8]:
-    if bytes(payload[:3]) == b"\xff\xd8\xff":
-        try:
-            height, width, space, _ = simplejpeg.decode_jpeg_header(payload)
-        except ValueError as error:
+def _decode_jpeg(
+    payload: bytes | memoryview, spec: ImageField, name: str, draw: Draw | None
+) -> tuple[npt.NDArray[np.uint8], View] | None:
+    """Pixels and what is seen of them; None for a JPEG that only Pillow reads."""
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(payload)
+    except ValueError:
+        return None
+    check_pixels(height, width)
+    if space not in ("YCbCr", "Gray", "RGB") or min(height, width) == 0:
+        return None
+    orientation = _jpeg_orientation(payload)
+    upright = (width, height) if orientation in _LYING else (height, width)
+    view = view_of(name, *upright, spec, draw)
+    factor = _scale(*upright, spec, view)
+    try:
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            payload,
+            colorspace="GRAY" if spec.channels == 1 else "RGB",
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
+            min_factor=1,
+        )
+    except ValueError as error:
+        if _LOST.search(str(error)):
             raise DecodeError(f"damaged JPEG ({error})") from None
-        _check_pixels(height, width)
-        # A turned or four-colour JPEG takes the slow path, which knows how to undo both.
-        if space in ("YCbCr", "Gray", "RGB") and _jpeg_orientation(payload) == 1:
-            factor = _scale(height, width, spec)
-            try:
-                pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                    payload,
-                    colorspace="GRAY" if spec.channels == 1 else "RGB",
-                    min_height=-(-height // factor),
-                    min_width=-(-width // factor),
-                    min_factor=1,
-                )
-            except ValueError as error:
-                raise DecodeError(f"damaged JPEG ({error})") from None
-            return pixels[..., 0] if spec.channels == 1 else pixels
-    return _decode_with_pillow(payload, spec)
+        return None
+    return _turn(pixels, orientation), view
+
+
+def _turn(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """The picture as it is displayed; a view."""
+    if orientation in _LYING:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def _decode_with_pillow(payload: bytes | memoryview, spec: ImageField) -> npt.NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(payload)) as picture:
-            _check_pixels(picture.height, picture.width)
+        with Image.open(io.BytesIO(payload), formats=_FORMATS) as picture:
+            check_pixels(picture.height, picture.width)
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith("I;16"):
                 # Pillow's own conversion would cut off at 255 what goes up to 65,535.
@@ -107,7 +152,8 @@ def _decode_with_pillow(payload: bytes | memoryview, spec: ImageField) -> npt.ND
     except DecodeError:
         raise
     except Exception as error:  # Pillow's plugins raise what they like on damaged files
-        raise DecodeError(f"not a readable picture ({_reason(error)})") from None
+        what = "damaged JPEG" if bytes(payload[:3]) == _JPEG else "not a readable picture"
+        raise DecodeError(f"{what} ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
@@ -143,32 +189,11 @@ def _exif_orientation(tiff: bytes) -> int:
     return 1
 
 
-def _scale(height: int, width: int, spec: ImageField) -> int:
-    """Largest of 1, 2, 4, 8 by which the picture can be divided and still cover the target."""
+def _scale(height: int, width: int, spec: ImageField, view: View) -> int:
+    """Largest of 1, 2, 4, 8 by which the picture can be divided and what is seen of it still covers the target."""
     assert spec.height is not None and spec.width is not None
     for factor in (8, 4, 2):
-        if -(-height // factor) >= spec.height and -(-width // factor) >= spec.width:
+        rows, columns = view.box.pixels(-(-height // factor), -(-width // factor))
+        if rows >= spec.height and columns >= spec.width:
             return factor
     return 1
-
-
-def _fit(pixels: npt.NDArray[np.uint8], height: int, width: int, fit: str) -> npt.NDArray[np.uint8]:
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    if fit == "crop":
-        # Cropping the source before it is scaled saves scaling what would be cut off.
-        scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
-        rows = min(pixels.shape[0], max(1, round(height * scale)))
-        columns = min(pixels.shape[1], max(1, round(width * scale)))
-        top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
-        pixels = pixels[top : top + rows, left : left + columns]
-    shrinks = pixels.shape[0] > height or pixels.shape[1] > width
-    scaled: npt.NDArray[np.uint8] = cv2.resize(
-        pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return scaled
-
-
-def _check_pixels(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise DecodeError(f"{width}×{height} pixels are over the limit of {MAX_PIXELS}")

@@ -9,9 +9,12 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 import pytest
+import simplejpeg
 from PIL import Image
 
-from ray_mm.config.fields import ImageField
+from ray_mm.config.fields import ImageField, RandomCrop
+from ray_mm.data.decode.crop import view_of
+from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import decode_image, image_size
 
@@ -135,6 +138,78 @@ def test_exif_is_found_behind_other_segments() -> None:
     payload = _encode(_gradient(24, 48), "JPEG", exif=exif.tobytes())
     filler = b"\xff\xe2" + (9000).to_bytes(2, "big") + bytes(8998)
     assert (_decode(payload[:2] + filler + payload[2:], 48, 24) == _decode(payload, 48, 24)).all()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_random_crop_shows_another_part_in_every_epoch_and_the_same_again(format: str) -> None:
+    payload = _encode(_gradient(300, 400), format)
+    spec = ImageField(height=32, width=32, random_crop=RandomCrop(scale=(0.2, 0.5)))
+
+    def seen(draw: Draw | None) -> npt.NDArray[np.uint8]:
+        out = np.zeros((32, 32, 3), np.uint8)
+        decode_image(payload, spec, out, "image", draw)
+        return out
+
+    epochs = [seen(Draw(0, epoch, 7)) for epoch in range(4)]
+    for epoch, found in enumerate(epochs):
+        assert (found == seen(Draw(0, epoch, 7))).all()
+        box = view_of("image", 300, 400, spec, Draw(0, epoch, 7)).box
+        # Red grows to the right and green downwards: the corner tells where the crop lies.
+        assert np.abs(found[0, 0, :2].astype(int) - [255 * box.left, 255 * box.top]).max() <= 14
+    assert len({found.tobytes() for found in epochs}) == 4
+    assert (seen(None) == _decode(payload, 32, 32)).all()
+
+
+def test_a_jpeg_is_scaled_by_what_is_seen_of_it_not_by_its_size() -> None:
+    sharp = np.zeros((512, 512, 3), np.uint8)
+    sharp[:, ::2] = 255  # stripes of one pixel survive at full scale only
+    spec = ImageField(height=128, width=128, random_crop=RandomCrop(scale=(0.0625, 0.0625), ratio=(1, 1)))
+    out = np.zeros((128, 128, 3), np.uint8)
+    decode_image(_encode(sharp, "JPEG", quality=95), spec, out, "image", Draw(0, 0, 0))
+    assert out.std() > 100
+    assert _decode(_encode(sharp, "JPEG", quality=95), 128, 128).std() < 10
+
+
+def test_a_jpeg_with_stray_bytes_between_its_segments_is_decoded() -> None:
+    payload = _encode(_gradient(48, 48), "JPEG")
+    frame = payload.index(b"\xff\xc0")
+    found = _decode(payload[:frame] + b"\0" * 20 + payload[frame:])
+    assert np.abs(found.astype(int) - _decode(payload)).max() <= 4
+
+
+def test_a_jpeg_of_an_unknown_revision_is_decoded() -> None:
+    payload = bytearray(_encode(_gradient(48, 48), "JPEG"))
+    expected = _decode(bytes(payload))
+    payload[11] = 17  # major version of JFIF: a strict reader refuses it
+    with pytest.raises(ValueError, match="JFIF revision"):
+        simplejpeg.decode_jpeg(bytes(payload))
+    assert np.abs(_decode(bytes(payload)).astype(int) - expected).max() <= 4
+
+
+def test_formats_that_start_programs_are_not_read() -> None:
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
+    for decode in (_decode, image_size):
+        with pytest.raises(DecodeError, match="no known format"):
+            decode(postscript)
+
+
+def test_an_animation_shows_its_first_picture() -> None:
+    first, second = (Image.fromarray(np.full((16, 16, 3), level, np.uint8)) for level in (200, 20))
+    for format in ("GIF", "WEBP", "PNG", "TIFF"):
+        stream = io.BytesIO()
+        first.save(stream, format, save_all=True, append_images=[second])
+        assert np.abs(_decode(stream.getvalue()).astype(int) - 200).max() <= 4
+
+
+def test_colour_of_sixteen_bits_keeps_its_upper_bits() -> None:
+    rows = b"".join(b"\0" + bytes([0x12, 0xFF, 0x80, 0x00, 0xFE, 0x01] * 16) for _ in range(16))
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert (_decode(png) == [0x12, 0x80, 0xFE]).all()
 
 
 @pytest.mark.parametrize("kept", [3, 10, 200, 700, -200])
