@@ -23,8 +23,9 @@ from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.config.train import TrainJob
 from ray_mm.data.fields import merge_fields
-from ray_mm.errors import CheckpointError, DatasetError, UsageError
+from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, UsageError
 from ray_mm.storage import local_path
+from ray_mm.storage.remote import join, located, read_object
 from ray_mm.version import CHECKPOINT_FORMAT, DATASET_FORMAT
 
 _TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -118,7 +119,7 @@ def _scored(checkpoint: str, datasets: dict[str, str]) -> Iterator[str]:
         try:
             check_model(config, content["fields"])
         except UsageError as error:
-            raise DatasetError(f"{key}: {local_path(path)} does not fit the checkpoint: {error}") from None
+            raise DatasetError(f"{key}: {located(path)} does not fit the checkpoint: {error}") from None
         yield _found(key, path, content)
 
 
@@ -129,17 +130,18 @@ def _require_same_fields(
         found = other[name].type if name in other else "none"
         if found != train[name].type:
             raise DatasetError(
-                f"{local_path(path)}: field {name!r} is {found} here and {train[name].type} in the training dataset."
+                f"{located(path)}: field {name!r} is {found} here and {train[name].type} in the training dataset."
             )
 
 
 def _read_dataset(path: str) -> dict[str, Any]:
     """``dataset.json`` of a dataset, its ``fields`` validated."""
-    root = local_path(path)
-    file = root / "dataset.json"
-    if not file.is_file():
-        raise DatasetError(f"{root}: no dataset there (no dataset.json); make it with a preprocess job.")
-    content = _read_versioned(file, "ray_mm.dataset", DATASET_FORMAT, DatasetError)
+    root = located(path)
+    file = join(root, "dataset.json")
+    try:
+        content = _read_versioned(file, "ray_mm.dataset", DATASET_FORMAT, DatasetError)
+    except ObjectMissingError:
+        raise DatasetError(f"{root}: no dataset there (no dataset.json); make it with a preprocess job.") from None
     try:
         return content | {"fields": _FIELDS.validate_python(content["fields"]), "samples": int(content["num_samples"])}
     except (ValidationError, KeyError, TypeError, ValueError):
@@ -148,7 +150,7 @@ def _read_dataset(path: str) -> dict[str, Any]:
 
 def _found(key: str, path: str, content: dict[str, Any]) -> str:
     fields = ", ".join(f"{name} ({spec.type})" for name, spec in sorted(content["fields"].items()))
-    return f"{key}: {local_path(path)}, {content['samples']:,} samples of {fields}"
+    return f"{key}: {located(path)}, {content['samples']:,} samples of {fields}"
 
 
 def _read_model(path: str) -> tuple[Path, ModelConfig]:
@@ -156,20 +158,20 @@ def _read_model(path: str) -> tuple[Path, ModelConfig]:
     root = local_path(path)
     kind = None
     if (root / "job.json").is_file():
-        kind = _read_json(root / "job.json", CheckpointError).get("kind")
+        kind = _read_json(str(root / "job.json"), CheckpointError).get("kind")
     places = [root, *(root / name for name in _MODEL_PLACES.get(str(kind), ()))]
     folder = next((place for place in places if (place / "model.json").is_file()), None)
     if folder is None:
         what = f"the {kind} run has no model yet" if kind in _MODEL_PLACES else "no checkpoint there"
         raise CheckpointError(f"checkpoint: {root}: {what}; run the job that makes it.")
-    content = _read_versioned(folder / "model.json", "ray_mm.model", CHECKPOINT_FORMAT, CheckpointError)
+    content = _read_versioned(str(folder / "model.json"), "ray_mm.model", CHECKPOINT_FORMAT, CheckpointError)
     try:
         return folder, ModelConfig.model_validate(content["model"])
     except (ValidationError, KeyError):
         raise CheckpointError(f"{folder / 'model.json'}: is damaged; train again.") from None
 
 
-def _read_versioned(file: Path, name: str, newest: int, error: type[UsageError]) -> dict[str, Any]:
+def _read_versioned(file: str, name: str, newest: int, error: type[UsageError]) -> dict[str, Any]:
     content = _read_json(file, error)
     if content.get("format") != name:
         raise error(f"{file}: has format {content.get('format')!r}, expected {name!r}.")
@@ -181,10 +183,10 @@ def _read_versioned(file: Path, name: str, newest: int, error: type[UsageError])
     return content
 
 
-def _read_json(file: Path, error: type[UsageError]) -> dict[str, Any]:
+def _read_json(file: str, error: type[UsageError]) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
+        content = json.loads(read_object(file))
+    except ValueError as reason:
         raise error(f"{file}: can't be read ({reason}).") from None
     if not isinstance(content, dict):
         raise error(f"{file}: holds no JSON object; it is damaged.")

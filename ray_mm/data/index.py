@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from ray_mm.config.fields import LabelField
 from ray_mm.data.tar import Member, split_name, walk_tar
-from ray_mm.errors import DatasetError
-from ray_mm.storage import local_path, write_atomic
+from ray_mm.errors import DatasetError, ObjectMissingError, StorageError
+from ray_mm.storage import write_atomic
+from ray_mm.storage.remote import ObjectInfo, read_object, stat
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
@@ -91,18 +92,25 @@ def shard_state(location: str) -> ShardState:
     """What a shard is now, without reading it.
 
     Args:
-        location: absolute path of a tar.
+        location: absolute path or URL of a tar.
 
     Raises:
         DatasetError: it is not there, or can't be looked at.
     """
+    return _state(_look(location))
+
+
+def _look(location: str) -> ObjectInfo:
     try:
-        found = local_path(location).stat()
-    except FileNotFoundError:
+        return stat(location)
+    except ObjectMissingError:
         raise DatasetError(f"{location}: the shard is missing.") from None
-    except OSError as error:
-        raise DatasetError(f"{location}: can't be read ({error.strerror or error}).") from None
-    return ShardState(found.st_size, f"mtime:{found.st_mtime_ns}")
+    except StorageError as error:
+        raise DatasetError(str(error)) from None
+
+
+def _state(info: ObjectInfo) -> ShardState:
+    return ShardState(info.size, info.version)
 
 
 def is_current(known: ShardState, now: ShardState) -> bool:
@@ -111,7 +119,7 @@ def is_current(known: ShardState, now: ShardState) -> bool:
     return known.size_bytes == now.size_bytes and (kinds[0] != kinds[1] or known.version == now.version)
 
 
-def require_current(location: str, known: ShardState, remedy: str) -> None:
+def require_current(location: str, known: ShardState, remedy: str) -> ObjectInfo:
     """Checks that a shard is what it was.
 
     Args:
@@ -119,12 +127,16 @@ def require_current(location: str, known: ShardState, remedy: str) -> None:
         known: what it was.
         remedy: what to do if it is not, such as ``index it again with: …``.
 
+    Returns:
+        What it is.
+
     Raises:
         DatasetError: it is gone or has changed.
     """
-    now = shard_state(location)
+    found = _look(location)
+    now = _state(found)
     if is_current(known, now):
-        return
+        return found
     if now.size_bytes != known.size_bytes:
         what = f"has {now.size_bytes} bytes and had {known.size_bytes} when it was indexed"
     else:
@@ -184,11 +196,11 @@ def write_index(path: Path, index: ShardIndex) -> None:
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def read_index(path: Path, shard: str, remedy: str | None = None) -> ShardIndex:
+def read_index(path: Path | str, shard: str, remedy: str | None = None) -> ShardIndex:
     """Reads a sidecar; the shard itself is not looked at.
 
     Args:
-        path: of the sidecar.
+        path: of the sidecar; a URL, too.
         shard: location of its shard, for errors.
         remedy: what to do where the sidecar is missing or damaged. None: index the shard again.
 
@@ -197,9 +209,9 @@ def read_index(path: Path, shard: str, remedy: str | None = None) -> ShardIndex:
     """
     remedy = remedy or f"make it with: ray-mm index {shard}"
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(pa.BufferReader(read_object(str(path)))) as file:
             index = _from_table(file.read())
-    except FileNotFoundError:
+    except ObjectMissingError:
         raise DatasetError(f"{path}: the shard's index is missing; {remedy}") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         raise DatasetError(f"{path}: the index is damaged ({error}); {remedy}") from None

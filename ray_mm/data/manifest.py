@@ -28,8 +28,9 @@ from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import require_complete
 from ray_mm.data.index import ShardIndex, ShardState, index_path, is_current, read_index, require_current
-from ray_mm.errors import DatasetError
-from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
+from ray_mm.errors import DatasetError, ObjectMissingError
+from ray_mm.storage import is_remote, local_path, sha256_file, write_atomic, write_json
+from ray_mm.storage.remote import ObjectInfo, join, located, read_object
 from ray_mm.version import DATASET_FORMAT
 
 _FORMAT_NAME = "ray_mm.dataset"
@@ -111,9 +112,15 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, opened for reading."""
+    """A dataset, opened for reading.
 
-    root: Path
+    Attributes:
+        root: absolute path or URL of its folder.
+        manifest: the content of ``dataset.json``.
+        shards: its shards, in the order of ``shards.parquet``.
+    """
+
+    root: str
     manifest: Manifest
     shards: tuple[ShardInfo, ...]
 
@@ -125,7 +132,7 @@ class Dataset:
     def location(self, shard: int) -> str:
         """Where a shard lies: an absolute path or a URL."""
         path = self.shards[shard].path
-        return path if "://" in path else str(self.root / path)
+        return path if "://" in path or path.startswith("/") else join(self.root, path)
 
     def shard_path(self, shard: int) -> Path:
         """Where a local shard lies."""
@@ -137,49 +144,62 @@ class Dataset:
         Raises:
             DatasetError: it is missing, damaged, or of another shard; or the shard is gone or has changed.
         """
+        return self.open_shard(shard)[0]
+
+    def open_shard(self, shard: int) -> tuple[ShardIndex, ObjectInfo]:
+        """The index of a shard, and the shard as it lies there now; the errors are those of ``read_index``."""
         info, location = self.shards[shard], self.location(shard)
-        lies_beside = (self.root / info.index) == index_path(self.root / info.path)
+        sidecar = join(self.root, info.index)
+        lies_beside = info.index == str(index_path(Path(info.path)))
         remedy = f"index it again with: ray-mm index {location}" if lies_beside else "make the dataset again."
-        index = read_index(self.root / info.index, location, remedy)
-        require_current(location, info.state, remedy)
+        index = read_index(sidecar, location, remedy)
+        found = require_current(location, info.state, remedy)
         if len(index) != info.num_samples:
             raise DatasetError(
                 f"{location}: the index has {len(index)} samples, shards.parquet says {info.num_samples}; make the dataset "
                 "again."
             )
         if not is_current(info.state, ShardState(index.shard_bytes, index.version)):
-            raise DatasetError(f"{self.root / info.index}: is the index of another state of {location}; {remedy}")
-        return index
+            raise DatasetError(f"{sidecar}: is the index of another state of {location}; {remedy}")
+        return index, found
 
     def tokenizer(self, field: str) -> str:
         """The tokenizer of a text field, as the JSON of the ``tokenizers`` library."""
-        path = tokenizer_path(self.root, field)
+        path = join(self.root, _tokenizer_name(field))
         try:
-            return path.read_text(encoding="utf-8")
-        except OSError:
+            return read_object(path).decode("utf-8")
+        except (ObjectMissingError, UnicodeDecodeError):
             raise DatasetError(
-                f"{path}: the tokenizer of field {field!r} is missing; make the dataset again."
+                f"{path}: the tokenizer of field {field!r} is missing or damaged; make the dataset again."
             ) from None
 
 
 def tokenizer_path(root: Path, field: str) -> Path:
     """Where the tokenizer of a text field lies."""
-    return root / f"tokenizer.{field}.json"
+    return root / _tokenizer_name(field)
+
+
+def _tokenizer_name(field: str) -> str:
+    return f"tokenizer.{field}.json"
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Opens a dataset folder.
+    """Opens a dataset.
+
+    Args:
+        path: its folder, or the URL of one: ``s3://bucket/data/train``.
 
     Raises:
         DatasetError: no dataset there, an incomplete or damaged one, or one of a newer format.
+        StorageError: the store does not answer, or refuses.
     """
-    root = local_path(path)
-    file = root / "dataset.json"
+    root = located(path)
+    file = join(root, "dataset.json")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads(read_object(file))
+    except ObjectMissingError:
         raise DatasetError(_not_a_dataset(root)) from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DatasetError(f"{file}: can't be read ({error}); make the dataset again.") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT_NAME:
         raise DatasetError(f"{file}: is not the dataset.json of a ray_mm dataset.")
@@ -190,8 +210,9 @@ def open_dataset(path: str | Path) -> Dataset:
         )
     try:
         manifest = Manifest.model_validate(content)
-        table = _upgraded(pq.read_table(root / "shards.parquet")).select(_SHARDS.names).cast(_SHARDS)
-    except (ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
+        content = pa.BufferReader(read_object(join(root, "shards.parquet")))
+        table = _upgraded(pq.read_table(content)).select(_SHARDS.names).cast(_SHARDS)
+    except (ObjectMissingError, ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
     shards = tuple(ShardInfo(**row) for row in table.to_pylist())
     for shard in shards:
@@ -257,7 +278,7 @@ def _upgraded(shards: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _require_place(root: Path, shard: ShardInfo) -> None:
+def _require_place(root: str, shard: ShardInfo) -> None:
     """A dataset may come from elsewhere: what it names outside its folder is a whole address, and never the index."""
     path, index = PurePosixPath(shard.path), PurePosixPath(shard.index)
     elsewhere = "://" in shard.path or path.is_absolute()
@@ -266,12 +287,13 @@ def _require_place(root: Path, shard: ShardInfo) -> None:
         raise DatasetError(f"{root}: shards.parquet names {named!r}, which is outside the dataset; refused.")
 
 
-def _not_a_dataset(root: Path) -> str:
-    if not root.exists():
-        return f"{root}: no such dataset folder; make it with a preprocess job."
-    inside = (
-        sorted(child.name for child in root.iterdir() if (child / "dataset.json").is_file()) if root.is_dir() else []
-    )
-    if inside:
-        return f"{root}: holds the datasets {', '.join(inside)}; name one of them."
+def _not_a_dataset(root: str) -> str:
+    if not is_remote(root):
+        folder = Path(root)
+        if not folder.exists():
+            return f"{root}: no such dataset folder; make it with a preprocess job."
+        children = folder.iterdir() if folder.is_dir() else iter(())
+        inside = sorted(child.name for child in children if (child / "dataset.json").is_file())
+        if inside:
+            return f"{root}: holds the datasets {', '.join(inside)}; name one of them."
     return f"{root}: has no dataset.json, so it is not a (whole) dataset; run the preprocess job that makes it."

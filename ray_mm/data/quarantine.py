@@ -19,16 +19,16 @@ from ray_mm.storage import write_atomic, write_json
 _JUDGED_FROM = 100
 
 
-def quarantine(folder: Path, dataset: Path, error: SampleError, payload: bytes | memoryview) -> None:
+def quarantine(folder: Path, dataset: str, error: SampleError, payload: bytes | memoryview) -> None:
     """Keeps one bad member aside.
 
     Args:
         folder: the quarantine.
-        dataset: folder of the dataset. A training reads two, whose shards and keys may have the same names.
+        dataset: path or URL of the dataset. A training reads two, whose shards and keys may have the same names.
         error: which member, and what is wrong with it.
         payload: the member.
     """
-    where = {"dataset": str(dataset), "shard": error.shard, "key": error.key, "field": error.field}
+    where = {"dataset": dataset, "shard": error.shard, "key": error.key, "field": error.field}
     name = f"{stable_hash(*where.values()):032x}"
     record = folder / f"{name}.json"
     if record.exists():

@@ -38,8 +38,8 @@ class Feed:
     """Everything that decides which batch comes when. Small: it travels to every read task.
 
     Attributes:
-        train: folder of the training (or evaluation) dataset.
-        validation: folder of the validation dataset.
+        train: path or URL of the training (or evaluation) dataset.
+        validation: path or URL of the validation dataset.
         digests: of the datasets, the training dataset first: what is read must be what was planned.
         preprocessor: which fields, and how.
         shuffle: of the training dataset; None: in the order of its shards.
@@ -52,8 +52,8 @@ class Feed:
         tasks_per_execution: of the dataset; a longer training takes several executions.
     """
 
-    train: Path
-    validation: Path | None
+    train: str
+    validation: str | None
     digests: tuple[str, ...]
     preprocessor: Preprocessor
     shuffle: Shuffle | None
@@ -211,7 +211,7 @@ class _FeedReader:
         return to_table(arrays, keys, item.number)
 
 
-def _open_planned(path: Path, digest: str) -> Dataset:
+def _open_planned(path: str, digest: str) -> Dataset:
     dataset = open_dataset(path)
     if dataset.manifest.digest != digest:
         raise DatasetError(

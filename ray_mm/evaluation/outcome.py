@@ -56,7 +56,7 @@ def report_content(
     runtime = "onnxruntime" if isinstance(predictor, OnnxPredictor) else "PyTorch"
     return ReportContent(
         job=job.name,
-        checkpoint=_shown(checkpoint_folder(job)),
+        checkpoint=_shown(str(checkpoint_folder(job))),
         model=f"{predictor.config.fusion.method.replace('_', ' ')} fusion, {_size(predictor.size_bytes)}, {runtime}",
         dataset=dataset.manifest.name,
         dataset_path=_shown(dataset.root),
@@ -143,10 +143,10 @@ def _number(value: float | None) -> float:
     return value
 
 
-def _shown(path: Path) -> str:
-    """Relative to the working directory where that is shorter."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+def _shown(location: str) -> str:
+    """A path relative to the working directory where that is shorter; a URL as it is."""
+    path, here = Path(location), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else location
 
 
 def _size(size_bytes: int) -> str:

@@ -106,7 +106,8 @@ def _datasets(output: Path) -> dict[str, Dataset]:
 def _is_whole(dataset: Dataset) -> bool:
     try:
         return all(
-            dataset.shard_path(number).stat().st_size == shard.size_bytes and (dataset.root / shard.index).is_file()
+            dataset.shard_path(number).stat().st_size == shard.size_bytes
+            and (Path(dataset.root) / shard.index).is_file()
             for number, shard in enumerate(dataset.shards)
         )
     except OSError:

@@ -60,6 +60,18 @@ def is_remote(location: str | Path) -> bool:
     return bool(separator) and scheme != "file"
 
 
+def located(location: str | Path) -> str:
+    """A URL as it is, without a slash at its end; a path made absolute.
+
+    Raises:
+        UsageError: a URL that can't be read.
+    """
+    if not is_remote(location):
+        return str(local_path(location))
+    split_url(str(location))
+    return str(location).rstrip("/")
+
+
 def join(location: str | Path, *parts: str) -> str:
     """A location within a folder or a prefix; parts are relative, with ``/`` between folders."""
     return "/".join([str(location).rstrip("/"), *parts])
@@ -120,7 +132,7 @@ def read_object(url: str) -> bytes:
     if not is_remote(url):
         try:
             return local_path(url).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ObjectMissingError(f"{url}: no such file.") from None
         except OSError as error:
             raise StorageError(f"{url}: can't be read ({error.strerror or error}).") from None
@@ -296,7 +308,7 @@ def _list_files(folder: Path) -> Iterator[ObjectInfo]:
 def _stat_file(path: Path) -> ObjectInfo:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ObjectMissingError(f"{path}: no such file.") from None
     except OSError as error:
         raise StorageError(f"{path}: can't be read ({error.strerror or error}).") from None

@@ -46,8 +46,8 @@ class Training:
     Attributes:
         job: validated.
         run: the run's folder, on a disk that every node sees.
-        train_data: folder of the training dataset.
-        validation_data: folder of the validation dataset.
+        train_data: path or URL of the training dataset.
+        validation_data: path or URL of the validation dataset.
         preprocessor: of the model's fields and its label.
         schedule: the whole training.
         digests: of the training dataset, then of the validation dataset.
@@ -55,8 +55,8 @@ class Training:
 
     job: TrainJob
     run: Path
-    train_data: Path
-    validation_data: Path | None
+    train_data: str
+    validation_data: str | None
     preprocessor: Preprocessor
     schedule: Schedule
     digests: tuple[str, ...]

@@ -19,6 +19,7 @@ from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
 from ray_mm.errors import DatasetError
 from ray_mm.version import DATASET_FORMAT
 from tests.factories import CLASSES, SPECS, class_of, make_dataset
+from tests.object_store import delete_object, put_object, upload
 
 
 @pytest.fixture
@@ -230,3 +231,27 @@ def test_nothing_is_written_while_a_shape_is_unknown(tmp_path: Path) -> None:
             statistics={},
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_at_a_url_opens_like_one_on_disk(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
+    local = open_dataset(make_dataset(tmp_path, 7, ("image", "text", "label")))
+    upload(s3_endpoint, tmp_path, f"{bucket}/data/train")
+    remote = open_dataset(f"s3://{bucket}/data/train/")
+    assert remote.root == f"s3://{bucket}/data/train" and remote.location(1) == f"{remote.root}/shards/000001.tar"
+    assert remote.manifest == local.manifest and remote.shards == local.shards
+    assert remote.read_index(1).keys == local.read_index(1).keys
+    assert remote.tokenizer("text") == local.tokenizer("text")
+
+
+def test_what_is_wrong_with_a_dataset_at_a_url_is_told(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=rf"s3://{bucket}/none: has no dataset\.json"):
+        open_dataset(f"s3://{bucket}/none")
+    make_dataset(tmp_path, 4, ("label",))
+    upload(s3_endpoint, tmp_path, f"{bucket}/data")
+    dataset = open_dataset(f"s3://{bucket}/data")
+    put_object(s3_endpoint, f"{bucket}/data/shards/000000.tar", b"shorter")
+    with pytest.raises(DatasetError, match=r"shards/000000\.tar: has 7 bytes and had"):
+        dataset.read_index(0)
+    delete_object(s3_endpoint, f"{bucket}/data/shards/000001.tar")
+    with pytest.raises(DatasetError, match=r"shards/000001\.tar: the shard is missing"):
+        dataset.read_index(1)

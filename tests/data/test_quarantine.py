@@ -13,7 +13,7 @@ from ray_mm.config.base import BadSamples
 from ray_mm.data.quarantine import check_budget, list_quarantine, quarantine
 from ray_mm.errors import QuarantineBudgetError, SampleError
 
-DATASET = Path("/data/train")
+DATASET = "/data/train"
 
 
 def _error(key: str = "a", field: str = "image", shard: str = "shards/000000.tar") -> SampleError:
@@ -44,7 +44,7 @@ def test_a_member_that_is_met_again_is_not_written_again(tmp_path: Path) -> None
 def test_members_that_differ_in_anything_are_kept_apart(tmp_path: Path) -> None:
     for error in (_error(), _error(key="b"), _error(field="audio"), _error(shard="shards/000001.tar")):
         quarantine(tmp_path, DATASET, error, b"")
-    quarantine(tmp_path, Path("/data/validation"), _error(), b"")
+    quarantine(tmp_path, "/data/validation", _error(), b"")
     assert [str(error) for error in list_quarantine(tmp_path)] == [
         "shards/000000.tar[a].audio: damaged",
         "shards/000000.tar[a].image: damaged",
