@@ -60,11 +60,13 @@ class TextField(Config):
 
 
 class AudioField(Config):
-    """A mono recording: WAV, FLAC, OGG, MP3. Decoded to int16 [rate_hz × max_seconds] and a length in frames."""
+    """A recording: WAV, FLAC, OGG, MP3, …, or the sound of a video. int16 [rate_hz × max_seconds] and a length in frames."""
 
     type: Literal["audio"] = "audio"
     rate_hz: int | None = Field(default=None, ge=1000, le=384000)
     """Sample rate after decoding, in Hz. Unset: the most frequent rate of the data."""
+    channels: int = Field(default=1, ge=1, le=64)
+    """1: all channels averaged. More: the recording's own, int16 [rate_hz × max_seconds, channels]; mono is repeated."""
     max_seconds: float | None = Field(default=None, gt=0, le=3600)
     """Longer recordings are cut, shorter ones padded. Unset: the longest of the data, at most 30."""
 

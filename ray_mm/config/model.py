@@ -149,6 +149,11 @@ def _check_input(key: str, name: str, encoder: EncoderConfig, fields: Mapping[st
             f"{key}.encoder: {encoder.encoder!r} does not take a field of type {spec.type}; choose "
             f"{' or '.join(ENCODERS[spec.type])}, or leave the key out."
         )
+    if spec.type == "audio" and spec.channels > 1:
+        raise UsageError(
+            f"{key}: no encoder takes {spec.channels} audio channels yet; set data.fields.{name}.channels to 1, which averages "
+            "them."
+        )
     if spec.type == "image":
         height, width = spec.height, spec.width
         if height is not None and width is not None and min(height, width) < MIN_IMAGE_SIDE:

@@ -5,6 +5,7 @@ A decoded batch is a flat dict of arrays with the batch as first axis, so that A
     field "camera" (image)    camera            uint8   [B, height, width, channels]
     field "order"  (text)     order             int32   [B, max_tokens], 0 where there is no token
     field "sound"  (audio)    sound             int16   [B, rate_hz × max_seconds];  sound.length int32 [B], in frames
+                              (of several channels: int16 [B, rate_hz × max_seconds, channels])
     field "imu"    (series)   imu               float32 [B, max_length, channels];   imu.length   int32 [B], in steps
     field "radar"  (points)   radar             float32 [B, max_points, channels];   radar.length int32 [B], in points
     field "state"  (vector)   state             float32 [B, size]
@@ -74,7 +75,8 @@ def _content_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
             return {name: ArraySpec((_known(spec.max_tokens),), np.dtype(np.int32))}
         case AudioField():
             frames = round(_known(spec.rate_hz) * _known_float(spec.max_seconds))
-            return {name: ArraySpec((frames,), np.dtype(np.int16))} | length
+            shape = (frames,) if spec.channels == 1 else (frames, spec.channels)
+            return {name: ArraySpec(shape, np.dtype(np.int16))} | length
         case SeriesField():
             return {name: ArraySpec((_known(spec.max_length), _known(spec.channels)), np.dtype(np.float32))} | length
         case PointsField():

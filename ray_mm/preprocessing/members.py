@@ -34,6 +34,7 @@ from ray_mm.config.fields import (
 )
 from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, known_format
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.numeric import as_finite, decode_label, read_npy
 from ray_mm.preprocessing.table import class_text
@@ -63,9 +64,9 @@ class Member:
 
 
 EXTENSIONS: dict[str, tuple[str, ...]] = {
-    "image": ("jpg", "png", "webp", "gif", "bmp", "tif"),
+    "image": PICTURES,
     "text": ("txt",),
-    "audio": ("wav", "flac", "ogg", "mp3"),
+    "audio": (*RECORDINGS, *SOUND_IN_CONTAINERS),
     "series": ("npy",),
     "points": ("npy",),
     "vector": ("npy",),
@@ -96,13 +97,11 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
         case ImageField():
             assert path is not None, "files.require_paths comes first"
             payload = path.read_bytes()
-            return Member(
-                _extension(payload, _PICTURES, "JPEG, PNG, WebP, GIF, BMP or TIFF"), payload, image_size(payload)
-            )
+            return Member(_extension(payload, PICTURES), payload, image_size(payload))
         case AudioField():
             assert path is not None, "files.require_paths comes first"
             payload = path.read_bytes()
-            extension = _extension(payload, _RECORDINGS, "WAV, FLAC, OGG or MP3")
+            extension = _extension(payload, (*RECORDINGS, *SOUND_IN_CONTAINERS))
             frames, rate_hz = recording_length(payload)
             return Member(extension, payload, (rate_hz,), frames / rate_hz)
         case TextField():
@@ -120,32 +119,11 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
             assert_never(spec)
 
 
-_PICTURES = {
-    b"\xff\xd8\xff": "jpg",
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"GIF8": "gif",
-    b"BM": "bmp",
-    b"II*\0": "tif",
-    b"MM\0*": "tif",
-}
-_RECORDINGS = {
-    b"fLaC": "flac",
-    b"OggS": "ogg",
-    b"ID3": "mp3",
-    b"\xff\xfb": "mp3",
-    b"\xff\xf3": "mp3",
-    b"\xff\xf2": "mp3",
-}
-_RIFF = {b"WAVE": "wav", b"WEBP": "webp"}
-
-
-def _extension(payload: bytes, known: dict[bytes, str], formats: str) -> str:
-    found = next((extension for magic, extension in known.items() if payload.startswith(magic)), None)
-    if found is None and payload[:4] in (b"RIFF", b"RF64"):
-        found = _RIFF.get(payload[8:12])
-        found = found if found == ("webp" if known is _PICTURES else "wav") else None
-    if found is None:
-        raise DecodeError(f"is not {formats}")
+def _extension(payload: bytes, formats: tuple[str, ...]) -> str:
+    found = known_format(payload)
+    if found is None or found not in formats:
+        names = [name.upper() for name in formats]
+        raise DecodeError(f"is not {', '.join(names[:-1])} or {names[-1]}")
     return found
 
 

@@ -68,7 +68,12 @@ fields = st.one_of(
         random_flip=shares,
     ),
     _with({"type": st.just("text")}, max_tokens=counts, vocabulary_size=st.integers(16, 9000)),
-    _with({"type": st.just("audio")}, rate_hz=st.integers(1000, 48000), max_seconds=st.floats(0.1, 3600)),
+    _with(
+        {"type": st.just("audio")},
+        rate_hz=st.integers(1000, 48000),
+        max_seconds=st.floats(0.1, 3600),
+        channels=st.integers(1, 64),
+    ),
     _with({"type": st.just("series")}, channels=counts, max_length=counts, rate_hz=positive),
     _with({"type": st.just("points")}, channels=st.integers(2, 9), max_points=counts),
     _with({"type": st.just("vector")}, size=counts),

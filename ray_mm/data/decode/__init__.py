@@ -4,7 +4,9 @@
     crop.py     which part of a picture is seen, and how it gets into its row
     draw.py     the random choices of a sample
     text.py     UTF-8 → int32 tokens
-    audio.py    soundfile → int16 frames at one rate
+    audio.py    libsndfile, or FFmpeg where it can't → int16 frames at one rate
+    container.py  what FFmpeg reads, through PyAV
+    formats.py  what a file is, from its first bytes
     numeric.py  NPY → float32 series, points and vectors; a label's text → a class or a number
     decoder.py  field → the one of these that decodes it
     error.py    what they raise

@@ -50,6 +50,28 @@ def test_awkward_recordings_are_decoded(media: Path, name: str) -> None:
     assert frames > 1000 and rate_hz >= 8000
 
 
-def test_a_video_is_no_recording(media: Path) -> None:
-    with pytest.raises(DecodeError, match="not a readable recording"):
-        decode_audio((media / "nasa_13013.mp4").read_bytes(), _AUDIO, np.zeros(16000, np.int16))
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("nasa_13013.mp4", 13.06), ("../../../energon_testdata/tests/data/sync_test.mkv", 63.1)],
+)
+def test_the_sound_of_a_video_is_a_recording(media: Path, name: str, seconds: float) -> None:
+    out = np.zeros(16000, np.int16)
+    payload = (media / name).read_bytes()
+    assert decode_audio(payload, _AUDIO, out) == 16000
+    assert out.any()
+    frames, rate_hz = recording_length(media / name)
+    assert frames / rate_hz == pytest.approx(seconds, abs=0.1)
+    assert recording_length(payload) == (frames, rate_hz)
+
+
+def test_the_sound_of_a_video_is_that_of_the_file_that_was_made_of_it(media: Path) -> None:
+    both = np.zeros((2, 16000), np.int16)
+    for name, out in zip(("nasa_13013.mp4", "nasa_13013.mp4.audio.mp3"), both, strict=True):
+        decode_audio((media / name).read_bytes(), AudioField(rate_hz=8000, max_seconds=2.0), out)
+    spectra = np.abs(np.fft.rfft(both.astype(float)))
+    assert np.corrcoef(spectra)[0, 1] > 0.98
+
+
+def test_a_video_without_sound_is_no_recording(media: Path) -> None:
+    with pytest.raises(DecodeError, match="no audio track"):
+        decode_audio((media / "testsrc2.mp4").read_bytes(), _AUDIO, np.zeros(16000, np.int16))

@@ -1,0 +1,62 @@
+"""What a file is, from its first bytes: names lie, and a member's decoder never sees one."""
+
+from __future__ import annotations
+
+_STARTS = {
+    b"\xff\xd8\xff": "jpg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+    b"P4": "ppm",
+    b"P5": "ppm",
+    b"P6": "ppm",
+    b"fLaC": "flac",
+    b"OggS": "ogg",
+    b"ID3": "mp3",
+    b"\xff\xfb": "mp3",
+    b"\xff\xfa": "mp3",
+    b"\xff\xf3": "mp3",
+    b"\xff\xf2": "mp3",
+    b"\xff\xf1": "aac",
+    b"\xff\xf9": "aac",
+    b"#!AMR": "amr",
+    b".snd": "au",
+    b"caff": "caf",
+    b"\x1aE\xdf\xa3": "mkv",
+    b"FLV\x01": "flv",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "wmv",
+    b"\0\0\x01\xba": "mpg",
+    b"\x93NUMPY": "npy",
+    b"PK\x03\x04": "npz",
+    b"# .PCD": "pcd",
+    b"VERSION": "pcd",
+}
+_RIFF = {b"WAVE": "wav", b"WEBP": "webp", b"AVI ": "avi"}
+_IFF = {b"AIFF": "aiff", b"AIFC": "aiff"}
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_TS_PACKET = 188
+
+PICTURES = ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm")
+"""Formats that ``image.py`` reads."""
+RECORDINGS = ("wav", "flac", "ogg", "mp3", "aiff", "au", "caf")
+"""Formats that libsndfile reads; where it can't, and for all others, PyAV is asked."""
+VIDEOS = ("mp4", "mkv", "avi", "mpg", "ts", "flv", "wmv")
+"""Formats that may hold pictures, sound or both; PyAV reads them."""
+SOUND_IN_CONTAINERS = (*VIDEOS, "aac", "amr")
+"""Formats whose sound only PyAV reads."""
+
+
+def known_format(payload: bytes | memoryview) -> str | None:
+    """The usual extension of a file's format, such as ``jpg`` or ``mp4``; None for one without a mark, such as text."""
+    head = bytes(payload[: _TS_PACKET + 1])
+    if head[:4] in (b"RIFF", b"RF64"):
+        return _RIFF.get(head[8:12])
+    if head[:4] == b"FORM":
+        return _IFF.get(head[8:12])
+    if head[4:8] in _MP4_BOXES:
+        return "mp4"
+    if head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G":
+        return "ts"
+    return next((extension for start, extension in _STARTS.items() if head.startswith(start)), None)
