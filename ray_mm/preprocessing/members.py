@@ -97,11 +97,13 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
         case ImageField():
             assert path is not None, "files.require_paths comes first"
             payload = path.read_bytes()
-            return Member(_extension(payload, PICTURES), payload, image_size(payload))
+            return Member(
+                _extension(payload, PICTURES, "JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"), payload, image_size(payload)
+            )
         case AudioField():
             assert path is not None, "files.require_paths comes first"
             payload = path.read_bytes()
-            extension = _extension(payload, (*RECORDINGS, *SOUND_IN_CONTAINERS))
+            extension = _extension(payload, EXTENSIONS["audio"], "WAV, FLAC, OGG, MP3 or another recording")
             frames, rate_hz = recording_length(payload)
             return Member(extension, payload, (rate_hz,), frames / rate_hz)
         case TextField():
@@ -119,11 +121,10 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
             assert_never(spec)
 
 
-def _extension(payload: bytes, formats: tuple[str, ...]) -> str:
+def _extension(payload: bytes, known: tuple[str, ...], formats: str) -> str:
     found = known_format(payload)
-    if found is None or found not in formats:
-        names = [name.upper() for name in formats]
-        raise DecodeError(f"is not {', '.join(names[:-1])} or {names[-1]}")
+    if found is None or found not in known:
+        raise DecodeError(f"is not {formats}")
     return found
 
 

@@ -73,8 +73,8 @@ def test_a_recording_keeps_its_bytes_and_says_rate_and_length(
 @pytest.mark.parametrize(
     ("spec", "payload", "reason"),
     [
-        (ImageField(), b"a text", "is not JPG, PNG"),
-        (ImageField(), audio_bytes(0), "is not JPG, PNG"),
+        (ImageField(), b"a text", "is not JPEG, PNG"),
+        (ImageField(), audio_bytes(0), "is not JPEG, PNG"),
         (ImageField(), image_bytes(1)[:20], "not a picture"),
         (AudioField(), image_bytes(0), "is not WAV, FLAC"),
         (AudioField(), audio_bytes(0)[:16], "not a readable recording"),

@@ -205,7 +205,10 @@ def test_files_that_are_something_else_are_listed_and_a_corrected_run_writes_onl
         run_preprocess(job)
     message = str(caught.value)
     assert caught.value.exit_status == 1
-    assert f"2 cells: row 6 audio ({tmp_path}/files/audio5.bin: is not WAV, FLAC, OGG or MP3), row 6 image (" in message
+    assert (
+        f"2 cells: row 6 audio ({tmp_path}/files/audio5.bin: is not WAV, FLAC, OGG, MP3 or another recording), row 6 image ("
+        in message
+    )
     assert "on_missing: absent" in message
     with pytest.raises(DatasetError, match=r"has no dataset\.json"):
         open_dataset(tmp_path / "out/train")

@@ -126,7 +126,7 @@ def test_bad_cells_are_counted_and_nothing_is_written(tmp_path: Path, plan: Plan
     assert summary.num_bad == 4 and [cell.row for cell in summary.bad] == [2, 4, 5]
     assert (
         summary.bad[0].field == "image"
-        and summary.bad[0].reason == f"{tmp_path}/files/image1.bin: is not JPEG, PNG, WebP, GIF, BMP or TIFF"
+        and summary.bad[0].reason == f"{tmp_path}/files/image1.bin: is not JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
     )
     assert list((plan.settings.output / "train/shards").iterdir()) == []
     assert read_receipt(plan.settings.output, shard) is None
