@@ -10,6 +10,7 @@ plan.py           the order of everything, as pure functions
 decode/           one module per field type: members → arrays
 collate.py        samples → one batch
 quarantine.py     what happens to a bad sample
+members.py        shard and row → bytes, from disk or from a store
 reader.py         positions → a decoded batch, without Ray
 blocks.py         a batch ↔ an Arrow table, without a copy
 source.py         the plan as a Ray datasource

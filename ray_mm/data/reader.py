@@ -2,81 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import Draw
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.fields import POSITION
-from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset
+from ray_mm.data.members import SampleReader
 from ray_mm.data.plan import Indices, Order
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.quarantine import quarantine
-from ray_mm.errors import DatasetError, SampleError
-
-_OPEN_SHARDS = 128
-
-
-@dataclass(frozen=True)
-class _OpenShard:
-    path: str
-    index: ShardIndex
-    view: memoryview
-    suffixes: dict[str, list[str]]
-
-
-class SampleReader:
-    """Reads members of a dataset by shard and row; shards stay mapped, the least recently used is let go."""
-
-    def __init__(self, dataset: Dataset, fields: list[str]) -> None:
-        self._dataset = dataset
-        self._fields = fields
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-
-    def members(self, shard: int, row: int) -> dict[str, memoryview]:
-        """Field → the bytes of its member; absent ones are left out.
-
-        Raises:
-            DatasetError: the shard or its index is gone, damaged or changed.
-        """
-        opened = self._shard(shard)
-        found: dict[str, memoryview] = {}
-        for field in self._fields:
-            for suffix in opened.suffixes[field]:
-                size = int(opened.index.sizes[suffix][row])
-                if size > 0:
-                    offset = int(opened.index.offsets[suffix][row])
-                    found[field] = opened.view[offset : offset + size]
-                    break
-        return found
-
-    def name(self, shard: int, row: int) -> tuple[str, str]:
-        """The shard's path, relative to the dataset, and the sample's key."""
-        opened = self._shard(shard)
-        return opened.path, opened.index.keys[row]
-
-    def _shard(self, shard: int) -> _OpenShard:
-        opened = self._open.get(shard)
-        if opened is None:
-            index = self._dataset.read_index(shard)
-            members = self._dataset.manifest.members
-            suffixes = {
-                field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields
-            }
-            opened = _OpenShard(
-                self._dataset.shards[shard].path, index, _map(self._dataset.shard_path(shard)), suffixes
-            )
-            self._open[shard] = opened
-            if len(self._open) > _OPEN_SHARDS:
-                # Not closed by hand: a batch may still hold a view; the last one to let go unmaps it.
-                self._open.popitem(last=False)
-        self._open.move_to_end(shard)
-        return opened
+from ray_mm.errors import SampleError
 
 
 class BatchReader:
@@ -93,6 +31,14 @@ class BatchReader:
         self._samples = SampleReader(dataset, sorted(preprocessor.fields))
         self._collator = Collator(preprocessor)
         self._quarantine_folder = quarantine_folder
+
+    def prefetch(self, shards: Indices, rows: Indices) -> None:
+        """Starts to read samples that lie in a store, and returns at once; see ``read`` for the arguments."""
+        self._samples.prefetch(shards.tolist(), rows.tolist())
+
+    def forget(self) -> None:
+        """Drops what was read ahead of a plan that is not carried out."""
+        self._samples.forget()
 
     def read(
         self, shards: Indices, rows: Indices, start: int, size: int, draw_from: tuple[int, int] | None = None
@@ -140,11 +86,3 @@ def read_batches(
     for start in range(0, total, batch_size):
         stop = min(start + batch_size, total)
         yield reader.read(*order.locate(start, stop), start, stop - start)[0]
-
-
-def _map(path: Path) -> memoryview:
-    try:
-        with path.open("rb") as stream:
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: can't be read ({error}).") from None

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ray.data.block import BlockMetadata
 from ray_mm.data.blocks import to_table
 from ray_mm.data.fields import field_arrays
 from ray_mm.data.manifest import Dataset, open_dataset
-from ray_mm.data.plan import Item, Order, Schedule, Shuffle, Tasks, rank_size, rank_slice
+from ray_mm.data.plan import Order, Schedule, Shuffle, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
 from ray_mm.errors import DatasetError
@@ -31,6 +33,7 @@ TASKS_PER_EXECUTION = 20_000
 """What a driver plans at once without effort."""
 
 _POSITION_AND_WEIGHT_BYTES = 12
+_SAMPLES_AHEAD = 256
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,7 @@ def configure(context: DataContext, feed: Feed) -> None:
 
 def _read_task(feed_ref: ray.ObjectRef[Feed], execution: int, number: int) -> Iterator[pa.Table]:
     reader = _reader(feed_ref)
-    for item, rank in reader.feed.tasks.blocks(execution, number):
-        yield reader.read(reader.feed.schedule.item(item), rank)
+    yield from reader.read(reader.feed.tasks.blocks(execution, number))
 
 
 class _FeedReader:
@@ -191,14 +193,33 @@ class _FeedReader:
         self._train = _open_planned(feed.train, feed.digests[0])
         self._train_reader = BatchReader(self._train, feed.preprocessor, feed.quarantine)
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: Order(self._train.shard_sizes, epoch, feed.shuffle))
+        self._validation_reader = self._train_reader
         if feed.validation is not None:
             validation = _open_planned(feed.validation, feed.digests[1])
             self._validation_reader = BatchReader(validation, feed.preprocessor, feed.quarantine)
             self._validation_order = Order(validation.shard_sizes, 0, None)
 
-    def read(self, item: Item, rank: int) -> pa.Table:
-        """A rank's share of an item, as a block."""
-        start, stop, size = self.feed.share(item.number, rank)
+    def read(self, blocks: Iterable[tuple[int, int]]) -> Iterator[pa.Table]:
+        """Blocks of the plan, in their order; while one is decoded, the next ones are read ahead.
+
+        Args:
+            blocks: (item, rank) each.
+        """
+        # A task that was stopped before its end has left something.
+        for reader in (self._train_reader, self._validation_reader):
+            reader.forget()
+        left, begun = iter(blocks), deque[Callable[[], pa.Table]]()
+        num_ahead = 1 + _SAMPLES_AHEAD // self.feed.batch_rows
+        while True:
+            begun.extend(self._begin(*block) for block in islice(left, 1 + num_ahead - len(begun)))
+            if not begun:
+                return
+            yield begun.popleft()()
+
+    def _begin(self, number: int, rank: int) -> Callable[[], pa.Table]:
+        """Starts to read a rank's share of an item; the call that is returned finishes it."""
+        item = self.feed.schedule.item(number)
+        start, stop, size = self.feed.share(number, rank)
         draw_from = None
         if item.phase == "train":
             reader, order = self._train_reader, self._order(item.epoch)
@@ -207,8 +228,9 @@ class _FeedReader:
                 draw_from = self.feed.shuffle.seed, item.epoch
         else:
             reader, order = self._validation_reader, self._validation_order
-        arrays, keys = reader.read(*order.locate(start, stop), start, size, draw_from)
-        return to_table(arrays, keys, item.number)
+        shards, rows = order.locate(start, stop)
+        reader.prefetch(shards, rows)
+        return lambda: to_table(*reader.read(shards, rows, start, size, draw_from), number)
 
 
 def _open_planned(path: str, digest: str) -> Dataset:

@@ -7,14 +7,16 @@ range and the number of bytes. What can't be had in the end is an error; nothing
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_mm.errors import ObjectChangedError, ObjectMissingError, StorageError, UsageError
 from ray_mm.storage.local import local_path
@@ -29,6 +31,7 @@ from ray_mm.storage.remote import (
     version_of,
 )
 
+Result = TypeVar("Result")
 Range = tuple[int, int]
 """Offset and size in bytes."""
 
@@ -60,20 +63,30 @@ class ReadPolicy:
     max_backoff_s: float = 15.0
 
 
-DEFAULT_POLICY = ReadPolicy()
+REMOTE_POLICY = ReadPolicy()
+FILE_POLICY = ReadPolicy(gap_bytes=4096, part_bytes=1 << 62)
 
 
 class RangeReader:
-    """Reads ranges of one object, as long as it is the one that was seen.
+    """Reads ranges of one object, as long as it is the one that was seen. A file stays open.
 
     Args:
         info: of the object; with an empty version only its size is checked.
-        policy: how to ask.
+        policy: how to ask. None: as is best for a store or for a disk.
+        name: what to call the bytes from one offset up to another, for errors. None: the URL.
     """
 
-    def __init__(self, info: ObjectInfo, policy: ReadPolicy = DEFAULT_POLICY) -> None:
+    def __init__(
+        self, info: ObjectInfo, policy: ReadPolicy | None = None, name: Callable[[int, int], str] | None = None
+    ) -> None:
         self.info = info
-        self.policy = policy
+        self.is_remote = is_remote(info.url)
+        self.policy = policy or (REMOTE_POLICY if self.is_remote else FILE_POLICY)
+        self._name = name or (lambda start, stop: info.url)
+        self._descriptor = -1
+        if not self.is_remote:
+            self._descriptor = self._opened()
+            weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, ranges: Sequence[Range]) -> list[memoryview]:
         """The bytes of some ranges, in their order; they may overlap.
@@ -90,29 +103,34 @@ class RangeReader:
 
     def fetch(self, start: int, target: memoryview) -> None:
         """Fills a buffer with the bytes from ``start`` on; the errors are those of ``read``."""
-        if is_remote(self.info.url):
+        if self.is_remote:
             self._fetch_remote(start, target)
         else:
             self._fetch_file(start, target)
 
-    def _fetch_file(self, start: int, target: memoryview) -> None:
-        path = local_path(self.info.url)
+    def _opened(self) -> int:
         try:
-            with path.open("rb", buffering=0) as stream:
-                found = os.fstat(stream.fileno())
-                version = f"mtime:{found.st_mtime_ns}"
-                if found.st_size != self.info.size or self.info.version not in ("", version):
-                    raise _changed(self.info, found.st_size, version)
-                done = 0
-                while done < len(target):
-                    count = os.preadv(stream.fileno(), [target[done:]], start + done)
-                    if count == 0:
-                        raise ObjectChangedError(f"{path}: ends at byte {start + done}; it was cut while it was read.")
-                    done += count
+            return os.open(local_path(self.info.url), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise ObjectMissingError(f"{path}: no such file.") from None
+            raise ObjectMissingError(f"{self.info.url}: no such file.") from None
         except OSError as error:
-            raise StorageError(f"{path}: can't be read ({error.strerror or error}).") from None
+            raise StorageError(f"{self.info.url}: can't be read ({error.strerror or error}).") from None
+
+    def _fetch_file(self, start: int, target: memoryview) -> None:
+        name = functools.partial(self._name, start, start + len(target))
+        try:
+            found = os.fstat(self._descriptor)
+            version = f"mtime:{found.st_mtime_ns}"
+            if found.st_size != self.info.size or self.info.version not in ("", version):
+                raise _changed(name(), self.info, found.st_size, version)
+            done = 0
+            while done < len(target):
+                count = os.preadv(self._descriptor, [target[done:]], start + done)
+                if count == 0:
+                    raise ObjectChangedError(f"{name()}: was cut at byte {start + done} while it was read.")
+                done += count
+        except OSError as error:
+            raise StorageError(f"{name()}: can't be read ({error.strerror or error}).") from None
 
     def _fetch_remote(self, start: int, target: memoryview) -> None:
         done, failures, last_progress = 0, 0, time.monotonic()
@@ -127,15 +145,16 @@ class RangeReader:
                 error: Exception = StorageError("the store sent fewer bytes than it said")
             except Exception as caught:
                 if not _is_passing(caught):
-                    raise self._final(caught) from None
+                    raise self._final(caught, start, start + len(target)) from None
                 error = caught
             if done == len(target):
                 return
             failures += 1
             if time.monotonic() - last_progress > self.policy.give_up_s:
+                rest = start + done, start + len(target)
                 raise StorageError(
-                    f"{self.info.url}: bytes {start + done} to {start + len(target)} could not be read in "
-                    f"{self.policy.give_up_s:g} s and {failures} attempts; the last one failed with: {first_line(error)}"
+                    f"{self._name(*rest)}: bytes {rest[0]} to {rest[1]} could not be read in {self.policy.give_up_s:g} s and "
+                    f"{failures} attempts; the last one failed with: {first_line(error)}"
                 )
             pause = min(self.policy.backoff_s * 2 ** min(failures - 1, 16), self.policy.max_backoff_s)
             time.sleep(random.uniform(0, pause))
@@ -152,17 +171,17 @@ class RangeReader:
         result = obstore.get(store, split_url(info.url)[2], options=options)
         size, version = result.meta["size"], version_of(result.meta)
         if size != info.size or (version and info.version.startswith(("etag:", "mtime:")) and version != info.version):
-            raise _changed(info, size, version)
+            raise _changed(self._name(start, stop), info, size, version)
         if tuple(result.range) != (start, stop):
             raise StorageError(f"{info.url}: asked for bytes {start} to {stop}, the store sent {result.range}.")
         yield from result.stream(min_chunk_size=1)
 
-    def _final(self, error: Exception) -> Exception:
+    def _final(self, error: Exception, start: int, stop: int) -> Exception:
         from obstore.exceptions import PreconditionError
 
         if isinstance(error, PreconditionError):
-            return _changed(self.info, None, "")
-        return storage_error(self.info.url, error)
+            return _changed(self._name(start, stop), self.info, None, "")
+        return storage_error(self._name(start, stop), error)
 
 
 def read_many(wanted: Sequence[tuple[RangeReader, Sequence[Range]]]) -> list[list[memoryview]]:
@@ -174,20 +193,24 @@ def read_many(wanted: Sequence[tuple[RangeReader, Sequence[Range]]]) -> list[lis
         for start, buffer in spans:
             size = reader.policy.part_bytes
             parts += [(reader, start + at, buffer[at : at + size]) for at in range(0, len(buffer), size)]
-    if len(parts) == 1 or not any(is_remote(reader.info.url) for reader, _, _ in parts):
+    if any(reader.is_remote for reader, _, _ in parts):
+        run_all([functools.partial(reader.fetch, start, target) for reader, start, target in parts])
+    else:
         for reader, start, target in parts:
             reader.fetch(start, target)
-        return found
-    futures: list[Future[None]] = [
-        _pool(os.getpid()).submit(reader.fetch, start, target) for reader, start, target in parts
-    ]
+    return found
+
+
+def run_all(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Results of calls that wait for a store, made side by side; the first error that is found. None may wait for another."""
+    if len(calls) == 1:
+        return [calls[0]()]
+    futures = [_pool(os.getpid()).submit(call) for call in calls]
     try:
-        for future in futures:
-            future.result()
+        return [future.result() for future in futures]
     finally:
         for future in futures:
             future.cancel()
-    return found
 
 
 def _joined(reader: RangeReader, ranges: Sequence[Range]) -> tuple[list[memoryview], list[tuple[int, memoryview]]]:
@@ -238,10 +261,10 @@ def _is_passing(error: Exception) -> bool:
     return status is None or status >= 500 or status in _RETRIED_STATUS
 
 
-def _changed(info: ObjectInfo, size: int | None, version: str) -> ObjectChangedError:
+def _changed(name: str, info: ObjectInfo, size: int | None, version: str) -> ObjectChangedError:
     found = f"{size} bytes, {version or 'no version'}" if size is not None else "another version"
     return ObjectChangedError(
-        f"{info.url}: was replaced: it had {info.size} bytes, {info.version or 'no version'}, and now has {found}."
+        f"{name}: was replaced while it was read: it had {info.size} bytes, {info.version or 'no version'}, and now has {found}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,20 @@ import pytest
 from ray_mm.config.fields import ImageField
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
 from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.members import SampleReader
 from ray_mm.data.plan import Order
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.quarantine import list_quarantine
-from ray_mm.data.reader import BatchReader, SampleReader, read_batches
-from ray_mm.errors import DatasetError
+from ray_mm.data.reader import BatchReader, read_batches
+from ray_mm.errors import DatasetError, StorageError
+from ray_mm.storage.ranges import REMOTE_POLICY
 from tests.factories import class_of, make_dataset, member_of, number_of
+from tests.object_store import Fault, Proxy, delete_object, put_object, upload
 
 FIELDS = ("image", "vector", "label", "number")
 
 
-def _opened(path: Path) -> tuple[Dataset, Preprocessor]:
+def _opened(path: Path | str) -> tuple[Dataset, Preprocessor]:
     dataset = open_dataset(path)
     return dataset, preprocessor_for(dataset, {}, dataset.manifest.fields)
 
@@ -133,7 +137,7 @@ def test_a_dataset_with_empty_shards_is_read(tmp_path: Path) -> None:
 
 
 def test_more_shards_than_stay_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_mm.data.reader._OPEN_SHARDS", 2)
+    monkeypatch.setattr("ray_mm.data.members._OPEN_SHARDS", 2)
     dataset, _ = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=5))
     reader = SampleReader(dataset, list(FIELDS))
     # Views of a shard that was let go stay readable.
@@ -171,3 +175,84 @@ def test_a_field_may_lie_under_several_suffixes_and_be_decoded_as_the_job_wants(
     (arrays,) = read_batches(dataset, preprocessor, 4)
     assert arrays["image"].shape == (4, 8, 12, 3) and arrays["image.presence"].all()
     assert "label" not in arrays
+
+
+@pytest.fixture
+def remote(
+    bucket: str, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Dataset, Preprocessor]:
+    """A dataset of twelve samples in three shards, in a store that is not waited for long."""
+    make_dataset(tmp_path / "local", 12, FIELDS, num_shards=3, missing={"vector": 0.3})
+    upload(s3_endpoint, tmp_path / "local", f"{bucket}/data")
+    impatient = replace(REMOTE_POLICY, give_up_s=1.0, stall_s=0.3, backoff_s=0.01)
+    monkeypatch.setattr("ray_mm.storage.ranges.REMOTE_POLICY", impatient)
+    return _opened(f"s3://{bucket}/data")
+
+
+def test_a_dataset_in_a_store_gives_the_same_batches(remote: tuple[Dataset, Preprocessor], tmp_path: Path) -> None:
+    local = list(read_batches(*_opened(tmp_path / "local"), 5))
+    found = list(read_batches(*remote, 5))
+    assert len(found) == len(local) == 3
+    for ours, theirs in zip(found, local, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, array in ours.items():
+            np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_what_is_read_ahead_is_asked_for_once(proxy: Proxy, remote: tuple[Dataset, Preprocessor]) -> None:
+    reader = SampleReader(remote[0], list(FIELDS))
+    # A sample may be planned twice.
+    samples = [(0, 1), (2, 3), (1, 0), (0, 1)]
+    reader.prefetch(*zip(*samples, strict=True))
+    found = [reader.members(*sample) for sample in samples]
+    for (shard, row), members in zip(samples, found, strict=True):
+        assert members["image"] == member_of("image", shard * 4 + row)[1]
+    assert len(proxy.gets(".tar")) == 3
+    # Nothing of it is left: the next time it is read anew.
+    reader.members(0, 1)
+    assert len(proxy.gets(".tar")) == 4
+
+
+def test_a_local_shard_is_not_read_ahead(tmp_path: Path) -> None:
+    dataset, _ = _opened(make_dataset(tmp_path, 4, FIELDS))
+    reader = SampleReader(dataset, list(FIELDS))
+    dataset.shard_path(0).unlink()
+    reader.prefetch([0], [0])
+    with pytest.raises(DatasetError, match="is missing"):
+        reader.members(0, 0)
+
+
+def test_a_remote_shard_that_is_replaced_or_deleted_while_it_is_read_is_named_with_the_key(
+    remote: tuple[Dataset, Preprocessor], s3_endpoint: str
+) -> None:
+    reader = SampleReader(remote[0], list(FIELDS))
+    reader.members(0, 0)
+    reader.members(1, 0)
+    path = remote[0].location(0).removeprefix("s3://")
+    put_object(s3_endpoint, path, bytes(remote[0].shards[0].size_bytes))
+    with pytest.raises(DatasetError, match=r"shards/000000\.tar\[sample000001\]: was replaced"):
+        reader.members(0, 1)
+    delete_object(s3_endpoint, remote[0].location(1).removeprefix("s3://"))
+    with pytest.raises(DatasetError, match=r"shards/000001\.tar\[sample000007\]: there is no such object"):
+        reader.members(1, 3)
+
+
+def test_a_store_that_stays_away_is_an_error_with_shard_and_key(
+    proxy: Proxy, remote: tuple[Dataset, Preprocessor]
+) -> None:
+    reader = SampleReader(remote[0], list(FIELDS))
+    reader.members(2, 0)
+    proxy.faults = lambda request: Fault("hang")
+    reader.prefetch([2], [3])
+    with pytest.raises(StorageError, match=r"shards/000002\.tar\[sample000011\]: bytes \d+ to \d+ could not be read"):
+        reader.members(2, 3)
+
+
+def test_a_local_shard_that_is_cut_while_it_is_read_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    dataset, _ = _opened(make_dataset(tmp_path, 4, FIELDS, num_shards=1))
+    reader = SampleReader(dataset, list(FIELDS))
+    reader.members(0, 0)
+    with dataset.shard_path(0).open("r+b") as stream:
+        stream.truncate(1000)
+    with pytest.raises(DatasetError, match=r"000000\.tar\[sample000003\]: was replaced"):
+        reader.members(0, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import time
 from pathlib import Path
@@ -173,16 +174,35 @@ def test_a_web_server_is_read_as_well(proxy: Proxy, shard: str, bucket: str) -> 
     assert read(url, [(1000, 200_000)]) == expected([(1000, 200_000)])
 
 
-def test_a_file_that_was_replaced_cut_or_removed_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_or_cut_in_its_place_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(CONTENT)
     reader = RangeReader(stat(str(path)))
+    assert bytes(reader.read([(5, 10)])[0]) == CONTENT[5:15]
     os.utime(path, ns=(1, 1))
     with pytest.raises(ObjectChangedError, match="was replaced"):
         reader.read([(0, 10)])
     path.write_bytes(CONTENT[:100])
     with pytest.raises(ObjectChangedError, match="now has 100 bytes"):
-        reader.read([(0, 10)])
+        reader.read([(200, 10)])
+
+
+def test_a_file_that_is_removed_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(CONTENT)
+    info = stat(str(path))
+    reader = RangeReader(info)
     path.unlink()
-    with pytest.raises(ObjectMissingError):
-        reader.read([(0, 10)])
+    assert bytes(reader.read([(5, 10)])[0]) == CONTENT[5:15]
+    with pytest.raises(ObjectMissingError, match=r"x\.tar"):
+        RangeReader(info)
+
+
+def test_no_file_stays_open_for_longer_than_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(CONTENT)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    readers = [RangeReader(stat(str(tmp_path / "x.tar"))) for _ in range(10)]
+    assert len([*Path("/proc/self/fd").iterdir()]) == before + 10
+    readers.clear()
+    gc.collect()
+    assert len([*Path("/proc/self/fd").iterdir()]) == before

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ray_mm.config.fields import LabelField
 from ray_mm.data.collate import Collator
 from ray_mm.data.manifest import Dataset
+from ray_mm.data.members import SampleReader
 from ray_mm.data.plan import Order
 from ray_mm.data.preprocessor import Preprocessor
-from ray_mm.data.reader import SampleReader
 from ray_mm.evaluation.examples import Example
 from ray_mm.evaluation.report.svg import figure, percent
 from ray_mm.evaluation.report.views import View, view

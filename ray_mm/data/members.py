@@ -1,0 +1,156 @@
+"""Shard and row → the bytes of a sample's members, from this machine's disks or from a store.
+
+A local shard is read sample by sample with ``pread``: no slower than a memory map (``docs/decisions.md``), and a shard that
+is cut while it is read is an error instead of a signal that kills the process. A remote one is read ahead, a batch at a
+time, in the background.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+
+from ray_mm.data.index import ShardIndex
+from ray_mm.data.manifest import Dataset
+from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
+from ray_mm.storage import is_remote
+from ray_mm.storage.ranges import Range, RangeReader, read_many, run_all
+
+Members = dict[str, memoryview]
+"""Field → the bytes of its member; absent ones are left out."""
+
+_OPEN_SHARDS = 256
+_BATCHES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class _OpenShard:
+    path: str
+    index: ShardIndex
+    suffixes: dict[str, list[str]]
+    reader: RangeReader
+
+    def places(self, row: int) -> dict[str, Range]:
+        """Field → where its member lies; absent ones are left out."""
+        found: dict[str, Range] = {}
+        for field, suffixes in self.suffixes.items():
+            for suffix in suffixes:
+                size = int(self.index.sizes[suffix][row])
+                if size > 0:
+                    found[field] = int(self.index.offsets[suffix][row]), size
+                    break
+        return found
+
+
+class SampleReader:
+    """Reads members of a dataset by shard and row; shards stay open, the least recently used is let go.
+
+    Args:
+        dataset: where from.
+        fields: which members.
+    """
+
+    def __init__(self, dataset: Dataset, fields: list[str]) -> None:
+        self._dataset = dataset
+        self._fields = fields
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._lock = threading.Lock()
+        self._ahead: defaultdict[tuple[int, int], deque[tuple[Future[list[Members]], int]]] = defaultdict(deque)
+
+    def members(self, shard: int, row: int) -> Members:
+        """The members of a sample; at once where they were asked for ahead.
+
+        Raises:
+            DatasetError: the shard or its index is gone, damaged or changed.
+            StorageError: the store does not answer, or refuses; it names shard and key.
+        """
+        waiting = self._ahead.get((shard, row))
+        if not waiting:
+            return self._read([(shard, row)])[0]
+        future, number = waiting.popleft()
+        if not waiting:
+            del self._ahead[shard, row]
+        return future.result()[number]
+
+    def name(self, shard: int, row: int) -> tuple[str, str]:
+        """The shard's path, relative to the dataset or as it is given there, and the sample's key."""
+        opened = self._shard(shard)
+        return opened.path, opened.index.keys[row]
+
+    def prefetch(self, shards: Sequence[int], rows: Sequence[int]) -> None:
+        """Starts to read samples of remote shards that ``members`` will be asked for; returns at once."""
+        samples = [
+            (shard, row) for shard, row in zip(shards, rows, strict=True) if is_remote(self._dataset.location(shard))
+        ]
+        if samples:
+            future = _pool(os.getpid()).submit(self._read, samples)
+            for number, sample in enumerate(samples):
+                self._ahead[sample].append((future, number))
+
+    def forget(self) -> None:
+        """Drops what was read ahead and not asked for."""
+        self._ahead.clear()
+
+    def _read(self, samples: Sequence[tuple[int, int]]) -> list[Members]:
+        shards = sorted({shard for shard, _ in samples})
+        # A batch may be the first of many shards: their indexes are fetched side by side.
+        opened = dict(zip(shards, run_all([partial(self._shard, shard) for shard in shards]), strict=True))
+        places = [opened[shard].places(row) for shard, row in samples]
+        ranges: dict[int, list[Range]] = {shard: [] for shard in shards}
+        for (shard, _), place in zip(samples, places, strict=True):
+            ranges[shard] += place.values()
+        try:
+            views = read_many([(opened[shard].reader, ranges[shard]) for shard in shards])
+        except (ObjectChangedError, ObjectMissingError) as error:
+            raise DatasetError(
+                f"{error} Nothing of it is trained on; restore the shard, or make the dataset again."
+            ) from None
+        left = {shard: iter(found) for shard, found in zip(shards, views, strict=True)}
+        return [
+            {field: next(left[shard]) for field in place} for (shard, _), place in zip(samples, places, strict=True)
+        ]
+
+    def _shard(self, shard: int) -> _OpenShard:
+        with self._lock:
+            opened = self._open.get(shard)
+            if opened is not None:
+                self._open.move_to_end(shard)
+                return opened
+        # Without the lock, so that several are opened at once; two of the same shard do no harm.
+        opened = self._opened(shard)
+        with self._lock:
+            self._open[shard] = opened
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return opened
+
+    def _opened(self, shard: int) -> _OpenShard:
+        index, found = self._dataset.open_shard(shard)
+        path, members = self._dataset.shards[shard].path, self._dataset.manifest.members
+        suffixes = {
+            field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields
+        }
+        return _OpenShard(
+            path, index, suffixes, RangeReader(found, name=lambda start, stop: _named(found.url, index, start, stop))
+        )
+
+
+def _named(location: str, index: ShardIndex, start: int, stop: int) -> str:
+    """A shard and the first sample that has a member among some of its bytes."""
+    touched = np.zeros(len(index), np.bool_)
+    for suffix, offsets in index.offsets.items():
+        touched |= (offsets >= 0) & (offsets < stop) & (offsets + index.sizes[suffix] > start)
+    return f"{location}[{index.keys[int(touched.argmax())]}]" if touched.any() else location
+
+
+@lru_cache(maxsize=1)
+def _pool(_process: int) -> ThreadPoolExecutor:
+    # The process is part of the key: threads do not survive a fork.
+    return ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="read-ahead")
