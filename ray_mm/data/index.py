@@ -1,10 +1,12 @@
 """Where each member of a shard lies: a header walk of the tar → one Parquet sidecar.
 
     shards/000000.tar  →  shards/000000.index.parquet
+    other.tgz          →  other.tgz.index.parquet, other.tgz.index.points
 
 The sidecar has a row per sample: ``key``, and for every suffix that occurs in the shard ``<suffix>:offset`` and
-``<suffix>:size`` in bytes (−1 where the sample lacks it). In a dataset it also has ``label:<field>`` for every label, so
-that an order can be planned without opening a shard. Its metadata says which bytes it was made of: size and version.
+``<suffix>:size`` in bytes (−1 where the sample lacks it), on request also ``<suffix>:crc32c``. In a dataset it has
+``label:<field>`` for every label, so that an order can be planned without opening a shard. Its metadata says which bytes it
+was made of: size and version.
 """
 
 from __future__ import annotations
@@ -14,22 +16,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_mm.config.fields import LabelField
-from ray_mm.data.tar import Member, split_name, walk_tar
+from ray_mm.data.tar import Members, walk_tar
+from ray_mm.data.tar_bytes import MAX_UNPACKED_BYTES, GzipBytes, LocalBytes, RemoteBytes, TarBytes
 from ray_mm.errors import DatasetError, ObjectMissingError, StorageError
-from ray_mm.storage import write_atomic
+from ray_mm.storage import is_remote, local_path, write_atomic
+from ray_mm.storage.ranges import RangeReader
 from ray_mm.storage.remote import ObjectInfo, read_object, stat
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
 _SIZE_KEY = b"ray_mm.shard_bytes"
 _VERSION_KEY = b"ray_mm.shard_version"
+_UNPACKED_KEY = b"ray_mm.unpacked_bytes"
 _LABEL = "label:"
+_GZIP = b"\x1f\x8b"
+_MAX_SUFFIXES = 1000
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class ShardIndex:
         version: of the tar when it was indexed; see ``ShardState``.
         labels: label field → int32 [num_samples], the number of the class, −1 where absent; or float32 [num_samples], the
             number, NaN where absent. Empty for a tar that is in no dataset.
+        checksums: suffix → uint32 [num_samples], CRC32C of each member (RFC 3720), 0 where absent. Empty where they were not
+            asked for.
+        unpacked_bytes: of the tar within a gzip file, to which the offsets refer; None for a plain tar.
+        seek_points: of a gzip file, on their way to ``points_path``.
     """
 
     keys: list[str]
@@ -52,6 +64,9 @@ class ShardIndex:
     shard_bytes: int
     version: str
     labels: dict[str, Labels] = field(default_factory=dict)
+    checksums: dict[str, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    unpacked_bytes: int | None = None
+    seek_points: bytes | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,7 +100,13 @@ def as_labels(values: Sequence[float | None], spec: LabelField) -> Labels:
 
 def index_path(shard: Path) -> Path:
     """The sidecar of a shard that lies beside it."""
-    return shard.with_suffix(".index.parquet")
+    # Whole names, but for plain tars: a.tar and a.tgz may lie side by side.
+    return shard.with_suffix(".index.parquet") if shard.suffix == ".tar" else Path(f"{shard}.index.parquet")
+
+
+def points_path(index: Path) -> Path:
+    """Where the seek points of a gzip file lie: beside its index."""
+    return index.with_suffix(".points")
 
 
 def shard_state(location: str) -> ShardState:
@@ -95,7 +116,8 @@ def shard_state(location: str) -> ShardState:
         location: absolute path or URL of a tar.
 
     Raises:
-        DatasetError: it is not there, or can't be looked at.
+        DatasetError: it is not there.
+        StorageError: it can't be looked at.
     """
     return _state(_look(location))
 
@@ -144,40 +166,122 @@ def require_current(location: str, known: ShardState, remedy: str) -> ObjectInfo
     raise DatasetError(f"{location}: {what}; if it was meant to change, {remedy}")
 
 
-def index_shard(shard: Path) -> ShardIndex:
-    """Walks a tar's headers.
+def index_shard(
+    shard: str | Path, *, with_checksums: bool = False, max_unpacked: int = MAX_UNPACKED_BYTES
+) -> ShardIndex:
+    """Walks a tar's headers. Members of a sample may lie anywhere in it; samples are in the order of their first members.
+
+    Args:
+        shard: path or URL of a tar, or path of one that is compressed with gzip.
+        with_checksums: whether to read every payload, too, for its CRC32C.
+        max_unpacked: bytes; a gzip stream that is longer is refused.
 
     Raises:
         DatasetError: not a tar, cut short, or with members that ray_mm refuses.
+        StorageError: the store does not answer, or refuses.
     """
-    before = shard_state(str(shard))
-    keys: list[str] = []
-    rows: list[dict[str, Member]] = []
-    seen: set[str] = set()
-    for member in walk_tar(shard):
-        key, suffix = split_name(member.name)
-        if not suffix:
-            continue
-        if not keys or key != keys[-1]:
-            if key in seen:
-                raise DatasetError(f"{shard}[{key}]: the members of this sample are not next to each other in the tar.")
-            seen.add(key)
-            keys.append(key)
-            rows.append({})
-        if suffix in rows[-1]:
-            raise DatasetError(f"{shard}[{key}]: {suffix} stands twice.")
-        rows[-1][suffix] = member
-    offsets = {suffix: np.full(len(keys), -1, np.int64) for suffix in sorted({s for row in rows for s in row})}
-    sizes = {suffix: np.full(len(keys), -1, np.int64) for suffix in offsets}
-    for position, row in enumerate(rows):
-        for suffix, member in row.items():
-            offsets[suffix][position] = member.offset
-            sizes[suffix][position] = member.size
-    return ShardIndex(keys, offsets, sizes, before.size_bytes, before.version)
+    location = str(shard) if is_remote(shard) else str(local_path(shard))
+    info = _look(location)
+    if info.size == 0:
+        raise DatasetError(f"{location}: is empty; expected a tar.")
+    source = _source(info, max_unpacked)
+    members = walk_tar(location, source)
+    table = _by_sample(location, members)
+    crcs = _checksums(source, table) if with_checksums else {}
+    compressed = isinstance(source, GzipBytes)
+    index = ShardIndex(
+        keys=table.keys,
+        offsets=table.offsets,
+        sizes=table.sizes,
+        shard_bytes=info.size,
+        version=info.version,
+        checksums=crcs,
+        unpacked_bytes=members.tar_bytes if compressed else None,
+        seek_points=source.seek_points() if isinstance(source, GzipBytes) else None,
+    )
+    if not is_remote(location):
+        require_current(location, ShardState(info.size, info.version), f"index it again with: ray-mm index {location}")
+    return index
+
+
+def _source(info: ObjectInfo, max_unpacked: int) -> TarBytes:
+    if is_remote(info.url):
+        head = bytes(RangeReader(info).read([(0, min(2, info.size))])[0])
+        if head == _GZIP:
+            raise DatasetError(
+                f"{info.url}: is compressed with gzip, and members can't be read from such an object without reading all of it; "
+                "unpack it to a plain .tar, or copy it to a local disk."
+            )
+        return RemoteBytes(info)
+    path = local_path(info.url)
+    source = LocalBytes(path)
+    return GzipBytes(path, max_unpacked) if source.read(0, 2) == _GZIP else source
+
+
+def _by_sample(location: str, members: Members) -> ShardIndex:
+    """Members → samples: WebDataset's rule, the key ends at the first dot of the last path component."""
+    row_of: dict[str, int] = {}
+    column_of: dict[str, int] = {}
+    rows: list[int] = []
+    columns: list[int] = []
+    for name in members.names:
+        slash = name.rfind("/") + 1
+        dot = name.find(".", slash)
+        if dot > slash and dot + 1 < len(name):
+            rows.append(row_of.setdefault(name[:dot], len(row_of)))
+            columns.append(column_of.setdefault(name[dot + 1 :], len(column_of)))
+        else:  # a file without an extension, or a hidden one, belongs to no sample
+            rows.append(-1)
+            columns.append(-1)
+    if len(column_of) > _MAX_SUFFIXES:
+        examples = ", ".join(sorted(column_of)[:3])
+        raise DatasetError(
+            f"{location}: has {len(column_of):,} different suffixes ({examples}, …), expected {_MAX_SUFFIXES:,} at most: a key "
+            "ends at the first dot of a file's name. Rename the members, such as 000001.rgb.png."
+        )
+    row, column = np.array(rows, np.int64), np.array(columns, np.int64)
+    there = row >= 0
+    row, column, offset, size = row[there], column[there], members.offsets[there], members.sizes[there]
+    offsets = np.full((len(column_of), len(row_of)), -1, np.int64)
+    sizes = offsets.copy()
+    offsets[column, row], sizes[column, row] = offset, size
+    if np.count_nonzero(offsets >= 0) != len(row):
+        _refuse_twice(location, list(row_of), list(column_of), row, column)
+    names = sorted(column_of)
+    return ShardIndex(
+        keys=list(row_of),
+        offsets={name: offsets[column_of[name]] for name in names},
+        sizes={name: sizes[column_of[name]] for name in names},
+        shard_bytes=members.tar_bytes,
+        version="",
+    )
+
+
+def _refuse_twice(
+    location: str, keys: list[str], suffixes: list[str], row: npt.NDArray[np.int64], column: npt.NDArray[np.int64]
+) -> None:
+    seen: set[tuple[int, int]] = set()
+    for place in zip(row.tolist(), column.tolist(), strict=True):
+        if place in seen:
+            raise DatasetError(f"{location}[{keys[place[0]]}]: {suffixes[place[1]]} stands twice.")
+        seen.add(place)
+
+
+def _checksums(source: TarBytes, index: ShardIndex) -> dict[str, npt.NDArray[np.uint32]]:
+    found = {suffix: np.zeros(len(index), np.uint32) for suffix in index.offsets}
+    places = [
+        (int(offset), int(index.sizes[suffix][row]), suffix, row)
+        for suffix, offsets in index.offsets.items()
+        for row, offset in enumerate(offsets)
+        if offset >= 0
+    ]
+    for offset, size, suffix, row in sorted(places):
+        found[suffix][row] = google_crc32c.value(source.read(offset, size))
+    return found
 
 
 def write_index(path: Path, index: ShardIndex) -> None:
-    """Writes a sidecar.
+    """Writes a sidecar, and the seek points of a gzip file beside it.
 
     Raises:
         DatasetError: a label's column would have the name of a suffix's.
@@ -186,13 +290,19 @@ def write_index(path: Path, index: ShardIndex) -> None:
     for suffix in index.offsets:
         columns[f"{suffix}:offset"] = pa.array(index.offsets[suffix])
         columns[f"{suffix}:size"] = pa.array(index.sizes[suffix])
+        if suffix in index.checksums:
+            columns[f"{suffix}:crc32c"] = pa.array(index.checksums[suffix])
     for name, values in index.labels.items():
         if _LABEL + name in columns:
             raise DatasetError(f"{path}: the members .label and the label field {name!r} clash; rename the field.")
         columns[_LABEL + name] = pa.array(values)
     metadata = {_SIZE_KEY: str(index.shard_bytes).encode(), _VERSION_KEY: index.version.encode()}
+    if index.unpacked_bytes is not None:
+        metadata[_UNPACKED_KEY] = str(index.unpacked_bytes).encode()
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), sink, compression="zstd")
+    if index.seek_points is not None:
+        write_atomic(points_path(path), index.seek_points)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
@@ -215,17 +325,18 @@ def read_index(path: Path | str, shard: str, remedy: str | None = None) -> Shard
         raise DatasetError(f"{path}: the shard's index is missing; {remedy}") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         raise DatasetError(f"{path}: the index is damaged ({error}); {remedy}") from None
+    limit = index.shard_bytes if index.unpacked_bytes is None else index.unpacked_bytes
     for suffix, offsets in index.offsets.items():
         ends = offsets + index.sizes[suffix]
         if len(offsets) and (
-            (offsets < -1).any() or ((offsets < 0) != (index.sizes[suffix] < 0)).any() or ends.max() > index.shard_bytes
+            (offsets < -1).any() or ((offsets < 0) != (index.sizes[suffix] < 0)).any() or ends.max() > limit
         ):
             raise DatasetError(f"{path}: the index is damaged ({suffix}); {remedy}")
     return index
 
 
 def _from_table(table: pa.Table) -> ShardIndex:
-    metadata = table.schema.metadata
+    metadata, columns = table.schema.metadata, set(table.column_names)
     suffixes = [
         name.removesuffix(":offset")
         for name in table.column_names
@@ -243,6 +354,8 @@ def _from_table(table: pa.Table) -> ShardIndex:
         shard_bytes=int(metadata[_SIZE_KEY]),
         version=metadata.get(_VERSION_KEY, b"").decode(),
         labels=labels,
+        checksums={suffix: _column(table, f"{suffix}:crc32c") for suffix in suffixes if f"{suffix}:crc32c" in columns},
+        unpacked_bytes=int(metadata[_UNPACKED_KEY]) if _UNPACKED_KEY in metadata else None,
     )
 
 

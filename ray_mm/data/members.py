@@ -17,11 +17,13 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from ray_mm.data.index import ShardIndex
+from ray_mm.data.index import ShardIndex, points_path
 from ray_mm.data.manifest import Dataset
+from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
-from ray_mm.storage import is_remote
+from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.ranges import Range, RangeReader, read_many, run_all
+from ray_mm.storage.remote import join
 
 Members = dict[str, memoryview]
 """Field → the bytes of its member; absent ones are left out."""
@@ -137,6 +139,9 @@ class SampleReader:
         suffixes = {
             field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields
         }
+        if index.unpacked_bytes is not None:
+            points = points_path(local_path(join(self._dataset.root, self._dataset.shards[shard].index)))
+            return _OpenShard(path, index, suffixes, GzipRanges(found, points, index.unpacked_bytes))
         return _OpenShard(
             path, index, suffixes, RangeReader(found, name=lambda start, stop: _named(found.url, index, start, stop))
         )

@@ -1,186 +1,284 @@
 """The header walk of a tar: where each member's payload lies, without reading one.
 
-Only headers are read: the payload pages of a local file are never touched. Formats: POSIX ustar and pax (IEEE Std 1003.1),
-GNU long names.
+A chain of headers has to be followed one by one. What can be done for thousands of them at once is: checksums, names and
+their checks. Formats: POSIX ustar and pax (IEEE Std 1003.1), GNU long names and base-256 sizes.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
+import struct
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from ray_mm.data.tar_bytes import TarBytes
+from ray_mm.data.tar_header import (
+    BLOCK,
+    checked_names,
+    checksums,
+    foreign,
+    has_plain_size,
+    member_size,
+    pax_records,
+    plain_names,
+    shown,
+    stored_checksums,
+)
 from ray_mm.errors import DatasetError
 
-_BLOCK = 512
+_AT_ONCE = 8192
+_MAX_EXTENDED = 1 << 20
+"""Longest extended header in bytes: names and attributes, never a payload."""
+_SIZE_FILLER_KIND = struct.Struct("124x11sB20xB")
+_PAX_KIND = ord("x")
+_USUAL_KINDS = b"0\0007x"
+_FILLERS = b"\0 "
+_REFUSED = {b"1": "a hard link", b"2": "a symbolic link", b"S": "a sparse member"}
 
 
 @dataclass(frozen=True)
-class Member:
-    """A file in a tar: its name, and where its payload lies, in bytes."""
+class Members:
+    """The plain files of a tar, in its order.
 
-    name: str
-    offset: int
-    size: int
+    Attributes:
+        names: paths, without ``./`` and double slashes.
+        offsets: int64 [num_members], bytes from the start of the tar.
+        sizes: int64 [num_members], bytes.
+        tar_bytes: size of the whole tar, its end mark and filling included.
+    """
+
+    names: list[str]
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    tar_bytes: int
 
 
-def walk_tar(shard: Path) -> Iterator[Member]:
-    """The members of a tar in their order.
+def walk_tar(shard: str, source: TarBytes) -> Members:
+    """Follows the headers of a tar.
+
+    Args:
+        shard: its location, for errors.
+        source: its bytes.
 
     Raises:
         DatasetError: not a tar, cut short, damaged, or with members that ray_mm refuses.
     """
-    try:
-        size = shard.stat().st_size
-        with shard.open("rb") as stream:
-            if size == 0:
-                raise DatasetError(f"{shard}: is empty; expected a tar.")
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                yield from _walk_view(shard, view, size)
-    except OSError as error:
-        raise DatasetError(f"{shard}: can't be read ({error.strerror or error}).") from None
+    walk = _Walk(shard, source)
+    tar_bytes = walk.follow()
+    names, kept = checked_names(shard, walk.names)
+    none = np.empty(0, np.int64)
+    offsets, sizes = np.concatenate([none, *walk.offsets]), np.concatenate([none, *walk.sizes])
+    if kept is not None:
+        offsets, sizes = offsets[kept], sizes[kept]
+    return Members(names, offsets, sizes, tar_bytes)
 
 
-def _walk_view(shard: Path, view: mmap.mmap, size: int) -> Iterator[Member]:
-    offset = 0
-    long_name: str | None = None
-    pax: dict[str, str] = {}
-    while True:
-        header = view[offset : offset + _BLOCK]
-        if len(header) < _BLOCK:
-            raise DatasetError(
-                f"{shard}: ends at byte {size} without the end mark of a tar; it was cut short. Write it again."
-            )
-        if header.count(0) == _BLOCK:
-            _check_end(shard, view, offset, size)
-            return
-        if _octal(header[148:156]) != sum(header[:148]) + 256 + sum(header[156:]):
-            what = _foreign(header) if offset == 0 else f"damaged: the header at byte {offset} fails its checksum"
-            raise DatasetError(f"{shard}: {what}.")
-        kind = header[156:157]
-        name = long_name or pax.get("path") or _plain_name(shard, header)
-        payload = offset + _BLOCK
-        length = _decimal(pax["size"]) if pax.get("size") else _number(header[124:136])
-        if length < 0 or payload + length > size:
-            raise DatasetError(
-                f"{shard}[{name}]: claims {length} bytes at byte {payload} of {size}; the tar was cut short or is damaged."
-            )
-        following = payload + (length + _BLOCK - 1) // _BLOCK * _BLOCK
-        match kind:
-            case b"L":
-                long_name = _decoded(shard, view[payload : payload + length].rstrip(b"\0"))
-                offset = following
-                continue
-            case b"x":
-                pax = _pax(shard, view[payload : payload + length])
-                offset = following
-                continue
-            case b"g" | b"K":  # for all members, or a link's target: neither moves a payload, nor ends what L and x say
-                offset = following
-                continue
-            case b"5":
-                following = payload
-            case b"0" | b"\0" | b"7" if name.endswith("/"):  # how tars from before ustar mark a folder
-                pass
-            case b"0" | b"\0" | b"7":
-                if any(key.startswith("GNU.sparse") for key in pax):
-                    raise DatasetError(
-                        f"{shard}[{name}]: sparse members are not supported; write the tar without --sparse."
-                    )
-                yield Member(_checked(shard, name), payload, length)
-            case _:
-                what = {b"1": "a hard link", b"2": "a symbolic link", b"S": "a sparse member"}.get(
-                    kind, f"of type {kind!r}"
-                )
-                raise DatasetError(f"{shard}[{name}]: is {what}; a shard holds plain files only.")
-        long_name, pax, offset = None, {}, following
+class _Walk:
+    """``names``, ``offsets`` and ``sizes`` are of the members whose headers were checked."""
 
+    def __init__(self, shard: str, source: TarBytes) -> None:
+        self.names: list[bytes] = []
+        self.offsets: list[npt.NDArray[np.int64]] = []
+        self.sizes: list[npt.NDArray[np.int64]] = []
+        self._shard = shard
+        self._source = source
+        # What extended headers say of the next member.
+        self._is_extended = False
+        self._long_name: bytes | None = None
+        self._pax: dict[str, bytes] = {}
+        # Headers that are still to be checked, all in one window.
+        self._window = memoryview(b"")
+        self._base = 0
+        self._starts: list[int] = []
+        self._lengths: list[int] = []
+        self._skipped: list[int] = []
+        self._renamed: dict[int, bytes] = {}
+        self._resized: list[int] = []
 
-def _check_end(shard: Path, view: mmap.mmap, offset: int, size: int) -> None:
-    """The end mark is two blocks of zeros; nothing but zeros may follow, or a reader would silently stop too early."""
-    if size < offset + 2 * _BLOCK:
-        raise DatasetError(
-            f"{shard}: ends at byte {size} within the end mark of a tar; it was cut short. Write it again."
-        )
-    for start in range(offset, size, 1 << 20):
-        part = view[start : min(start + (1 << 20), size)]
-        if part.count(0) != len(part):
-            raise DatasetError(
-                f"{shard}: has data after the end mark at byte {offset}; it is damaged, or several tars were joined into "
-                "one file. Write it again."
-            )
+    def follow(self) -> int:
+        """Goes from header to header up to the end mark, and returns the size of the tar."""
+        offset, base, limit, size = 0, 0, 0, self._source.size
+        window = self._window
+        starts, lengths, unpack = self._starts, self._lengths, _SIZE_FILLER_KIND.unpack_from
+        while True:
+            if offset + BLOCK > limit:
+                self._check()
+                window, base = self._move(offset)
+                limit = base + len(window)
+            digits, filler, kind = unpack(window, offset - base)
+            length = -1
+            if kind in _USUAL_KINDS and filler in _FILLERS:
+                try:
+                    # Read more strictly in _check, for many headers at once.
+                    length = int(digits, 8)
+                except ValueError:
+                    length = -1
+            starts.append(offset)
+            if length < 0 or kind == _PAX_KIND or self._is_extended:
+                found = self._special(offset, window[offset - base : offset - base + BLOCK], length)
+                if found is None:
+                    return self._end(offset)
+                length = found
+            lengths.append(length)
+            if offset + BLOCK + length > size:
+                self._check()
+                raise self._too_long(self.names[-1], length, offset)
+            if len(starts) == _AT_ONCE:
+                self._check()
+            offset += BLOCK + (length + BLOCK - 1 & -BLOCK)
 
+    def _move(self, offset: int) -> tuple[memoryview, int]:
+        found, self._base = self._source.window(offset, BLOCK)
+        self._window = memoryview(found)
+        limit = self._base + len(found)
+        if offset + BLOCK > limit:
+            raise self._cut_short(limit, "without the end mark of a tar")
+        return self._window, self._base
 
-def _foreign(header: bytes) -> str:
-    for magic, name in _COMPRESSED.items():
-        if header.startswith(magic):
-            return f"is compressed with {name}; members can't be found in it. Unpack it to a plain .tar"
-    return "not a tar"
-
-
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-
-
-def _plain_name(shard: Path, header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0]
-    prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
-    return _decoded(shard, prefix + b"/" + name if prefix else name)
-
-
-def _decoded(shard: Path, name: bytes) -> str:
-    try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError:
-        shown = name.decode("utf-8", "backslashreplace")
-        raise DatasetError(f"{shard}[{shown}]: the name is not UTF-8; rename the member.") from None
-
-
-def _pax(shard: Path, payload: bytes) -> dict[str, str]:
-    records: dict[str, str] = {}
-    while payload:
+    def _special(self, offset: int, header: memoryview, length: int) -> int | None:
+        """Reads a header that is not a plain file's usual one: the length of what follows it, or None at the end mark."""
         try:
-            length = int(payload[: payload.index(b" ")])
-            keyword, _, value = payload[payload.index(b" ") + 1 : length - 1].partition(b"=")
-        except ValueError:
-            length = 0
-        if not 0 < length <= len(payload) or payload[length - 1 : length] != b"\n":
-            raise DatasetError(f"{shard}: damaged: an extended header can't be read.")
-        # Only names must be text; other records, such as extended attributes, may hold anything.
-        text = _decoded(shard, value) if keyword == b"path" else value.decode("utf-8", "replace")
-        records[keyword.decode("utf-8", "replace")] = text
-        payload = payload[length:]
-    return records
+            if header[156] == _PAX_KIND and length >= 0:
+                self._read_pax(offset, length)
+                return length
+            if not any(header):
+                self._starts.pop()
+                return None
+            return self._read_special(header.tobytes(), offset)
+        except DatasetError:
+            # Where this header or an earlier one is damaged, that is the cause.
+            self._lengths.append(0)
+            self._resized.append(len(self._lengths) - 1)
+            self._check()
+            raise
+
+    def _read_pax(self, offset: int, length: int) -> None:
+        payload = self._extended_payload(offset, length)
+        tells = b" path=" in payload or b" size=" in payload or b"GNU.sparse" in payload
+        # Most have one record, of when the file was changed.
+        is_one = not tells and payload.startswith(b"%d " % length) and payload.endswith(b"\n")
+        self._pax = {} if is_one else pax_records(self._shard, payload)
+        self._is_extended = tells or self._long_name is not None
+        self._skipped.append(len(self._lengths))
+
+    def _read_special(self, header: bytes, offset: int) -> int:
+        row, kind, length = len(self._lengths), header[156:157], member_size(header)
+        if kind in (b"L", b"x", b"g", b"K", b"5"):
+            self._require_length(header, length, offset)
+            if kind == b"x":
+                self._read_pax(offset, length)
+                return length
+            if kind == b"L":
+                self._long_name, self._is_extended = self._extended_payload(offset, length).rstrip(b"\0"), True
+            elif kind == b"5":
+                length, self._is_extended, self._long_name, self._pax = 0, False, None, {}
+                self._resized.append(row)
+            # The others are of all members, or name a link's target: neither ends what L and x say.
+            self._skipped.append(row)
+            return length
+        pax, name = self._pax, self._long_name or self._pax.get("path")
+        self._is_extended, self._long_name, self._pax = False, None, {}
+        if kind not in (b"0", b"\0", b"7"):
+            what = _REFUSED.get(kind, f"of type {kind!r}")
+            raise DatasetError(
+                f"{self._shard}[{shown(name or _name(header))}]: is {what}; a shard holds plain files only."
+            )
+        if any(key.startswith("GNU.sparse") for key in pax):
+            raise DatasetError(
+                f"{self._shard}[{shown(name or _name(header))}]: sparse members are not supported; write the tar without "
+                "--sparse."
+            )
+        if pax.get("size"):
+            length = int(pax["size"]) if pax["size"].isdigit() and len(pax["size"]) < 20 else -1
+            self._resized.append(row)
+        self._require_length(header, length, offset, name)
+        if name:
+            self._renamed[row] = name
+        return length
+
+    def _extended_payload(self, offset: int, length: int) -> bytes:
+        if length > _MAX_EXTENDED:
+            raise DatasetError(
+                f"{self._shard}: an extended header of {length:,} bytes at byte {offset}; expected {_MAX_EXTENDED:,} at "
+                "most. Write the tar again."
+            )
+        start = offset + BLOCK
+        window, base = self._window, self._base
+        if start + length > base + len(window):
+            found, base = self._source.window(start, length)
+            window = memoryview(found)
+        payload = bytes(window[start - base : start - base + length])
+        if len(payload) < length:
+            raise self._cut_short(start + len(payload), "within an extended header")
+        return payload
+
+    def _require_length(self, header: bytes, length: int, offset: int, name: bytes | None = None) -> None:
+        if length < 0 or offset + BLOCK + length > self._source.size:
+            raise self._too_long(name or _name(header), length, offset)
+
+    def _check(self) -> None:
+        """Checks the headers that were passed, and keeps what they say."""
+        if not self._starts:
+            return
+        starts, lengths = np.array(self._starts, np.int64), np.array(self._lengths, np.int64)
+        blocks = np.frombuffer(self._window, np.uint8, len(self._window) // BLOCK * BLOCK).reshape(-1, BLOCK)
+        headers = blocks[(starts - self._base) // BLOCK]
+        wrong = np.flatnonzero(checksums(headers) != stored_checksums(headers))
+        if len(wrong):
+            raise self._damaged(headers[wrong[0]].tobytes(), int(starts[wrong[0]]))
+        names = plain_names(headers)
+        doubtful = ~has_plain_size(headers)
+        doubtful[self._resized] = False
+        for row in np.flatnonzero(doubtful).tolist():
+            length = member_size(headers[row].tobytes())
+            if length != lengths[row]:
+                raise self._too_long(names[row], length, int(starts[row]))
+        for row, name in self._renamed.items():
+            names[row] = name
+        if self._skipped:
+            is_member = np.ones(len(starts), np.bool_)
+            is_member[self._skipped] = False
+            names = [name for name, there in zip(names, is_member.tolist(), strict=True) if there]
+            starts, lengths = starts[is_member], lengths[is_member]
+        self.names += names
+        self.offsets.append(starts + BLOCK)
+        self.sizes.append(lengths)
+        for waiting in (self._starts, self._lengths, self._skipped, self._renamed, self._resized):
+            waiting.clear()
+
+    def _end(self, offset: int) -> int:
+        """The end mark is two blocks of zeros; nothing but zeros may follow, or a reader would silently stop too early."""
+        self._check()
+        place = offset
+        while True:
+            window, base = self._source.window(place, 2 * BLOCK)
+            part = memoryview(window)[place - base : place - base + (1 << 20)]
+            if not len(part):
+                break
+            if bytes(part).count(0) != len(part):
+                raise DatasetError(
+                    f"{self._shard}: has data after the end mark at byte {offset}; it is damaged, or several tars were joined "
+                    "into one file. Write it again."
+                )
+            place += len(part)
+        if place < offset + 2 * BLOCK:
+            raise self._cut_short(place, "within the end mark of a tar")
+        return place
+
+    def _damaged(self, header: bytes, offset: int) -> DatasetError:
+        what = foreign(header) if offset == 0 else f"damaged: the header at byte {offset} fails its checksum"
+        return DatasetError(f"{self._shard}: {what}.")
+
+    def _too_long(self, name: bytes, length: int, offset: int) -> DatasetError:
+        return DatasetError(
+            f"{self._shard}[{shown(name)}]: claims {length} bytes at byte {offset + BLOCK} of {self._source.size}; the tar was "
+            "cut short or is damaged."
+        )
+
+    def _cut_short(self, size: int, where: str) -> DatasetError:
+        return DatasetError(f"{self._shard}: ends at byte {size} {where}; it was cut short. Write it again.")
 
 
-def _checked(shard: Path, name: str) -> str:
-    parts = name.split("/")
-    if "\0" in name:
-        raise DatasetError(f"{shard}[{name!r}]: the name holds a zero byte; refused.")
-    if name.startswith("/") or ".." in parts:
-        raise DatasetError(f"{shard}[{name}]: the name leaves the archive; refused.")
-    return "/".join(part for part in parts if part not in ("", "."))
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key ends at the first dot of the last path component."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, suffix = file.partition(".")
-    # A hidden file has no stem: it belongs to no sample.
-    return (folder + slash + stem, suffix) if stem else (name, "")
-
-
-def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # GNU's base 256, for sizes of 8 GiB and more
-        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-    return _octal(field)
-
-
-def _octal(field: bytes) -> int:
-    text = field.strip(b" \0")
-    # int() alone would also take a sign, underscores and 0o.
-    return int(text or b"0", 8) if not text.strip(b"01234567") else -1
-
-
-def _decimal(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else -1
+def _name(header: bytes) -> bytes:
+    return plain_names(np.frombuffer(header, np.uint8).reshape(1, BLOCK))[0]
