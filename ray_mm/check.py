@@ -21,6 +21,7 @@ from ray_mm.config.fields import FieldSpec
 from ray_mm.config.load import Job
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.config.source import Source, source_of, train_sources
 from ray_mm.config.train import TrainJob
 from ray_mm.data.fields import merge_fields
 from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, UsageError
@@ -101,26 +102,31 @@ def _columns(job: PreprocessJob) -> Iterator[tuple[str, str]]:
 
 
 def _train(job: TrainJob) -> Iterator[str]:
-    content = _read_dataset(job.data.train)
+    first, *others = train_sources(job.data.train)
+    content = _read_dataset(first.path)
     fields = merge_fields(content["fields"], job.data.fields)
     check_model(job.model, fields)
-    yield _found("data.train", job.data.train, content)
+    yield _found("data.train", first.path, content)
+    further: list[tuple[str, Source]] = [("data.train", other) for other in others]
     if job.data.validation is not None:
-        validation = _read_dataset(job.data.validation)
-        _require_same_fields(job.model, content["fields"], validation["fields"], job.data.validation)
-        yield _found("data.validation", job.data.validation, validation)
+        further.append(("data.validation", source_of(job.data.validation)))
+    for key, source in further:
+        found = _read_dataset(source.path)
+        _require_same_fields(job.model, content["fields"], found["fields"], source.path)
+        yield _found(key, source.path, found)
 
 
-def _scored(checkpoint: str, datasets: dict[str, str]) -> Iterator[str]:
+def _scored(checkpoint: str, datasets: dict[str, str | Source]) -> Iterator[str]:
     folder, config = _read_model(checkpoint)
     yield f"checkpoint: {folder}, {config.task.type} {config.task.label} from {', '.join(sorted(config.fields))}"
-    for key, path in datasets.items():
-        content = _read_dataset(path)
+    for key, given in datasets.items():
+        source = source_of(given)
+        content = _read_dataset(source.path)
         try:
             check_model(config, content["fields"])
         except UsageError as error:
-            raise DatasetError(f"{key}: {located(path)} does not fit the checkpoint: {error}") from None
-        yield _found(key, path, content)
+            raise DatasetError(f"{key}: {located(source.path)} does not fit the checkpoint: {error}") from None
+        yield _found(key, source.path, content)
 
 
 def _require_same_fields(

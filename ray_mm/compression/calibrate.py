@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ray_mm.data.epochs import Epochs, Places
 from ray_mm.data.fields import WEIGHT, presence_name
-from ray_mm.data.manifest import Dataset
-from ray_mm.data.plan import Order
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
 
@@ -33,25 +32,23 @@ _STEP = 16
 _PERCENTILE = 99.99
 
 
-def read_spread(dataset: Dataset, preprocessor: Preprocessor, num_samples: int) -> list[Batch]:
+def read_spread(epochs: Epochs, preprocessor: Preprocessor, num_samples: int) -> list[Batch]:
     """Samples from all over a dataset, in batches: the first ones of a dataset may all be of one class.
 
     Args:
-        dataset: where from.
+        epochs: which samples.
         preprocessor: which fields, and how.
         num_samples: how many, at most. Samples that can't be read are left out.
     """
-    order = Order(dataset.shard_sizes, epoch=0, shuffle=None)
-    count = min(num_samples, order.num_samples)
-    located = [
-        order.locate(place, place + 1) for place in (np.arange(count) * order.num_samples // max(count, 1)).tolist()
-    ]
-    reader = BatchReader(dataset, preprocessor, None)
+    count = min(num_samples, epochs.num_samples)
+    spread = (np.arange(count) * epochs.num_samples // max(count, 1)).tolist()
+    located = [epochs.places(place, place + 1) for place in spread]
+    reader = BatchReader(epochs.datasets, preprocessor, None)
     batches: list[Batch] = []
     for start in range(0, count, _BATCH_SIZE):
         chosen = located[start : start + _BATCH_SIZE]
-        shards, rows = (np.concatenate([place[part] for place in chosen]) for part in (0, 1))
-        batch = reader.read(shards, rows, start, len(chosen))[0]
+        places = Places(*(np.concatenate(column) for column in zip(*chosen, strict=True)))
+        batch = reader.read(places, start, len(chosen))[0]
         readable = np.asarray(batch[WEIGHT], np.bool_)
         if readable.any():
             batches.append({name: values[readable] for name, values in batch.items()})

@@ -39,9 +39,11 @@ from ray_mm.compression.latency import Latency, compare
 from ray_mm.compression.quantize import Quantized, quantize
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
-from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.config.source import source_of
+from ray_mm.data.epochs import Epochs
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.reader import read_batches
+from ray_mm.data.selection import select_all
 from ray_mm.errors import CheckpointError, DatasetError, GateRefused, RayMMError, UsageError
 from ray_mm.evaluation.evaluate import run_evaluate
 from ray_mm.predictor import ARTIFACT_FILE, GRAPH_FILE, Predictor, load_predictor
@@ -60,8 +62,8 @@ class _Inputs:
     """What the job names, opened and checked."""
 
     checkpoint: Checkpoint
-    calibration: Dataset
-    data: Dataset
+    calibration: Epochs
+    data: Epochs
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,13 @@ def _check(job: CompressJob) -> _Inputs:
             f"checkpoint: {root} is compressed already; give the train run or the checkpoint that it was made from."
         )
     checkpoint = load_checkpoint(job.checkpoint)
-    calibration, data = open_dataset(job.calibration_data), open_dataset(job.data)
-    for dataset in (calibration, data):
+    opened = {
+        key: select_all(source_of(given), key)
+        for key, given in (("calibration_data", job.calibration_data), ("data", job.data))
+    }
+    for dataset, _ in opened.values():
         check_dataset_fits(dataset, checkpoint.preprocessor)
-        if dataset.manifest.num_samples == 0:
-            raise DatasetError(f"{dataset.root}: has no samples.")
+    (calibration, _), (data, _) = opened["calibration_data"], opened["data"]
     if calibration.manifest.digest == data.manifest.digest:
         raise DatasetError(
             f"calibration_data and data are the same dataset ({calibration.root}, {data.root}): a model must not be judged "
@@ -130,7 +134,7 @@ def _check(job: CompressJob) -> _Inputs:
     label = checkpoint.config.task.label
     if data.manifest.presence.get(label, 0) == 0:
         raise DatasetError(f"{data.root}: no sample has the label {label!r}, so nothing can be judged.")
-    return _Inputs(checkpoint, calibration, data)
+    return _Inputs(checkpoint, *(Epochs([dataset], samples, None) for dataset, samples in opened.values()))
 
 
 def _measure(job: CompressJob, inputs: _Inputs, run: Path, candidate: Path) -> _Findings:
@@ -176,7 +180,7 @@ def _build(job: CompressJob, inputs: _Inputs, candidate: Path, bar: Progress) ->
         batches = read_spread(inputs.calibration, preprocessor, job.quantize.calibration_samples)
         if not batches:
             raise RayMMError(
-                f"{inputs.calibration.root}: none of its samples can be read, so there is nothing to calibrate with."
+                f"{inputs.calibration.datasets[0].root}: none of its samples can be read, so there is nothing to calibrate with."
             )
         fields = sorted(inputs.checkpoint.config.fields)
         quantized = quantize(graph, candidate / GRAPH_FILE, list(with_absences(batches, fields)), job.quantize)
@@ -184,7 +188,7 @@ def _build(job: CompressJob, inputs: _Inputs, candidate: Path, bar: Progress) ->
     return quantized
 
 
-def _check_answers(original: Predictor, artifact: Predictor, data: Dataset) -> None:
+def _check_answers(original: Predictor, artifact: Predictor, data: Epochs) -> None:
     """Checks that the artifact, as it was loaded from disk, gives finite answers of the original's shape."""
     batch = next(read_batches(data, original.preprocessor, 8, 8))
     expected, found = original.outputs(batch), artifact.outputs(batch)
@@ -194,7 +198,7 @@ def _check_answers(original: Predictor, artifact: Predictor, data: Dataset) -> N
         raise RayMMError("the artifact gives answers that are not finite.")
 
 
-def _time(job: CompressJob, original: Predictor, artifact: Predictor, data: Dataset) -> dict[int, Latency]:
+def _time(job: CompressJob, original: Predictor, artifact: Predictor, data: Epochs) -> dict[int, Latency]:
     """Latency of both on real samples, at every batch size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(job.latency.threads)
@@ -212,7 +216,7 @@ def _time(job: CompressJob, original: Predictor, artifact: Predictor, data: Data
         torch.set_num_threads(threads)
 
 
-def _batch_of(data: Dataset, predictor: Predictor, size: int) -> dict[str, Any]:
+def _batch_of(data: Epochs, predictor: Predictor, size: int) -> dict[str, Any]:
     batch = next(read_batches(data, predictor.preprocessor, size, size))
     # A small dataset is repeated: what a sample holds hardly matters for how long it takes.
     return {name: np.resize(values, (size, *values.shape[1:])) for name, values in batch.items()}

@@ -57,6 +57,8 @@ def map_locations(config: C, change: Callable[[str], str]) -> C:
         value = getattr(config, name)
         if isinstance(value, Config):
             update[name] = map_locations(value, change)
+        elif isinstance(value, tuple) and any(isinstance(inner, Config) for inner in value):
+            update[name] = tuple(map_locations(inner, change) for inner in value)
         elif isinstance(value, str) and _is_location((*info.metadata, info.annotation)):
             update[name] = change(value)
     return config.model_copy(update=update)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ray_mm.config.base import Config, Fraction, Location, Name, Resources
+from ray_mm.config.source import AnySource
 
 
 class QuantizeConfig(Config):
@@ -48,9 +49,9 @@ class CompressJob(Config):
     name: Name
     checkpoint: Location
     """A train run (its best checkpoint is taken) or a checkpoint folder."""
-    calibration_data: Location
+    calibration_data: AnySource
     """Dataset for calibration: training or validation data, never test data."""
-    data: Location
+    data: AnySource
     """Dataset on which original and artifact are compared."""
     quantize: QuantizeConfig = QuantizeConfig()
     """How weights and activations become integers."""

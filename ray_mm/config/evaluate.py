@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ray_mm.config.base import BadSamples, Config, Location, Name, Resources
+from ray_mm.config.source import AnySource
 
 
 class EvaluateJob(Config):
@@ -16,8 +17,8 @@ class EvaluateJob(Config):
     name: Name
     checkpoint: Location
     """A train run (its best checkpoint is taken), a checkpoint folder, a compress run or an artifact folder."""
-    data: Location
-    """Folder of the dataset."""
+    data: AnySource
+    """The dataset: its folder, or a section that says which part of it."""
     batch_size: int = Field(default=64, ge=1)
     """Samples per forward pass."""
     subsets: Literal["all", "full"] = "all"

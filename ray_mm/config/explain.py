@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from ray_mm.config.read import KeyPath
 
@@ -131,8 +131,7 @@ def _yaml_path(loc: tuple[str | int, ...], model: type[BaseModel]) -> KeyPath:
             path.append(part)
             annotation = get_args(annotation)[0]
         elif origin in (Union, types.UnionType):
-            members = [_unwrap(member) for member in get_args(annotation)]
-            tagged = [member for member in members if _is_model(member) and _has_tag(member, part)]
+            tagged = [member for member in _options(annotation) if _has_tag(member, part)]
             annotation = tagged[0] if tagged else None
         else:
             break
@@ -165,9 +164,14 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _members(annotation: Any) -> list[Any]:
-    annotation = _unwrap(annotation)
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [_unwrap(member) for member in get_args(annotation)]
+    return [_unwrap(member) for member in _options(annotation)]
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The members of a union and of unions within it, with what they are marked with."""
+    inner = _unwrap(annotation)
+    if get_origin(inner) in (Union, types.UnionType):
+        return [option for member in get_args(inner) for option in _options(member)]
     return [annotation]
 
 
@@ -179,8 +183,12 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _has_tag(model: type[BaseModel], tag: str | int) -> bool:
-    return any(tag in get_args(info.annotation) for info in model.model_fields.values())
+def _has_tag(member: Any, tag: str | int) -> bool:
+    """Whether a member of a union has this tag: by a ``Tag`` on it, or as a value of one of its keys."""
+    if any(isinstance(mark, Tag) and mark.tag == tag for mark in get_args(member)[1:]):
+        return True
+    model = _unwrap(member)
+    return _is_model(model) and any(tag in get_args(info.annotation) for info in model.model_fields.values())
 
 
 def _dotted(path: KeyPath) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Resources
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.model import ModelConfig
+from ray_mm.config.source import AnySource, Balance, TrainSources
 
 
 class ShuffleConfig(Config):
@@ -23,10 +24,14 @@ class ShuffleConfig(Config):
 class TrainData(Config):
     """Where the samples come from and how they are batched."""
 
-    train: Location
-    """Folder of the training dataset."""
-    validation: Location | None = None
-    """Folder of the validation dataset, scored after every epoch. Unset: none."""
+    train: TrainSources
+    """The training dataset: its folder, a section that says which part of it, or a list of these to be mixed."""
+    validation: AnySource | None = None
+    """The validation dataset, scored after every epoch. Unset: none."""
+    balance: Balance | None = None
+    """How often each class is drawn. Unset: as often as it is in the data."""
+    epoch_samples: int | None = Field(default=None, ge=1)
+    """Samples of an epoch. Unset: as many as the training datasets have together."""
     batch_size: int = Field(default=128, ge=1)
     """Samples per optimizer step over all workers together."""
     fields: dict[Name, FieldSpec] = Field(default={})

@@ -8,7 +8,11 @@ index.py          where each member of a shard lies: a sidecar
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
 inspect.py        what is in a dataset or a tar, for people
 preprocessor.py   what turns members into a model's input; it travels with the model
-plan.py           the order of everything, as pure functions
+order.py          every sample once, mixed: a pure function
+mixture.py        several streams of samples in one epoch, in exact proportions
+selection.py      which samples take part: by fields, classes, a fixed part
+epochs.py         epoch and position → dataset, shard, row
+plan.py           the course of a training: item → batch, read task → blocks
 decode/           one module per field type: members → arrays
 collate.py        samples → one batch
 quarantine.py     what happens to a bad sample

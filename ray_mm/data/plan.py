@@ -1,99 +1,16 @@
-"""The order of everything, as pure functions: (digest, seed, epoch) → samples; item → batch; (task, world size) → rank.
+"""The course of a training, as pure functions: item → batch; (task, world size) → rank.
 
-    Order      position in an epoch → (shard, row): chunks of shards are permuted, then rows within a window of chunks
     Schedule   item of the whole training → a training or validation batch: epochs follow each other without a gap
     Tasks      read task → the blocks (a rank's share of a batch each) that it reads
 
 World size only decides which slice of a global batch a rank gets, so it can change between two steps while the sequence
-of global batches stays. Nothing is buffered, so nothing but the item's number has to be saved to resume.
+of global batches stays. Which samples these are is decided by ``epochs``, ``mixture`` and ``order``.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-
-Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Shuffle:
-    """How an epoch is mixed.
-
-    Attributes:
-        seed: of the training.
-        digest: of the dataset, so that two datasets differ under one seed.
-        chunk_samples: consecutive samples of a shard that stay in one window.
-        window_chunks: chunks whose rows are mixed with each other.
-    """
-
-    seed: int
-    digest: str
-    chunk_samples: int
-    window_chunks: int
-
-
-class Order:
-    """The samples of a dataset in the order of one epoch. Memory: the chunks, and one window of rows.
-
-    Args:
-        shard_sizes: samples per shard, int64 [num_shards].
-        epoch: from 0.
-        shuffle: None: in the order of the shards.
-    """
-
-    def __init__(self, shard_sizes: Indices, epoch: int, shuffle: Shuffle | None) -> None:
-        self.num_samples = int(shard_sizes.sum())
-        self._shuffle = shuffle
-        self._epoch = epoch
-        if shuffle is None:
-            self._shard_starts = np.concatenate([[0], np.cumsum(shard_sizes)]).astype(np.int64)
-            return
-        self._chunk_shards, self._chunk_rows, chunk_sizes = _chunks(shard_sizes, shuffle.chunk_samples)
-        self._permuted = _permutation(len(chunk_sizes), shuffle, epoch, "chunks", 0)
-        self._chunk_sizes = chunk_sizes[self._permuted]
-        window_ends = np.cumsum(
-            np.add.reduceat(self._chunk_sizes, np.arange(0, len(chunk_sizes), shuffle.window_chunks))
-        )
-        self._window_starts = np.concatenate([[0], window_ends]).astype(np.int64)
-        self._window = lru_cache(maxsize=2)(self._make_window)
-
-    def locate(self, start: int, stop: int) -> tuple[Indices, Indices]:
-        """Shards and rows of the positions from ``start`` up to ``stop``, int64 [stop − start] each."""
-        assert 0 <= start <= stop <= self.num_samples
-        if self._shuffle is None:
-            positions = np.arange(start, stop)
-            shards = np.searchsorted(self._shard_starts, positions, side="right") - 1
-            return shards, positions - self._shard_starts[shards]
-        parts: list[tuple[Indices, Indices]] = []
-        while start < stop:
-            window = int(np.searchsorted(self._window_starts, start, side="right")) - 1
-            first, last = int(self._window_starts[window]), int(self._window_starts[window + 1])
-            shards, rows = self._window(window)
-            end = min(stop, last)
-            parts.append((shards[start - first : end - first], rows[start - first : end - first]))
-            start = end
-        empty = np.empty(0, np.int64)
-        return (
-            np.concatenate([shards for shards, _ in parts] or [empty]),
-            np.concatenate([rows for _, rows in parts] or [empty]),
-        )
-
-    def _make_window(self, window: int) -> tuple[Indices, Indices]:
-        assert self._shuffle is not None
-        first = window * self._shuffle.window_chunks
-        picked = slice(first, first + self._shuffle.window_chunks)
-        sizes, chunks = self._chunk_sizes[picked], self._permuted[picked]
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        mixed = _permutation(len(within), self._shuffle, self._epoch, "window", window)
-        shards = np.repeat(self._chunk_shards[chunks], sizes)[mixed]
-        rows = (np.repeat(self._chunk_rows[chunks], sizes) + within)[mixed]
-        return shards, rows
 
 
 @dataclass(frozen=True)
@@ -221,24 +138,3 @@ class Tasks:
         start = task * self.blocks_per_task
         stop = min(start + self.blocks_per_task, (last - first) * self.world_size)
         return [(first + block // self.world_size, block % self.world_size) for block in range(start, stop)]
-
-
-def stable_hash(*parts: object) -> int:
-    """128 bits that depend on the parts alone: the same on every machine, in every process and version."""
-    text = "\0".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
-
-
-def _permutation(size: int, shuffle: Shuffle, epoch: int, what: str, number: int) -> Indices:
-    # Philox's raw bits are promised to stay the same between versions of numpy; Generator.permutation is not.
-    bits = np.random.Philox(key=stable_hash(shuffle.digest, shuffle.seed, epoch, what, number)).random_raw(size)
-    return np.argsort(bits, kind="stable").astype(np.int64)
-
-
-def _chunks(shard_sizes: Indices, chunk_samples: int) -> tuple[Indices, Indices, Indices]:
-    """Shard, first row and size of every chunk, int64 [num_chunks] each."""
-    per_shard = -(-shard_sizes // chunk_samples)
-    shards = np.repeat(np.arange(len(shard_sizes)), per_shard)
-    number = np.arange(len(shards)) - np.repeat(np.cumsum(per_shard) - per_shard, per_shard)
-    rows = number * chunk_samples
-    return shards, rows, np.minimum(chunk_samples, shard_sizes[shards] - rows)

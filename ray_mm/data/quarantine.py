@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from ray_mm.config.base import BadSamples
-from ray_mm.data.plan import stable_hash
+from ray_mm.data.order import stable_hash
 from ray_mm.errors import QuarantineBudgetError, SampleError
 from ray_mm.storage import write_atomic, write_json
 

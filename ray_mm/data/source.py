@@ -22,12 +22,13 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from ray_mm.data.blocks import to_table
+from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import field_arrays
-from ray_mm.data.manifest import Dataset, open_dataset
-from ray_mm.data.plan import Order, Schedule, Shuffle, Tasks, rank_size, rank_slice
+from ray_mm.data.order import Shuffle
+from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
-from ray_mm.errors import DatasetError
+from ray_mm.data.selection import Samples, open_planned
 
 TASKS_PER_EXECUTION = 20_000
 """What a driver plans at once without effort."""
@@ -41,11 +42,10 @@ class Feed:
     """Everything that decides which batch comes when. Small: it travels to every read task.
 
     Attributes:
-        train: path or URL of the training (or evaluation) dataset.
-        validation: path or URL of the validation dataset.
-        digests: of the datasets, the training dataset first: what is read must be what was planned.
+        train: the samples of a training's epoch, or of an evaluation.
+        validation: the samples of a validation.
         preprocessor: which fields, and how.
-        shuffle: of the training dataset; None: in the order of its shards.
+        shuffle: of the training samples; None: in the order of their shards.
         schedule: the whole training.
         world_size: number of ranks.
         first_item: where to start.
@@ -55,9 +55,8 @@ class Feed:
         tasks_per_execution: of the dataset; a longer training takes several executions.
     """
 
-    train: str
-    validation: str | None
-    digests: tuple[str, ...]
+    train: Samples
+    validation: Samples | None
     preprocessor: Preprocessor
     shuffle: Shuffle | None
     schedule: Schedule
@@ -149,14 +148,13 @@ def feed_dataset(feed: Feed) -> ray.data.Dataset:
 
 
 def sequential_dataset(
-    dataset: Dataset, preprocessor: Preprocessor, batch_size: int, quarantine: Path
+    samples: Samples, preprocessor: Preprocessor, batch_size: int, quarantine: Path
 ) -> ray.data.Dataset:
-    """A whole dataset once, in the order of its shards: a block per batch, the last one may be short."""
-    schedule = Schedule(dataset.manifest.num_samples, 0, batch_size, epochs=1)
+    """Some samples once, in the order of their shards: a block per batch, the last one may be short."""
+    schedule = Schedule(samples.epoch_samples, 0, batch_size, epochs=1)
     feed = Feed(
-        train=dataset.root,
+        train=samples,
         validation=None,
-        digests=(dataset.manifest.digest,),
         preprocessor=preprocessor,
         shuffle=None,
         schedule=schedule,
@@ -186,18 +184,16 @@ def _read_task(feed_ref: ray.ObjectRef[Feed], execution: int, number: int) -> It
 
 
 class _FeedReader:
-    """Opens a feed's datasets once per process and keeps the order of the last epochs."""
+    """Opens a feed's datasets once per process and keeps what its plan has worked out."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self._train = _open_planned(feed.train, feed.digests[0])
-        self._train_reader = BatchReader(self._train, feed.preprocessor, feed.quarantine)
-        self._order = functools.lru_cache(maxsize=2)(lambda epoch: Order(self._train.shard_sizes, epoch, feed.shuffle))
-        self._validation_reader = self._train_reader
+        self._train = Epochs(open_planned(feed.train), feed.train, feed.shuffle)
+        self._train_reader = BatchReader(self._train.datasets, feed.preprocessor, feed.quarantine)
+        self._validation, self._validation_reader = self._train, self._train_reader
         if feed.validation is not None:
-            validation = _open_planned(feed.validation, feed.digests[1])
-            self._validation_reader = BatchReader(validation, feed.preprocessor, feed.quarantine)
-            self._validation_order = Order(validation.shard_sizes, 0, None)
+            self._validation = Epochs(open_planned(feed.validation), feed.validation, None)
+            self._validation_reader = BatchReader(self._validation.datasets, feed.preprocessor, feed.quarantine)
 
     def read(self, blocks: Iterable[tuple[int, int]]) -> Iterator[pa.Table]:
         """Blocks of the plan, in their order; while one is decoded, the next ones are read ahead.
@@ -222,25 +218,15 @@ class _FeedReader:
         start, stop, size = self.feed.share(number, rank)
         draw_from = None
         if item.phase == "train":
-            reader, order = self._train_reader, self._order(item.epoch)
+            reader, places = self._train_reader, self._train.places(start, stop, item.epoch)
             # Without a shuffle, as in an evaluation, nothing is left to chance.
             if self.feed.shuffle is not None:
                 draw_from = self.feed.shuffle.seed, item.epoch
         else:
-            reader, order = self._validation_reader, self._validation_order
-        shards, rows = order.locate(start, stop)
-        reader.prefetch(shards, rows)
-        return lambda: to_table(*reader.read(shards, rows, start, size, draw_from), number)
-
-
-def _open_planned(path: str, digest: str) -> Dataset:
-    dataset = open_dataset(path)
-    if dataset.manifest.digest != digest:
-        raise DatasetError(
-            f"{path}: was made anew while it was being read. Start again with another output; and make new datasets in "
-            "folders of their own."
-        )
-    return dataset
+            # The same samples after every epoch.
+            reader, places = self._validation_reader, self._validation.places(start, stop)
+        reader.prefetch(places)
+        return lambda: to_table(*reader.read(places, start, size, draw_from), number)
 
 
 _readers: dict[Any, _FeedReader] = {}

@@ -15,12 +15,14 @@ from typing import Any
 import ray.data
 
 from ray_mm.config.evaluate import EvaluateJob
+from ray_mm.config.source import source_of
 from ray_mm.data.blocks import to_arrays
+from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import POSITION
 from ray_mm.data.loader import check_positions
-from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.quarantine import check_budget
+from ray_mm.data.selection import Samples, select_all
 from ray_mm.data.source import sequential_dataset
 from ray_mm.errors import DatasetError, OrderError, RayMMError
 from ray_mm.evaluation.outcome import checkpoint_folder, label_classes, report_content, result_details, result_metrics
@@ -53,7 +55,7 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
     """
     # The actors load the model again; here it is loaded to find out before Ray starts if that is possible.
     predictor = load_predictor(job.checkpoint, device="cpu", threads=1)
-    dataset = open_dataset(job.data)
+    dataset, samples = select_all(source_of(job.data), "data")
     check_dataset_fits(dataset, predictor.preprocessor)
     subsets = field_subsets(predictor.input_fields, job.subsets)
     label = predictor.config.task.label
@@ -64,7 +66,7 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
     with folder.locked(), ray_session():
         _clear(folder.path)
         try:
-            _score(job, predictor, dataset, subsets, tally, folder.path)
+            _score(job, predictor, samples, subsets, tally, folder.path)
         except Exception as error:
             cause = cause_of(error)
             if cause is error and isinstance(error, RayMMError):
@@ -73,13 +75,18 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
                 raise cause from error
             told = cause if str(cause) else error
             raise RayMMError(f"the evaluation failed: {type(told).__name__}: {told}") from error
-        content = report_content(job, predictor, dataset, subsets, tally)
+        content = report_content(job, predictor, Epochs([dataset], samples, None), subsets, tally)
         write_report(folder.path / REPORT, content)
         return folder.write_result(
             "done",
             result_metrics(content),
             checkpoint=str(checkpoint_folder(job)),
-            data={"name": dataset.manifest.name, "path": str(dataset.root), "digest": dataset.manifest.digest},
+            data={
+                "name": dataset.manifest.name,
+                "path": str(dataset.root),
+                "digest": dataset.manifest.digest,
+                "selection": samples.selections[0].description,
+            },
             report=str(folder.path / REPORT),
             predictions=str(folder.path / PREDICTIONS),
             **result_details(content),
@@ -108,12 +115,12 @@ def _clear(folder: Path) -> None:
 
 
 def _score(
-    job: EvaluateJob, predictor: Predictor, dataset: Dataset, subsets: tuple[Subset, ...], tally: Tally, folder: Path
+    job: EvaluateJob, predictor: Predictor, samples: Samples, subsets: tuple[Subset, ...], tally: Tally, folder: Path
 ) -> None:
-    """Streams the dataset through the actors, in order, and takes note of every row."""
+    """Streams the samples through the actors, in order, and takes note of every row."""
     placement = place(job.resources)
     gpu = placement.gpus_per_worker > 0
-    scored = sequential_dataset(dataset, predictor.preprocessor, job.batch_size, folder / QUARANTINE).map_batches(
+    scored = sequential_dataset(samples, predictor.preprocessor, job.batch_size, folder / QUARANTINE).map_batches(
         Scorer,
         fn_constructor_args=(
             str(local_path(job.checkpoint)),
@@ -129,7 +136,7 @@ def _score(
         num_gpus=placement.gpus_per_worker or None,
         udf_modifying_row_count=False,
     )
-    label, total = predictor.config.task.label, dataset.manifest.num_samples
+    label, total = predictor.config.task.label, samples.epoch_samples
     with (
         predictions_writer(
             folder / PREDICTIONS, label, predictor.input_fields, label_classes(predictor)
@@ -144,10 +151,10 @@ def _score(
             predictions.add(rows, keys)
             bar.advance(len(keys), **tally.running())
         if tally.num_seen != total:
-            raise OrderError(f"{tally.num_seen} samples arrived, the dataset has {total}: this is an error in ray_mm.")
+            raise OrderError(f"{tally.num_seen} samples arrived, {total} were planned: this is an error in ray_mm.")
         if tally.num_scored == 0:
             raise RayMMError(
-                f"none of the {total} samples of {dataset.root} could be scored: {tally.num_quarantined} can't be read, "
+                f"none of the {total} samples of data could be scored: {tally.num_quarantined} can't be read, "
                 f"{tally.num_unlabelled} have no label {label!r}; {folder / QUARANTINE} says why."
             )
 

@@ -12,7 +12,7 @@ import numpy as np
 from ray_mm.checkpoint import resolve_checkpoint
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.fields import LabelField
-from ray_mm.data.manifest import Dataset
+from ray_mm.data.epochs import Epochs
 from ray_mm.errors import CheckpointError
 from ray_mm.evaluation.examples import Example
 from ray_mm.evaluation.metrics import per_class, reliability, wilson_interval
@@ -29,18 +29,19 @@ _MAX_LISTED_CLASSES = 100
 
 
 def report_content(
-    job: EvaluateJob, predictor: Predictor, dataset: Dataset, subsets: tuple[Subset, ...], tally: Tally
+    job: EvaluateJob, predictor: Predictor, epochs: Epochs, subsets: tuple[Subset, ...], tally: Tally
 ) -> ReportContent:
     """Everything that the report shows; reads the examples' members again.
 
     Args:
         job: what was asked for.
         predictor: the model.
-        dataset: where the samples lie.
+        epochs: the samples that were scored, of one dataset.
         subsets: of the input fields; the last one has all of them.
-        tally: of the whole dataset, with at least one scored sample.
+        tally: of all of them, with at least one scored sample.
     """
-    label = predictor.config.task.label
+    label, dataset = predictor.config.task.label, epochs.datasets[0]
+    part = epochs.samples.selections[0].description
     metrics, baseline = tally.metrics(), tally.baseline()
     shares = None
     if job.subsets == "all":
@@ -50,7 +51,7 @@ def report_content(
         shares = contributions(scores, sign * _number(baseline[name]))
 
     def cards(examples: list[Example]) -> list[Card]:
-        return make_cards(examples, dataset, predictor.preprocessor, label)
+        return make_cards(examples, epochs, predictor.preprocessor, label)
 
     now = datetime.datetime.now().astimezone()
     runtime = "onnxruntime" if isinstance(predictor, OnnxPredictor) else "PyTorch"
@@ -58,7 +59,7 @@ def report_content(
         job=job.name,
         checkpoint=_shown(str(checkpoint_folder(job))),
         model=f"{predictor.config.fusion.method.replace('_', ' ')} fusion, {_size(predictor.size_bytes)}, {runtime}",
-        dataset=dataset.manifest.name,
+        dataset=f"{dataset.manifest.name} ({part})" if part else dataset.manifest.name,
         dataset_path=_shown(dataset.root),
         dataset_digest=dataset.manifest.digest,
         label=label,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ray_mm.data.fields import POSITION, presence_name
-from ray_mm.data.plan import stable_hash
+from ray_mm.data.order import stable_hash
 
 
 def hide_fields(

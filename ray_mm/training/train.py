@@ -18,11 +18,14 @@ import ray.train.torch
 
 from ray_mm import errors
 from ray_mm.config.model import check_model
+from ray_mm.config.source import source_of, train_sources
 from ray_mm.config.train import TrainJob
 from ray_mm.data.loader import Loader
-from ray_mm.data.manifest import Dataset, open_dataset
-from ray_mm.data.plan import Schedule, Shuffle
+from ray_mm.data.manifest import Dataset
+from ray_mm.data.order import Shuffle
+from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
+from ray_mm.data.selection import plan_samples, select_all
 from ray_mm.data.source import Feed, feed_dataset
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import Progress, progress
@@ -43,7 +46,8 @@ from ray_mm.training.worker import Training, run_worker
 
 _SETTLED = (
     # Not all of data: who is told to raise data.bad_samples goes on in the same folder.
-    *("data.train", "data.validation", "data.batch_size", "data.fields", "data.shuffle"),
+    *("data.train", "data.validation", "data.balance", "data.epoch_samples"),
+    *("data.batch_size", "data.fields", "data.shuffle"),
     *(
         "model",
         "seed",
@@ -69,23 +73,7 @@ def run_train(job: TrainJob) -> dict[str, Any]:
         UsageError: something that the job names does not fit; nothing was started.
         RayMMError: the training failed.
     """
-    train = open_dataset(job.data.train)
-    validation = open_dataset(job.data.validation) if job.data.validation is not None else None
-    names = {*job.model.fields, job.model.task.label}
-    check_model(job.model, train.manifest.fields)
-    preprocessor = preprocessor_for(train, job.data.fields, names)
-    if validation is not None:
-        check_dataset_fits(validation, preprocessor)
-    _check_labelled(job.model.task.label, {"data.train": train, "data.validation": validation})
-    training = Training(
-        job=job,
-        run=local_path(job.output),
-        train_data=train.root,
-        validation_data=validation.root if validation is not None else None,
-        preprocessor=preprocessor,
-        schedule=schedule_of(job, train, validation),
-        digests=tuple(dataset.manifest.digest for dataset in (train, validation) if dataset is not None),
-    )
+    training = plan_training(job)
     folder = open_run_folder(job, settled=_SETTLED)
     earlier = folder.read_result()
     if earlier is not None and earlier.get("status") == "done":
@@ -97,6 +85,39 @@ def run_train(job: TrainJob) -> dict[str, Any]:
         with ray_session():
             _fit(training)
         return _result(folder, training)
+
+
+def plan_training(job: TrainJob) -> Training:
+    """Opens what a job names and decides the whole course of the training.
+
+    Raises:
+        UsageError: something is missing, or does not fit.
+    """
+    datasets, train = plan_samples(train_sources(job.data.train), job.data.balance, job.data.epoch_samples)
+    named = [("data.train", dataset) for dataset in datasets]
+    validation = None
+    if job.data.validation is not None:
+        dataset, validation = select_all(source_of(job.data.validation), "data.validation")
+        named.append(("data.validation", dataset))
+    check_model(job.model, datasets[0].manifest.fields)
+    # Of several datasets the first one says how all are read: its tokenizers, its statistics.
+    preprocessor = preprocessor_for(datasets[0], job.data.fields, {*job.model.fields, job.model.task.label})
+    for key, dataset in named:
+        check_dataset_fits(dataset, preprocessor)
+        _check_labelled(job.model.task.label, key, dataset)
+    return Training(
+        job=job,
+        run=local_path(job.output),
+        train=train,
+        validation=validation,
+        preprocessor=preprocessor,
+        schedule=Schedule(
+            train_samples=train.epoch_samples,
+            validation_samples=validation.epoch_samples if validation is not None else 0,
+            batch_size=job.data.batch_size,
+            epochs=job.train.epochs,
+        ),
+    )
 
 
 class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not typed
@@ -114,13 +135,12 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
         job = self._training.job
         attempt = begin_attempt(self._training.run, self._training.data_digest)
         feed = Feed(
-            train=self._training.train_data,
-            validation=self._training.validation_data,
-            digests=self._training.digests,
+            train=self._training.train,
+            validation=self._training.validation,
             preprocessor=self._training.preprocessor,
             shuffle=Shuffle(
                 seed=job.seed,
-                digest=self._training.digests[0],
+                digest=self._training.train.digest,
                 chunk_samples=job.data.shuffle.chunk_samples,
                 window_chunks=job.data.shuffle.window_chunks,
             ),
@@ -204,26 +224,9 @@ def _raise_failure(run: Path) -> None:
         raise getattr(errors, failure["type"])(failure["message"])
 
 
-def schedule_of(job: TrainJob, train: Dataset, validation: Dataset | None) -> Schedule:
-    """The whole training of a job on its datasets.
-
-    Raises:
-        DatasetError: no sample to train on.
-    """
-    if train.manifest.num_samples == 0:
-        raise DatasetError(f"data.train: {train.root} has no samples.")
-    return Schedule(
-        train_samples=train.manifest.num_samples,
-        validation_samples=validation.manifest.num_samples if validation is not None else 0,
-        batch_size=job.data.batch_size,
-        epochs=job.train.epochs,
-    )
-
-
-def _check_labelled(label: str, datasets: dict[str, Dataset | None]) -> None:
-    for key, dataset in datasets.items():
-        if dataset is not None and dataset.manifest.num_samples and not dataset.manifest.presence.get(label):
-            raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
+def _check_labelled(label: str, key: str, dataset: Dataset) -> None:
+    if dataset.manifest.num_samples and not dataset.manifest.presence.get(label):
+        raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
 
 
 def _result(folder: RunFolder, training: Training) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from ray_mm.config.model import ClassifyTask, TaskConfig
 from ray_mm.config.train import TrainJob
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.loader import LoadedBatch
-from ray_mm.data.plan import Schedule, stable_hash
+from ray_mm.data.order import stable_hash
+from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.quarantine import check_budget
+from ray_mm.data.selection import Samples
 from ray_mm.errors import OrderError, QuarantineBudgetError, TrainingDivergedError
 from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.models.multimodal import MultimodalModel, build_model
@@ -46,25 +48,24 @@ class Training:
     Attributes:
         job: validated.
         run: the run's folder, on a disk that every node sees.
-        train_data: path or URL of the training dataset.
-        validation_data: path or URL of the validation dataset.
+        train: the samples of an epoch.
+        validation: the samples of a validation.
         preprocessor: of the model's fields and its label.
         schedule: the whole training.
-        digests: of the training dataset, then of the validation dataset.
     """
 
     job: TrainJob
     run: Path
-    train_data: str
-    validation_data: str | None
+    train: Samples
+    validation: Samples | None
     preprocessor: Preprocessor
     schedule: Schedule
-    digests: tuple[str, ...]
 
     @property
     def data_digest(self) -> str:
         """Of all data together: the order of every epoch depends on it."""
-        return hashlib.sha256("\0".join(self.digests).encode()).hexdigest()
+        found = [samples.digest for samples in (self.train, self.validation) if samples is not None]
+        return hashlib.sha256("\0".join(found).encode()).hexdigest()
 
     @property
     def quarantine(self) -> Path:

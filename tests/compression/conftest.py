@@ -18,6 +18,7 @@ from ray_mm.compression.export import Batch, export_onnx, to_tensors
 from ray_mm.compression.quantize import quantize
 from ray_mm.config.compress import QuantizeConfig
 from ray_mm.config.model import ModelConfig
+from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.reader import read_batches
@@ -82,7 +83,7 @@ def exported(request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         export_onnx(model, preprocessor, graph)
-    batches = list(read_batches(dataset, preprocessor, 16))
+    batches = list(read_batches(sequence(dataset), preprocessor, 16))
     return Exported(model, config, preprocessor, graph, batches, said.getvalue())
 
 
@@ -98,7 +99,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model(config, preprocessor)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(6):
-        for batch in read_batches(data, preprocessor, 32):
+        for batch in read_batches(sequence(data), preprocessor, 32):
             tensors = to_tensors(batch)
             loss = loss_per_sample(config.task, model(tensors), tensors, preprocessor).mean()
             optimizer.zero_grad()
@@ -117,7 +118,7 @@ def artifact(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_onnx(checkpoint.build(), checkpoint.preprocessor, run / "float.onnx")
     data = open_dataset(trained.parent / "train")
     fields = sorted(checkpoint.config.fields)
-    batches = list(with_absences(read_spread(data, checkpoint.preprocessor, 48), fields))
+    batches = list(with_absences(read_spread(sequence(data), checkpoint.preprocessor, 48), fields))
     quantize(run / "float.onnx", folder / GRAPH_FILE, batches, QuantizeConfig())
     describe_artifact(folder, checkpoint, QuantizeConfig(), {"accuracy": 1.0}, {"size_ratio": 0.3}, "passed")
     return publish(run)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ray_mm.compression.artifact import publish, refuse, start_candidate
+from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.reader import read_batches
 from ray_mm.errors import CheckpointError
@@ -21,7 +22,7 @@ def test_an_artifact_answers_like_the_checkpoint_it_was_made_from(trained: Path,
     original, compressed = load_predictor(trained), load_predictor(artifact)
     data = open_dataset(trained.parent / "train")
     subsets = [frozenset({"audio"}), frozenset({"image"}), frozenset({"audio", "image"})]
-    for batch in read_batches(data, original.preprocessor, 48):
+    for batch in read_batches(sequence(data), original.preprocessor, 48):
         expected, found = original.outputs(batch, subsets), compressed.outputs(batch, subsets)
         np.testing.assert_allclose(found, expected, atol=0.1)
         assert (found[2].argmax(-1) == expected[2].argmax(-1)).mean() >= 0.95

@@ -19,6 +19,7 @@ from ray_mm.compression.calibrate import (
     read_spread,
     with_absences,
 )
+from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
 from tests.factories import class_of, make_dataset
@@ -109,9 +110,9 @@ def test_calibration_samples_come_from_all_over_the_dataset(tmp_path: Path) -> N
     folder = make_dataset(tmp_path / "data", 90, ("vector", "label"), num_shards=3, corrupt=[(0, "vector")])
     data = open_dataset(folder)
     preprocessor = preprocessor_for(data, {}, ["vector", "label"])
-    batches = read_spread(data, preprocessor, 45)
+    batches = read_spread(sequence(data), preprocessor, 45)
     # Every second sample; the first one can't be read.
     assert np.concatenate([batch["label"] for batch in batches]).tolist() == [class_of(i) for i in range(2, 90, 2)]
     assert [len(batch["vector"]) for batch in batches] == [31, 13]
-    everything = read_spread(data, preprocessor, 1000)
+    everything = read_spread(sequence(data), preprocessor, 1000)
     assert sum(len(batch["vector"]) for batch in everything) == 89

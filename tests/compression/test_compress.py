@@ -15,6 +15,7 @@ from ray_mm.compression import compress
 from ray_mm.compression.compress import run_compress
 from ray_mm.compression.quantize import Quantized
 from ray_mm.config.compress import CompressJob
+from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.reader import read_batches
 from ray_mm.errors import CheckpointError, DatasetError, GateRefused, UsageError
@@ -83,7 +84,7 @@ def test_an_artifact_that_meets_the_gate_is_published_and_answers_like_its_check
 
     original, artifact = load_predictor(trained), load_predictor(run)
     test = open_dataset(data / "test")
-    for batch in read_batches(test, original.preprocessor, 24):
+    for batch in read_batches(sequence(test), original.preprocessor, 24):
         np.testing.assert_allclose(artifact.outputs(batch), original.outputs(batch), atol=0.1)
     assert artifact.size_bytes < original.size_bytes
 

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import POSITION
 from ray_mm.data.loader import LoadedBatch, Loader
 from ray_mm.data.manifest import open_dataset
-from ray_mm.data.plan import Order, Schedule, Shuffle, rank_slice
+from ray_mm.data.order import Shuffle
+from ray_mm.data.plan import Schedule, rank_slice
 from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.selection import all_of, open_planned
 from ray_mm.data.source import Feed, feed_dataset
 
 
@@ -30,16 +33,16 @@ def make_feed(
 ) -> Feed:
     """A feed of small windows, so that even small datasets have several."""
     dataset = open_dataset(train)
-    both = [open_dataset(folder) for folder in (train, validation) if folder is not None]
+    samples = all_of(dataset)
+    validated = all_of(open_dataset(validation)) if validation is not None else None
     return Feed(
-        train=train,
-        validation=validation,
-        digests=tuple(opened.manifest.digest for opened in both),
+        train=samples,
+        validation=validated,
         preprocessor=preprocessor_for(dataset, {}, fields),
-        shuffle=Shuffle(seed=1, digest=dataset.manifest.digest, chunk_samples=4, window_chunks=3),
+        shuffle=Shuffle(seed=1, digest=samples.digest, chunk_samples=4, window_chunks=3),
         schedule=Schedule(
-            train_samples=dataset.manifest.num_samples,
-            validation_samples=both[1].manifest.num_samples if validation is not None else 0,
+            train_samples=samples.epoch_samples,
+            validation_samples=validated.epoch_samples if validated is not None else 0,
             batch_size=batch_size,
             epochs=epochs,
         ),
@@ -79,11 +82,12 @@ def load(feed: Feed, schedule: Schedule | None = None, first_item: int | None = 
 def planned_keys(feed: Feed, number: int, rank: int) -> list[str]:
     """The keys that the plan alone says a rank's share of an item has, padding included."""
     item = feed.schedule.item(number)
-    folder = feed.train if item.phase == "train" else feed.validation
-    assert folder is not None
-    dataset = open_dataset(folder)
-    order = Order(dataset.shard_sizes, item.epoch, feed.shuffle if item.phase == "train" else None)
-    shards, rows = order.locate(*rank_slice(item, feed.schedule.batch_size, rank, feed.world_size))
+    samples = feed.train if item.phase == "train" else feed.validation
+    assert samples is not None
+    (dataset,) = open_planned(samples)
+    epochs = Epochs([dataset], samples, feed.shuffle if item.phase == "train" else None)
+    share = rank_slice(item, feed.schedule.batch_size, rank, feed.world_size)
+    _, shards, rows = epochs.places(*share, item.epoch)
     # The factory numbers the samples along the shards.
     numbers = np.concatenate([[0], np.cumsum(dataset.shard_sizes)])[shards] + rows
     keys = [f"sample{number:06d}" for number in numbers]

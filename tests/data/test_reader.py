@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ray_mm.config.fields import ImageField
+from ray_mm.data.epochs import sequence
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.members import SampleReader
-from ray_mm.data.plan import Order
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.quarantine import list_quarantine
 from ray_mm.data.reader import BatchReader, read_batches
@@ -44,9 +44,9 @@ def test_members_are_the_bytes_that_were_written(tmp_path: Path) -> None:
 
 def test_a_batch_has_its_samples_its_positions_and_its_keys(tmp_path: Path) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=3))
-    reader = BatchReader(dataset, preprocessor, None)
-    order = Order(dataset.shard_sizes, 0, None)
-    arrays, keys = reader.read(*order.locate(3, 8), 3, 5)
+    reader = BatchReader([dataset], preprocessor, None)
+    places = sequence(dataset).places
+    arrays, keys = reader.read(places(3, 8), 3, 5)
     assert keys == [f"sample{i:06d}" for i in range(3, 8)]
     assert arrays[POSITION].tolist() == [3, 4, 5, 6, 7]
     assert arrays[WEIGHT].tolist() == [1.0] * 5
@@ -57,20 +57,20 @@ def test_a_batch_has_its_samples_its_positions_and_its_keys(tmp_path: Path) -> N
 
 def test_rows_that_nothing_is_left_for_are_padding(tmp_path: Path) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS))
-    reader = BatchReader(dataset, preprocessor, None)
-    order = Order(dataset.shard_sizes, 0, None)
-    arrays, keys = reader.read(*order.locate(2, 4), 2, 5)
+    reader = BatchReader([dataset], preprocessor, None)
+    places = sequence(dataset).places
+    arrays, keys = reader.read(places(2, 4), 2, 5)
     assert keys == ["sample000002", "sample000003", "", "", ""]
     assert arrays[POSITION].tolist() == [2, 3, -1, -1, -1]
     assert arrays[WEIGHT].tolist() == [1, 1, 0, 0, 0]
     assert all(not array[2:].any() for name, array in arrays.items() if name != POSITION)
-    nothing, keys = reader.read(*order.locate(4, 4), 4, 2)
+    nothing, keys = reader.read(places(4, 4), 4, 2)
     assert nothing[POSITION].tolist() == [-1, -1] and keys == ["", ""]
 
 
 def test_a_missing_member_is_absent_and_the_sample_counts(tmp_path: Path) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 30, FIELDS, missing={"image": 0.5, "label": 0.3}))
-    (arrays,) = read_batches(dataset, preprocessor, 30)
+    (arrays,) = read_batches(sequence(dataset), preprocessor, 30)
     for field in FIELDS:
         assert arrays[presence_name(field)].sum() == dataset.manifest.presence[field]
         assert not arrays[field][~arrays[presence_name(field)]].any()
@@ -80,7 +80,7 @@ def test_a_missing_member_is_absent_and_the_sample_counts(tmp_path: Path) -> Non
 def test_a_field_that_no_sample_has_is_absent_everywhere(tmp_path: Path) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 6, FIELDS, missing={"image": 1.0}))
     assert dataset.manifest.presence["image"] == 0
-    (arrays,) = read_batches(dataset, preprocessor, 6)
+    (arrays,) = read_batches(sequence(dataset), preprocessor, 6)
     assert not arrays["image.presence"].any() and arrays[WEIGHT].all()
 
 
@@ -88,10 +88,10 @@ def test_a_damaged_sample_keeps_its_place_without_weight_and_is_quarantined(tmp_
     dataset, preprocessor = _opened(
         make_dataset(tmp_path / "train", 6, FIELDS, num_shards=2, corrupt={(4, "image"), (4, "number"), (1, "vector")})
     )
-    reader = BatchReader(dataset, preprocessor, tmp_path / "quarantine")
-    locations = Order(dataset.shard_sizes, 0, None).locate(0, 6)
+    reader = BatchReader([dataset], preprocessor, tmp_path / "quarantine")
+    locations = sequence(dataset).places(0, 6)
     for _ in range(2):
-        arrays, keys = reader.read(*locations, 0, 6)
+        arrays, keys = reader.read(locations, 0, 6)
         assert arrays[WEIGHT].tolist() == [1, 0, 1, 1, 0, 1]
         assert arrays[POSITION].tolist() == list(range(6)) and keys[4] == "sample000004"
         assert not any(arrays[presence_name(field)][4] for field in FIELDS)
@@ -108,15 +108,15 @@ def test_a_damaged_sample_keeps_its_place_without_weight_and_is_quarantined(tmp_
 def test_a_batch_of_nothing_but_damaged_samples_is_still_a_batch(tmp_path: Path) -> None:
     corrupt = {(i, "image") for i in range(4)}
     dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS, corrupt=corrupt))
-    (arrays,) = read_batches(dataset, preprocessor, 4)
+    (arrays,) = read_batches(sequence(dataset), preprocessor, 4)
     assert not arrays[WEIGHT].any() and arrays[POSITION].tolist() == [0, 1, 2, 3]
 
 
 def test_two_datasets_with_equal_names_share_a_quarantine(tmp_path: Path) -> None:
     for name in ("train", "validation"):
         dataset, preprocessor = _opened(make_dataset(tmp_path / name, 2, FIELDS, corrupt={(0, "image")}))
-        reader = BatchReader(dataset, preprocessor, tmp_path / "quarantine")
-        reader.read(*Order(dataset.shard_sizes, 0, None).locate(0, 2), 0, 2)
+        reader = BatchReader([dataset], preprocessor, tmp_path / "quarantine")
+        reader.read(sequence(dataset).places(0, 2), 0, 2)
     assert len(list_quarantine(tmp_path / "quarantine")) == 2
 
 
@@ -125,7 +125,7 @@ def test_reading_in_sequence_ends_with_a_short_batch_or_at_the_limit(
     tmp_path: Path, limit: int | None, sizes: list[int]
 ) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=3))
-    found = list(read_batches(dataset, preprocessor, 4, limit))
+    found = list(read_batches(sequence(dataset), preprocessor, 4, limit))
     assert [len(arrays[POSITION]) for arrays in found] == sizes
     assert [p for arrays in found for p in arrays[POSITION].tolist()] == list(range(sum(sizes)))
 
@@ -133,7 +133,7 @@ def test_reading_in_sequence_ends_with_a_short_batch_or_at_the_limit(
 def test_a_dataset_with_empty_shards_is_read(tmp_path: Path) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 2, FIELDS, num_shards=4))
     assert dataset.shard_sizes.tolist() == [1, 1, 0, 0]
-    assert sum(len(arrays[POSITION]) for arrays in read_batches(dataset, preprocessor, 8)) == 2
+    assert sum(len(arrays[POSITION]) for arrays in read_batches(sequence(dataset), preprocessor, 8)) == 2
 
 
 def test_more_shards_than_stay_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_a_shard_that_is_gone_cut_or_without_its_index_is_named(tmp_path: Path) 
     ):
         dataset, preprocessor = _opened(make_dataset(tmp_path / name, 4, FIELDS))
         change(dataset.shard_path(1))
-        batches = read_batches(dataset, preprocessor, 2)
+        batches = read_batches(sequence(dataset), preprocessor, 2)
         assert len(next(batches)[POSITION]) == 2
         with pytest.raises(DatasetError, match=rf"000001.*{text}"):
             next(batches)
@@ -163,7 +163,7 @@ def test_a_shard_that_is_gone_cut_or_without_its_index_is_named(tmp_path: Path) 
 
 def test_a_shard_that_is_removed_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS, num_shards=1))
-    batches = read_batches(dataset, preprocessor, 2)
+    batches = read_batches(sequence(dataset), preprocessor, 2)
     next(batches)
     dataset.shard_path(0).unlink()
     assert next(batches)[WEIGHT].all()
@@ -172,7 +172,7 @@ def test_a_shard_that_is_removed_while_it_is_read_is_read_to_its_end(tmp_path: P
 def test_a_field_may_lie_under_several_suffixes_and_be_decoded_as_the_job_wants(tmp_path: Path) -> None:
     dataset, _ = _opened(make_dataset(tmp_path, 4, ("image", "label")))
     preprocessor = preprocessor_for(dataset, {"image": ImageField(height=8, width=12)}, ["image"])
-    (arrays,) = read_batches(dataset, preprocessor, 4)
+    (arrays,) = read_batches(sequence(dataset), preprocessor, 4)
     assert arrays["image"].shape == (4, 8, 12, 3) and arrays["image.presence"].all()
     assert "label" not in arrays
 
@@ -190,10 +190,11 @@ def remote(
 
 
 def test_a_dataset_in_a_store_gives_the_same_batches(remote: tuple[Dataset, Preprocessor], tmp_path: Path) -> None:
-    local = list(read_batches(*_opened(tmp_path / "local"), 5))
-    found = list(read_batches(*remote, 5))
-    assert len(found) == len(local) == 3
-    for ours, theirs in zip(found, local, strict=True):
+    local, preprocessor = _opened(tmp_path / "local")
+    expected = list(read_batches(sequence(local), preprocessor, 5))
+    found = list(read_batches(sequence(remote[0]), remote[1], 5))
+    assert len(found) == len(expected) == 3
+    for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()
         for name, array in ours.items():
             np.testing.assert_array_equal(array, theirs[name], err_msg=name)

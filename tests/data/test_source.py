@@ -12,11 +12,13 @@ import ray
 from ray_mm.config.fields import ImageField, RandomCrop
 from ray_mm.data.blocks import block_keys, to_arrays, to_table
 from ray_mm.data.collate import Collator
+from ray_mm.data.epochs import sequence
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.quarantine import list_quarantine
 from ray_mm.data.reader import read_batches
+from ray_mm.data.selection import all_of
 from ray_mm.data.source import PlanSource, configure, execution_index, sequential_dataset
 from ray_mm.errors import DatasetError
 from ray_mm.session import cause_of
@@ -56,11 +58,11 @@ def test_ray_counts_executions_where_we_look() -> None:
 def test_a_whole_dataset_arrives_in_sequence_a_block_per_batch(local_ray: None, tmp_path: Path) -> None:
     dataset = open_dataset(make_dataset(tmp_path, 1100, ("vector", "label"), num_shards=3))
     preprocessor = preprocessor_for(dataset, {}, ["vector", "label"])
-    found = sequential_dataset(dataset, preprocessor, 64, tmp_path / "quarantine")
+    found = sequential_dataset(all_of(dataset), preprocessor, 64, tmp_path / "quarantine")
     assert found.count() == 1100
     tables = list(found.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert [len(table) for table in tables] == [64] * 17 + [12]
-    for table, expected in zip(tables, read_batches(dataset, preprocessor, 64), strict=True):
+    for table, expected in zip(tables, read_batches(sequence(dataset), preprocessor, 64), strict=True):
         arrays = to_arrays(table)
         assert arrays.keys() == expected.keys()
         for name, array in expected.items():
@@ -72,7 +74,7 @@ def test_a_whole_dataset_arrives_in_sequence_a_block_per_batch(local_ray: None, 
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_a_dataset_without_samples_gives_no_rows(local_ray: None, tmp_path: Path, num_shards: int) -> None:
     dataset = open_dataset(make_dataset(tmp_path, 0, ("label",), num_shards=num_shards))
-    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, ["label"]), 8, tmp_path / "quarantine")
+    found = sequential_dataset(all_of(dataset), preprocessor_for(dataset, {}, ["label"]), 8, tmp_path / "quarantine")
     assert sum(len(table) for table in found.iter_batches(batch_size=None, batch_format="pyarrow")) == 0
 
 
@@ -80,7 +82,7 @@ def test_a_dataset_without_samples_gives_no_rows(local_ray: None, tmp_path: Path
 def test_bad_samples_keep_their_place_and_lie_in_the_quarantine(local_ray: None, tmp_path: Path) -> None:
     corrupt = {(i, "image") for i in range(8, 16)}
     dataset = open_dataset(make_dataset(tmp_path / "data", 20, FIELDS, corrupt=corrupt))
-    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, FIELDS), 8, tmp_path / "quarantine")
+    found = sequential_dataset(all_of(dataset), preprocessor_for(dataset, {}, FIELDS), 8, tmp_path / "quarantine")
     arrays = [to_arrays(table) for table in found.iter_batches(batch_size=None, batch_format="pyarrow")]
     assert [batch[WEIGHT].sum() for batch in arrays] == [8, 0, 4]
     assert np.concatenate([batch[POSITION] for batch in arrays]).tolist() == list(range(20))
@@ -91,7 +93,7 @@ def test_bad_samples_keep_their_place_and_lie_in_the_quarantine(local_ray: None,
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_shard_that_is_gone_stops_the_reading_and_is_named(local_ray: None, tmp_path: Path) -> None:
     dataset = open_dataset(make_dataset(tmp_path, 20, ("vector", "label"), num_shards=4))
-    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, ["label"]), 5, tmp_path / "quarantine")
+    found = sequential_dataset(all_of(dataset), preprocessor_for(dataset, {}, ["label"]), 5, tmp_path / "quarantine")
     dataset.shard_path(2).unlink()
     with pytest.raises(Exception) as raised:
         list(found.iter_batches(batch_size=None, batch_format="pyarrow"))
@@ -105,7 +107,7 @@ def test_a_dataset_that_is_made_anew_while_it_is_read_is_not_mixed_with_the_old_
     local_ray: None, tmp_path: Path
 ) -> None:
     dataset = open_dataset(make_dataset(tmp_path, 20, ("vector", "label")))
-    found = sequential_dataset(dataset, preprocessor_for(dataset, {}, ["label"]), 5, tmp_path / "quarantine")
+    found = sequential_dataset(all_of(dataset), preprocessor_for(dataset, {}, ["label"]), 5, tmp_path / "quarantine")
     make_dataset(tmp_path, 20, ("vector", "label"), seed=1, missing={"vector": 0.5})
     with pytest.raises(Exception) as raised:
         list(found.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -14,8 +14,8 @@ import torch
 from ray_mm.checkpoint import save_checkpoint
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.blocks import to_arrays, to_table
+from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import Dataset, open_dataset
-from ray_mm.data.plan import Order
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.reader import BatchReader, read_batches
 from ray_mm.evaluation.scorer import KEY, Scorer
@@ -67,16 +67,16 @@ def scored_blocks(
 ) -> Iterator[tuple[dict[str, npt.NDArray[Any]], list[str]]]:
     """What the actors of an evaluation hand to the driver: rows and keys, block after block."""
     scorer = Scorer(str(scene.checkpoint), subsets, "cpu", 1)
-    order = Order(scene.dataset.shard_sizes, epoch=0, shuffle=None)
-    reader = BatchReader(scene.dataset, scene.preprocessor, None)
-    for start in range(0, order.num_samples, batch_size):
-        stop = min(start + batch_size, order.num_samples)
-        arrays, keys = reader.read(*order.locate(start, stop), start, stop - start)
+    epochs = sequence(scene.dataset)
+    reader = BatchReader(epochs.datasets, scene.preprocessor, None)
+    for start in range(0, epochs.num_samples, batch_size):
+        stop = min(start + batch_size, epochs.num_samples)
+        arrays, keys = reader.read(epochs.places(start, stop), start, stop - start)
         table = scorer(to_table(arrays, keys))
         yield to_arrays(table), table.column(KEY).to_pylist()
 
 
 def whole(scene: Scene) -> dict[str, npt.NDArray[Any]]:
     """The dataset as one batch."""
-    (batch,) = read_batches(scene.dataset, scene.preprocessor, scene.dataset.manifest.num_samples)
+    (batch,) = read_batches(sequence(scene.dataset), scene.preprocessor, scene.dataset.manifest.num_samples)
     return {name: np.asarray(array) for name, array in batch.items()}

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mm.config.evaluate import EvaluateJob
+from ray_mm.data.epochs import sequence
 from ray_mm.evaluation.metrics import confusion_matrix, per_class
 from ray_mm.evaluation.outcome import report_content
 from ray_mm.evaluation.report.content import ClassificationDetails, ReportContent, SubsetScore
@@ -52,7 +53,7 @@ def content_of(scene: Scene, **settings: Any) -> ReportContent:
     tally = Tally(scene.label, scene.inputs, subsets, classes, 10.0, job.examples)
     for rows, keys in scored_blocks(scene, subsets):
         tally.add(rows, keys)
-    return report_content(job, predictor, scene.dataset, subsets, tally)
+    return report_content(job, predictor, sequence(scene.dataset), subsets, tally)
 
 
 def write_metrics(run: Path) -> None:

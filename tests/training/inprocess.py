@@ -10,14 +10,16 @@ import torch
 
 from ray_mm.config.load import load_job
 from ray_mm.config.train import TrainJob
+from ray_mm.data.epochs import Epochs
 from ray_mm.data.loader import LoadedBatch
-from ray_mm.data.manifest import open_dataset
-from ray_mm.data.plan import Order, Schedule, Shuffle, rank_size, rank_slice
-from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.order import Shuffle
+from ray_mm.data.plan import rank_size, rank_slice
 from ray_mm.data.reader import BatchReader
+from ray_mm.data.selection import open_planned
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.state import begin_attempt
 from ray_mm.training.tracking import read_metrics
+from ray_mm.training.train import plan_training
 from ray_mm.training.worker import Training, run_worker
 
 
@@ -40,39 +42,27 @@ def make_training(folder: Path, run: str = "run", inputs: tuple[str, ...] = ("ve
         content["data"]["validation"] = str(folder / "validation")
     job = load_job(content, overrides)
     assert isinstance(job, TrainJob)
-    train = open_dataset(job.data.train)
-    validation = open_dataset(folder / "validation") if has_validation else None
-    return Training(
-        job=job,
-        run=folder / run,
-        train_data=train.root,
-        validation_data=validation.root if validation is not None else None,
-        preprocessor=preprocessor_for(train, {}, [*inputs, job.model.task.label]),
-        schedule=Schedule(
-            train_samples=train.manifest.num_samples,
-            validation_samples=validation.manifest.num_samples if validation is not None else 0,
-            batch_size=job.data.batch_size,
-            epochs=job.train.epochs,
-        ),
-        digests=tuple(dataset.manifest.digest for dataset in (train, validation) if dataset is not None),
-    )
+    return plan_training(job)
 
 
 def batches(training: Training, first_item: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[LoadedBatch]:
     """A rank's share of every batch from an item on."""
-    train = open_dataset(training.train_data)
-    readers = {"train": BatchReader(train, training.preprocessor, training.quarantine)}
-    if training.validation_data is not None:
-        validation = open_dataset(training.validation_data)
-        readers["validation"] = BatchReader(validation, training.preprocessor, training.quarantine)
-        validation_order = Order(validation.shard_sizes, 0, None)
-    batch_size, shuffle = training.job.data.batch_size, training.job.data.shuffle
-    mixed = Shuffle(training.job.seed, training.data_digest, shuffle.chunk_samples, shuffle.window_chunks)
+    shuffle = training.job.data.shuffle
+    mixed = Shuffle(training.job.seed, training.train.digest, shuffle.chunk_samples, shuffle.window_chunks)
+    epochs = {"train": Epochs(open_planned(training.train), training.train, mixed)}
+    if training.validation is not None:
+        epochs["validation"] = Epochs(open_planned(training.validation), training.validation, None)
+    readers = {
+        phase: BatchReader(found.datasets, training.preprocessor, training.quarantine)
+        for phase, found in epochs.items()
+    }
+    batch_size = training.job.data.batch_size
     for number in range(first_item, training.schedule.num_items):
         item = training.schedule.item(number)
-        order = Order(train.shard_sizes, item.epoch, mixed) if item.phase == "train" else validation_order
         start, stop = rank_slice(item, batch_size, rank, world_size)
-        arrays, keys = readers[item.phase].read(*order.locate(start, stop), start, rank_size(batch_size, world_size))
+        arrays, keys = readers[item.phase].read(
+            epochs[item.phase].places(start, stop, item.epoch), start, rank_size(batch_size, world_size)
+        )
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         yield LoadedBatch(item, tensors, keys, start, stop, wait_s=0.0)
 

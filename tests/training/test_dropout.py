@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mm.data.fields import POSITION
-from ray_mm.data.plan import stable_hash
+from ray_mm.data.order import stable_hash
 from ray_mm.training.dropout import hide_fields, uniform
 
 FIELDS = ["audio", "image", "text"]

@@ -14,11 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_mm.data.manifest import open_dataset
 from ray_mm.training.ledger import audit
 from ray_mm.training.state import attempt_starts
 from ray_mm.training.tracking import read_metrics
-from ray_mm.training.train import schedule_of
+from ray_mm.training.train import plan_training
 from tests.factories import make_dataset
 from tests.training.test_train import FIELDS, train_job
 
@@ -86,7 +85,7 @@ def _check(folder: Path, name: str) -> None:
     starts = attempt_starts(run)
     assert len(starts) == 2, "one interruption, one new start"
     assert starts[2] > 0, "the second start resumed and did not begin anew"
-    schedule = schedule_of(job, open_dataset(folder / "train"), open_dataset(folder / "validation"))
+    schedule = plan_training(job).schedule
     for epoch in audit(run / "ledger", schedule, starts):
         assert epoch.exact
     assert json.loads((run / "result.json").read_text())["metrics"]["starts"] == 2

@@ -11,12 +11,11 @@ import pytest
 from ray_mm.checkpoint import load_checkpoint, resolve_checkpoint
 from ray_mm.config.load import load_job
 from ray_mm.config.train import TrainJob
-from ray_mm.data.manifest import open_dataset
 from ray_mm.errors import DatasetError, OutputFolderError, QuarantineBudgetError, UsageError
 from ray_mm.training.ledger import audit
 from ray_mm.training.state import attempt_starts
 from ray_mm.training.tracking import read_metrics
-from ray_mm.training.train import run_train, schedule_of
+from ray_mm.training.train import plan_training, run_train
 from tests.factories import make_dataset
 
 FIELDS = ("image", "vector", "label")
@@ -60,12 +59,35 @@ def test_a_training_leaves_checkpoints_metrics_and_an_exact_ledger(local_ray: No
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 11))
     assert [line["epoch"] for line in lines if line["kind"] == "validation"] == [1, 2]
     assert lines[-1]["num_samples"] == 40
-    schedule = schedule_of(job, open_dataset(data / "train"), open_dataset(data / "validation"))
+    schedule = plan_training(job).schedule
     assert all(epoch.exact for epoch in audit(run / "ledger", schedule, attempt_starts(run)))
 
     # The same command again has nothing to do.
     assert run_train(job)["status"] == "unchanged"
     assert attempt_starts(run) == {1: 0}
+
+
+@pytest.mark.ray
+def test_datasets_are_mixed_classes_balanced_and_parts_read(local_ray: None, data: Path) -> None:
+    make_dataset(data / "more", num_samples=60, num_shards=2, fields=FIELDS, seed=2)
+    sources = [
+        {"path": str(data / "train"), "require": ["image"], "weight": 1},
+        {"path": str(data / "more"), "weight": 2, "fraction": 0.5},
+    ]
+    settings = {
+        "data.train": sources,
+        "data.validation": {"path": str(data / "validation"), "limit": 10},
+        "data.balance": {"label": "label"},
+        "data.epoch_samples": 96,
+    }
+    job = train_job(data, **settings)
+    result = run_train(job)
+    assert result["metrics"]["steps"] == 6 and result["metrics"]["num_samples"] == 10
+    schedule = plan_training(job).schedule
+    assert all(epoch.exact for epoch in audit(data / "run" / "ledger", schedule, attempt_starts(data / "run")))
+    sources[1]["weight"] = 3
+    with pytest.raises(OutputFolderError, match=r"data\.train was"):
+        run_train(train_job(data, **settings))
 
 
 @pytest.mark.ray
@@ -79,7 +101,7 @@ def test_corrupt_samples_are_quarantined_counted_and_budgeted(local_ray: None, t
     assert result["metrics"]["num_quarantined"] == 4, "two samples in each of two epochs"
     records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "quarantine").glob("*.json")]
     assert sorted(record["key"] for record in records) == ["sample00007", "sample00090"] or len(records) == 2
-    schedule = schedule_of(job, open_dataset(tmp_path / "train"), open_dataset(tmp_path / "validation"))
+    schedule = plan_training(job).schedule
     for epoch in audit(tmp_path / "run" / "ledger", schedule, attempt_starts(tmp_path / "run")):
         assert epoch.exact
         assert epoch.quarantined.sum() == 2

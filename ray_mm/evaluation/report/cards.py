@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from ray_mm.config.fields import LabelField
 from ray_mm.data.collate import Collator
-from ray_mm.data.manifest import Dataset
+from ray_mm.data.epochs import Epochs
 from ray_mm.data.members import SampleReader
-from ray_mm.data.plan import Order
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.evaluation.examples import Example
 from ray_mm.evaluation.report.svg import figure, percent
@@ -58,7 +57,7 @@ class Card:
     absent: tuple[str, ...]
 
 
-def make_cards(examples: Sequence[Example], dataset: Dataset, preprocessor: Preprocessor, label: str) -> list[Card]:
+def make_cards(examples: Sequence[Example], epochs: Epochs, preprocessor: Preprocessor, label: str) -> list[Card]:
     """Reads the examples' members again, through the index, and draws them.
 
     Raises:
@@ -67,13 +66,12 @@ def make_cards(examples: Sequence[Example], dataset: Dataset, preprocessor: Prep
     inputs = {name: spec for name, spec in preprocessor.fields.items() if name != label}
     # Without the label: decoding must not depend on it here.
     shown = preprocessor.model_copy(update={"fields": inputs})
-    reader, collator = SampleReader(dataset, sorted(inputs)), Collator(shown)
-    order = Order(dataset.shard_sizes, epoch=0, shuffle=None)
+    reader, collator = SampleReader(epochs.datasets[0], sorted(inputs)), Collator(shown)
     names = sorted(inputs, key=lambda name: (_TYPES.index(inputs[name].type), name))
     cards = []
     for example in examples:
-        shards, rows = order.locate(example.position, example.position + 1)
-        shard, row = int(shards[0]), int(rows[0])
+        place = epochs.places(example.position, example.position + 1)
+        shard, row = int(place.shards[0]), int(place.rows[0])
         members = reader.members(shard, row)
         arrays = collator.empty(1)
         collator.fill(arrays, 0, members)
