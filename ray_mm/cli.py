@@ -154,22 +154,26 @@ def demo(output: Annotated[Path, typer.Option(help="Folder for its data and runs
 
 
 @_verb
-def inspect(paths: Annotated[list[str], typer.Argument(metavar="DATASET|TAR...")]) -> None:
-    """Show what is in a dataset, or in tars."""
-    from ray_mm.data.inspect import describe_dataset, inspect_tars
+def inspect(paths: Annotated[list[str], typer.Argument(metavar="DATASET|TARS...")]) -> None:
+    """Show what is in a dataset, or in tars: files, folders, globs, {0..9}, s3://, gs://, https://."""
+    from ray_mm.data.inspect import describe
     from ray_mm.summary import titled_table
 
-    several_tars = len(paths) > 1 and all(Path(path).is_file() for path in paths)
-    for inspection in [inspect_tars(paths)] if several_tars else map(describe_dataset, paths):
+    for inspection in describe(paths):
         _show(titled_table(*table) for table in inspection.tables)
 
 
 @_verb
-def index(paths: Annotated[list[str], typer.Argument(metavar="TAR...")]) -> None:
-    """Index tars that are there already."""
-    from ray_mm.data.inspect import index_tars
+def index(
+    tars: Annotated[list[str], typer.Argument(metavar="TARS...")],
+    output: Annotated[Path | None, typer.Option(help="Folder for the indexes. Unset: beside the tars.")] = None,
+    crc: Annotated[bool, typer.Option("--crc", help="Read every member, too, for its CRC32C.")] = False,
+    max_unpacked: Annotated[str, typer.Option(help="Largest tar that a .tgz may unpack to.")] = "16GiB",
+) -> None:
+    """Index tars that are there already: files, folders, globs, {0..9}, s3://, gs://, https://."""
+    from ray_mm.data.indexing import index_tars
 
-    for report in index_tars(paths):
+    for report in index_tars(tars, output, crc, max_unpacked):
         print(report)
 
 

@@ -6,6 +6,8 @@ tar_header.py     the fields of its headers
 tar.py            the header walk of a tar
 index.py          where each member of a shard lies: a sidecar
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
+shards.py         patterns → the shards that they name
+indexing.py       many shards → their indexes, where they are not there yet
 inspect.py        what is in a dataset or a tar, for people
 preprocessor.py   what turns members into a model's input; it travels with the model
 order.py          every sample once, mixed: a pure function

@@ -167,12 +167,12 @@ def require_current(location: str, known: ShardState, remedy: str) -> ObjectInfo
 
 
 def index_shard(
-    shard: str | Path, *, with_checksums: bool = False, max_unpacked: int = MAX_UNPACKED_BYTES
+    shard: str | Path | ObjectInfo, *, with_checksums: bool = False, max_unpacked: int = MAX_UNPACKED_BYTES
 ) -> ShardIndex:
     """Walks a tar's headers. Members of a sample may lie anywhere in it; samples are in the order of their first members.
 
     Args:
-        shard: path or URL of a tar, or path of one that is compressed with gzip.
+        shard: path or URL of a tar, or path of one that is compressed with gzip; or what a listing says of it.
         with_checksums: whether to read every payload, too, for its CRC32C.
         max_unpacked: bytes; a gzip stream that is longer is refused.
 
@@ -180,8 +180,11 @@ def index_shard(
         DatasetError: not a tar, cut short, or with members that ray_mm refuses.
         StorageError: the store does not answer, or refuses.
     """
-    location = str(shard) if is_remote(shard) else str(local_path(shard))
-    info = _look(location)
+    if isinstance(shard, ObjectInfo):
+        info, location = shard, shard.url
+    else:
+        location = str(shard) if is_remote(shard) else str(local_path(shard))
+        info = _look(location)
     if info.size == 0:
         raise DatasetError(f"{location}: is empty; expected a tar.")
     source = _source(info, max_unpacked)

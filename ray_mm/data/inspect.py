@@ -5,7 +5,8 @@ The answer is data: plain tables for a front end to print, and the same as a dic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,16 @@ import numpy.typing as npt
 
 from ray_mm.config.fields import LabelField
 from ray_mm.data.fields import field_arrays
-from ray_mm.data.index import ShardIndex, index_path, index_shard, write_index
+from ray_mm.data.index import ShardIndex, index_shard
+from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_text
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
-from ray_mm.errors import DatasetError
-from ray_mm.storage import local_path
+from ray_mm.data.shards import TAR_SUFFIXES, find_shards
+from ray_mm.storage import is_remote, local_path
+from ray_mm.storage.remote import ObjectInfo
 
 _MAX_CHANNELS = 8
+_MAX_SHARDS = 20
+_DEFAULT = IndexSettings()
 
 
 class Table(NamedTuple):
@@ -46,33 +51,26 @@ class Inspection:
     data: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class ShardReport:
-    """A tar that was indexed. As a text it is one line."""
-
-    path: Path
-    index: Path
-    num_samples: int
-    size_bytes: int
-    suffixes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.num_samples:,} samples, {size_text(self.size_bytes)}, {', '.join(self.suffixes) or 'no members'}"
-            f" → {self.index.name}"
-        )
-
-
-def describe_dataset(path: str | Path) -> Inspection:
-    """Looks into a dataset folder, a tar, or a folder of tars; writes nothing.
+def describe(paths: Sequence[str | Path]) -> Iterator[Inspection]:
+    """Looks into datasets and tars; several tars in a row are looked at together. Writes nothing.
 
     Raises:
         DatasetError: nothing of the kind is there, or it is damaged.
     """
-    root = local_path(path)
-    if root.is_file() or (root.is_dir() and not (root / "dataset.json").is_file() and any(root.glob("*.tar"))):
-        return inspect_tars([root])
-    return inspect_dataset(root)
+    for are_tars, group in itertools.groupby(map(str, paths), _names_tars):
+        if are_tars:
+            yield inspect_tars(list(group))
+        else:
+            yield from map(inspect_dataset, group)
+
+
+def _names_tars(path: str) -> bool:
+    if path.endswith(TAR_SUFFIXES) or any(mark in path for mark in "{*?["):
+        return True
+    root = None if is_remote(path) else local_path(path)
+    if root is None or (root / "dataset.json").is_file():
+        return False
+    return root.is_file() or any(any(root.rglob(f"*{suffix}")) for suffix in TAR_SUFFIXES)
 
 
 def inspect_dataset(path: str | Path) -> Inspection:
@@ -106,36 +104,42 @@ def inspect_dataset(path: str | Path) -> Inspection:
     return Inspection(str(dataset.root), tuple(tables), data)
 
 
-def inspect_tars(paths: Sequence[str | Path]) -> Inspection:
-    """Looks into tars by walking their headers, whether or not they are indexed.
+def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFAULT) -> Inspection:
+    """Looks into tars, by their indexes where those are current, else by walking their headers.
+
+    Args:
+        patterns: files, folders, globs and braces, on this machine or in a store.
+        settings: of the walk.
 
     Raises:
-        DatasetError: a path is missing, or no tar, or a damaged one.
+        DatasetError: a pattern names nothing, or something that is no whole tar.
     """
-    shards = tars_in(paths)
-    indexes = [index_shard(shard) for shard in shards]
-    num_samples = sum(map(len, indexes))
-    sizes = _member_sizes(indexes)
-    size_bytes = sum(index.shard_bytes for index in indexes)
+    shards = find_shards(patterns)
+    indexes = [_index_of(shard, settings) for shard in shards]
+    num_samples = sum(len(index) for index, _ in indexes)
+    sizes = _member_sizes(index for index, _ in indexes)
+    size_bytes = sum(index.shard_bytes for index, _ in indexes)
     data = {
         "num_samples": num_samples,
         "num_shards": len(shards),
         "size_bytes": size_bytes,
         "shards": [
-            {"path": str(shard), "num_samples": len(index), "size_bytes": index.shard_bytes}
-            for shard, index in zip(shards, indexes, strict=True)
+            {"path": shard.url, "num_samples": len(index), "size_bytes": index.shard_bytes}
+            for shard, (index, _) in zip(shards, indexes, strict=True)
         ],
         "presence": {suffix: len(found) for suffix, found in sizes.items()},
         "member_bytes": _extents(sizes),
     }
     shard_rows = tuple(
-        (str(shard), f"{len(index):,}", size_text(index.shard_bytes), "yes" if index_path(shard).is_file() else "no")
-        for shard, index in zip(shards, indexes, strict=True)
+        (shard.url, f"{len(index):,}", size_text(index.shard_bytes), "yes" if is_indexed else "no")
+        for shard, (index, is_indexed) in zip(shards, indexes, strict=True)
     )
     member_rows = tuple(
         (suffix, _presence_text(len(found), num_samples), *_extent_texts(found)) for suffix, found in sizes.items()
     )
-    where = str(shards[0]) if len(shards) == 1 else f"{len(shards):,} tars"
+    where = shards[0].url if len(shards) == 1 else f"{len(shards):,} tars"
+    if len(shard_rows) > _MAX_SHARDS:
+        shard_rows = (*shard_rows[:_MAX_SHARDS], (f"… {len(shard_rows) - _MAX_SHARDS:,} more", "", "", ""))
     return Inspection(
         where,
         (
@@ -148,48 +152,13 @@ def inspect_tars(paths: Sequence[str | Path]) -> Inspection:
     )
 
 
-def index_tars(paths: Sequence[str | Path]) -> list[ShardReport]:
-    """Indexes tars, or all tars of a folder; writes ``<name>.index.parquet`` beside each.
-
-    Raises:
-        DatasetError: a path is missing, or no tar, or a damaged one.
-    """
-    reports = []
-    for shard in tars_in(paths):
-        index, path = index_shard(shard), index_path(shard)
-        write_index(path, index)
-        reports.append(ShardReport(shard, path, len(index), index.shard_bytes, tuple(sorted(index.offsets))))
-    return reports
-
-
-def tars_in(paths: Sequence[str | Path]) -> list[Path]:
-    """The tars that are named: files, and for a folder all ``.tar`` files in it, sorted.
-
-    Raises:
-        DatasetError: nothing there, or a folder without tars.
-    """
-    shards: list[Path] = []
-    for path in paths:
-        root = local_path(path)
-        if root.is_dir():
-            inside = sorted(root.glob("*.tar"))
-            if not inside:
-                raise DatasetError(f"{root}: holds no .tar files; name a tar, or the folder that has them.")
-            shards += inside
-        elif root.is_file():
-            shards.append(root)
-        else:
-            raise DatasetError(f"{root}: no such file or folder.")
-    return shards
-
-
-def size_text(size_bytes: float) -> str:
-    """Such as ``4.2 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000 or unit == "GB":
-            break
-        size_bytes /= 1000
-    return f"{size_bytes:,.0f} {unit}" if unit == "B" or size_bytes >= 100 else f"{size_bytes:.3g} {unit}"
+def _index_of(shard: ObjectInfo, settings: IndexSettings) -> tuple[ShardIndex, bool]:
+    if not is_remote(shard.url):
+        (place,) = sidecars([shard], None)
+        index = current_index(place, settings)
+        if index is not None:
+            return index, True
+    return index_shard(shard, max_unpacked=settings.max_unpacked), False
 
 
 def _member_sizes(indexes: Iterable[ShardIndex]) -> dict[str, npt.NDArray[np.int64]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_mm.data.index import index_path, read_index
-from ray_mm.data.inspect import Table, describe_dataset, index_tars, inspect_tars, size_text
+from ray_mm.data.indexing import index_tars
+from ray_mm.data.inspect import Inspection, Table, describe, inspect_tars
 from ray_mm.errors import DatasetError
 from tests.factories import make_dataset, write_tar
 
@@ -20,9 +20,14 @@ def _table(tables: tuple[Table, ...], title: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
 
 
+def _described(path: Path) -> Inspection:
+    (found,) = describe([path])
+    return found
+
+
 def test_a_dataset_is_described_by_field_label_and_statistics(tmp_path: Path) -> None:
     root = make_dataset(tmp_path / "train", num_samples=20, missing={"audio": 0.5})
-    found = describe_dataset(root)
+    found = _described(root)
     fields = _table(found.tables, "fields")
     assert list(fields) == ["audio", "image", "label", "number", "points", "series", "text", "vector"]
     assert fields["image"]["decoded"] == "uint8 [16, 16, 3]" and fields["image"]["members"] == "jpg 10, png 10"
@@ -40,7 +45,7 @@ def test_a_dataset_is_described_by_field_label_and_statistics(tmp_path: Path) ->
 def test_tars_are_described_without_writing_anything(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"a.jpg": b"x" * 100, "a.txt": b"xyz", "b.txt": b""}, tarfile.PAX_FORMAT)
     write_tar(tmp_path / "1.tar", {"c.jpg": b"x" * 300, "c.txt": b"x"})
-    for found in (describe_dataset(tmp_path), inspect_tars([tmp_path / "0.tar", tmp_path / "1.tar"])):
+    for found in (_described(tmp_path), inspect_tars([tmp_path / "0.tar", tmp_path / "1.tar"])):
         members = _table(found.tables, "members")
         assert members["jpg"] == {
             "suffix": "jpg",
@@ -56,32 +61,26 @@ def test_tars_are_described_without_writing_anything(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", "1.tar"]
 
 
-def test_tars_are_indexed_beside_themselves(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", {"a.jpg": b"x", "a.txt": b"xyz", "b.txt": b""})
-    (report,) = index_tars([tmp_path])
-    assert report.index == index_path(tmp_path / "0.tar") and report.index.is_file()
-    assert str(report) == f"{tmp_path / '0.tar'}: 2 samples, 10.2 kB, jpg, txt → 0.index.parquet"
-    assert read_index(report.index, str(report.path)).keys == ["a", "b"]
-    assert describe_dataset(tmp_path / "0.tar").tables[0].rows[0][3] == "yes"
+def test_an_index_that_is_there_is_used(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.jpg": b"x", "a.txt": b"xyz", "b.txt": b""})
+    list(index_tars([shard]))
+    assert _described(shard).tables[0].rows[0][3] == "yes"
+    write_tar(shard, {"a.jpg": b"x" * 20_000})
+    changed = _described(shard)
+    assert changed.tables[0].rows[0][3] == "no" and changed.data["num_samples"] == 1
+
+
+def test_datasets_and_tars_are_described_in_their_order(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "train", 4, fields=("label",))
+    tars = [write_tar(tmp_path / f"{i}.tar", {f"{i}.txt": b""}) for i in range(2)]
+    found = list(describe([*tars, root, tmp_path / "{0,1}.tar", root / "shards"]))
+    assert [inspection.data["num_samples"] for inspection in found] == [2, 4, 6]
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"missing\.tar: no such file or folder"):
-        index_tars([tmp_path / "missing.tar"])
-    with pytest.raises(DatasetError, match=r"holds no \.tar files"):
-        index_tars([tmp_path])
+        inspect_tars([tmp_path / "missing.tar"])
     with pytest.raises(DatasetError, match="is not a"):
-        describe_dataset(tmp_path)
+        _described(tmp_path)
     with pytest.raises(DatasetError, match="no such dataset folder"):
-        describe_dataset(tmp_path / "missing")
-
-
-def test_sizes_are_written_with_three_digits() -> None:
-    assert [size_text(n) for n in (0, 999, 1000, 12345, 256_000_000, 5 * 10**12)] == [
-        "0 B",
-        "999 B",
-        "1 kB",
-        "12.3 kB",
-        "256 MB",
-        "5,000 GB",
-    ]
+        _described(tmp_path / "missing")
