@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ import soundfile
 from PIL import Image
 
 from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
-from ray_mm.config.fields import AudioField, FieldSpec, ImageField, LabelField
+from ray_mm.config.fields import AudioField, FieldSpec, ImageField, LabelField, TextField
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, decoder_for
+from ray_mm.data.decode.arrays import as_finite
 from ray_mm.data.decode.decoder import Arrays
-from ray_mm.data.decode.numeric import as_finite
 from ray_mm.data.fields import presence_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
@@ -138,8 +139,7 @@ class Predictor(abc.ABC):
         try:
             payload = b"" if value is None else _payload(self.preprocessor.fields[name], value)
             if len(payload):
-                self._decoders[name](payload, batch, 0)
-                batch[presence_name(name)][0] = True
+                batch[presence_name(name)][0] = self._decoders[name](payload, batch, 0)
         except DecodeError as error:
             raise UsageError(f"{name}: the value can't be read: {error}.") from None
 
@@ -317,8 +317,8 @@ def _payload(spec: FieldSpec, value: Any) -> bytes | memoryview:
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
-    if isinstance(value, str) and spec.type == "text":
-        return value.encode()
+    if isinstance(value, str) and isinstance(spec, TextField):
+        return value.encode() if spec.path is None else json.dumps(_nested(spec.path, value)).encode()
     if isinstance(value, (str, Path)):
         try:
             return Path(value).read_bytes()
@@ -327,6 +327,14 @@ def _payload(spec: FieldSpec, value: Any) -> bytes | memoryview:
     if spec.type == "text":
         raise DecodeError(f"a text must be a str, found {type(value).__name__}")
     return _encode(spec, value)
+
+
+def _nested(path: str, value: str) -> Any:
+    """JSON that has a value at a path."""
+    nested: Any = value
+    for step in reversed(path.split(".")):
+        nested = [None] * int(step) + [nested] if step.isdecimal() else {step: nested}
+    return nested
 
 
 def _encode(spec: FieldSpec, value: Any) -> bytes:

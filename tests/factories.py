@@ -65,7 +65,7 @@ _COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
 _SENTENCES = ("please turn left here", "go to the right now", "stop at the line")
 _CORRUPT = {
     "image": b"\xff\xd8\xff\xe0 this is no picture",
-    "text": b"\xff\xfe\xfa not UTF-8",
+    "text": bytes(range(128, 192)),
     "audio": b"RIFF this is no recording",
     "label": b"left, perhaps",
     "number": b"much",

@@ -216,7 +216,7 @@ def test_a_recording_at_another_rate_is_resampled(predictor: TorchPredictor) -> 
         ("points", [["far"] * 4], "not an array of numbers"),
         ("vector", [1.0, 2.0], "has 2 values, the field has 5"),
         ("text", 5, "a text must be a str"),
-        ("text", b"\xff\xfe", "not UTF-8"),
+        ("text", b"\xff\xfe", "not a text in UTF-8"),
     ],
 )
 def test_what_can_not_be_read_is_refused_by_name(

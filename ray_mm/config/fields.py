@@ -11,6 +11,17 @@ from pydantic import Field, model_validator
 
 from ray_mm.config.base import Config, Fraction
 
+PathText = Annotated[str, Field(min_length=1, max_length=200)]
+Paths = PathText | Annotated[tuple[PathText, ...], Field(min_length=1)]
+"""Where values lie within a member: a path in JSON such as ``pose.position``, a key of an NPZ, a column of a CSV or PCD; or
+several, which are put side by side."""
+
+
+def names_of(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """``Paths`` as a tuple; empty where they are unset."""
+    return (paths,) if isinstance(paths, str) else paths or ()
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
 Ratio = Annotated[float, Field(gt=0, le=100)]
 
@@ -57,6 +68,8 @@ class TextField(Config):
     """Longer texts are cut. Unset: the longest text of the data, at most 256."""
     vocabulary_size: int | None = Field(default=None, ge=2)
     """Upper limit of the tokenizer's vocabulary; in ``dataset.json`` the size that it has. Unset: 8,000."""
+    path: PathText | None = None
+    """Where the text lies in a JSON member, such as ``caption.en``. Unset: the member is the text."""
 
 
 class AudioField(Config):
@@ -80,7 +93,23 @@ class SeriesField(Config):
     max_length: int | None = Field(default=None, ge=1)
     """Longer series are cut, shorter ones padded, in steps. Unset: the longest of the data, at most 4,096."""
     rate_hz: float | None = Field(default=None, gt=0)
-    """Steps per second, for plots and reports. Unset: not known."""
+    """Steps per second after decoding. Resampled to it if ``time_path`` or ``source_rate_hz`` is known. Unset: not known."""
+    source_rate_hz: float | None = Field(default=None, gt=0)
+    """Steps per second of the members, where they have no times. Unset: that of ``rate_hz``."""
+    path: Paths | None = None
+    """Where the values lie in an NPZ, JSON or CSV member; several become channels side by side. Unset: the whole member."""
+    time_path: Paths | None = None
+    """Where the times of the steps lie, in seconds: one for all of ``path``, or one each. Unset: there are none."""
+
+    @model_validator(mode="after")
+    def _times_need_a_rate(self) -> SeriesField:
+        if self.rate_hz is None and (self.time_path is not None or self.source_rate_hz is not None):
+            raise ValueError("time_path and source_rate_hz need rate_hz, the steps per second to resample to")
+        if self.time_path is not None and self.source_rate_hz is not None:
+            raise ValueError("steps have times of their own (time_path) or one rate (source_rate_hz), not both")
+        if len(names_of(self.time_path)) not in (0, 1, max(1, len(names_of(self.path)))):
+            raise ValueError("time_path must be one, or as many as path")
+        return self
 
 
 class PointsField(Config):
@@ -91,6 +120,16 @@ class PointsField(Config):
     """Values per point; the first two or three are coordinates in metres. Unset: what the data has."""
     max_points: int | None = Field(default=None, ge=1)
     """Larger clouds are thinned evenly. Unset: the largest of the data, at most 4,096."""
+    path: Paths | None = None
+    """Which parts are the channels: columns of a PCD or CSV, keys of an NPZ, paths in JSON. Unset: the whole member."""
+    raw_float32: bool = False
+    """The members are bare little-endian float32 values, point after point, as KITTI's .bin files are."""
+
+    @model_validator(mode="after")
+    def _bare_values_need_channels(self) -> PointsField:
+        if self.raw_float32 and (self.channels is None or self.path is not None):
+            raise ValueError("raw_float32 needs channels, the values per point, and has no path")
+        return self
 
 
 class VectorField(Config):
@@ -99,6 +138,8 @@ class VectorField(Config):
     type: Literal["vector"] = "vector"
     size: int | None = Field(default=None, ge=1)
     """Number of values. Unset: what the data has."""
+    path: Paths | None = None
+    """Where the values lie in an NPZ, JSON or CSV member; several are put one after the other. Unset: the whole member."""
 
 
 class LabelField(Config):
@@ -110,6 +151,10 @@ class LabelField(Config):
     classes: tuple[str, ...] | None = None
     """The classes in the order of their numbers. Unset: all values of the column, sorted; as numbers if they
     all are whole numbers."""
+    path: PathText | None = None
+    """Where the label lies in a JSON member, such as ``annotation.class``. Unset: the member is the label."""
+    written_as: Literal["number", "name"] = "number"
+    """What a member of a class holds: its number in ``classes``, from 0, or its name."""
 
     @model_validator(mode="after")
     def _classes_fit_target(self) -> LabelField:
@@ -117,6 +162,8 @@ class LabelField(Config):
             raise ValueError("a label with target: number has no classes; remove them or set target: class")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
+        if self.target == "number" and self.written_as == "name":
+            raise ValueError("a label with target: number is not written as a name")
         return self
 
 

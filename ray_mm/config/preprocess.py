@@ -72,3 +72,16 @@ class PreprocessJob(Config):
             if isinstance(column, tuple) and self.fields[field].type != "vector":
                 raise ValueError(f"columns.{field}: only a vector takes a list of columns")
         return self
+
+    @model_validator(mode="after")
+    def _cells_hold_texts_and_labels(self) -> PreprocessJob:
+        for field, spec in self.fields.items():
+            if spec.type in ("text", "label") and spec.path is not None:
+                raise ValueError(
+                    f"fields.{field}.path: a {spec.type} of a table is the value of its cell; remove the path"
+                )
+            if spec.type == "label" and spec.written_as == "name":
+                raise ValueError(
+                    f"fields.{field}.written_as: classes of a table are written as numbers; remove the key"
+                )
+        return self

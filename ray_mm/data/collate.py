@@ -56,11 +56,11 @@ class Collator:
             if payload is None or len(payload) == 0:
                 continue
             try:
-                self._decoders[name](payload, arrays, row, draw)
+                there = self._decoders[name](payload, arrays, row, draw)
             except DecodeError as error:
                 bad[name] = str(error)
             else:
-                arrays[presence_name(name)][row] = True
+                arrays[presence_name(name)][row] = there
         if bad:
             self.clear(arrays, row)
         else:

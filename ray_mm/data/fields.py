@@ -107,13 +107,13 @@ def _optional(spec: FieldSpec) -> set[str]:
     match spec:
         case ImageField():
             return {"random_crop"}
-        case LabelField() if spec.target == "number":
-            return {"classes"}
         case SeriesField():
-            # Nothing is decoded by a series' rate: it only labels an axis.
-            return {"rate_hz"}
+            # Without times, a series' rate only labels an axis.
+            return {"path", "time_path", "rate_hz", "source_rate_hz"}
+        case LabelField():
+            return {"path", "classes"} if spec.target == "number" else {"path"}
         case _:
-            return set()
+            return {"path"}
 
 
 def merge_fields(dataset: Mapping[str, FieldSpec], overrides: Mapping[str, FieldSpec]) -> dict[str, FieldSpec]:
@@ -133,7 +133,7 @@ def merge_fields(dataset: Mapping[str, FieldSpec], overrides: Mapping[str, Field
                 f"data.fields.{name}: the dataset says {dataset[name].type}, the job says {override.type}."
             )
         keys = override.model_fields_set - {"type"}
-        fixed = sorted(keys & _FIXED_BY_DATA[override.type])
+        fixed = sorted(keys & _fixed_by_data(dataset[name]))
         if fixed:
             raise DatasetError(
                 f"data.fields.{name}.{fixed[0]} is fixed when a dataset is made and can't be overridden."
@@ -143,15 +143,22 @@ def merge_fields(dataset: Mapping[str, FieldSpec], overrides: Mapping[str, Field
     return merged
 
 
-_FIXED_BY_DATA: dict[str, set[str]] = {
-    "image": set(),
-    "text": {"vocabulary_size"},
-    "audio": set(),
-    "series": {"channels", "rate_hz"},
-    "points": {"channels"},
-    "vector": {"size"},
-    "label": {"classes", "target"},
-}
+def _fixed_by_data(spec: FieldSpec) -> set[str]:
+    match spec:
+        case TextField():
+            return {"vocabulary_size", "path"}
+        case SeriesField():
+            lies = {"channels", "source_rate_hz", "path", "time_path"}
+            # Only what has times, or a rate that is known, can be resampled.
+            return lies if spec.source_rate_hz or spec.time_path else lies | {"rate_hz"}
+        case PointsField():
+            return {"channels", "path", "raw_float32"}
+        case VectorField():
+            return {"size", "path"}
+        case LabelField():
+            return {"classes", "target", "path", "written_as"}
+        case _:
+            return set()
 
 
 def _known(value: int | None) -> int:

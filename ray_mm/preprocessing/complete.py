@@ -81,14 +81,20 @@ def _complete(name: str, spec: FieldSpec, found: FieldSummary, text: TextFacts |
             update = {
                 "channels": _same(name, "channels", found, spec.channels),
                 "max_length": spec.max_length or _longest(name, "max_length", found, MAX_STEPS),
+                # The shards hold the values alone, at this rate.
+                "source_rate_hz": spec.rate_hz,
+                "path": None,
+                "time_path": None,
             }
         case PointsField():
             update = {
                 "channels": _same(name, "channels", found, spec.channels),
                 "max_points": spec.max_points or _longest(name, "max_points", found, MAX_POINTS),
+                "path": None,
+                "raw_float32": False,
             }
         case VectorField():
-            update = {"size": _same(name, "size", found, spec.size)}
+            update = {"size": _same(name, "size", found, spec.size), "path": None}
         case LabelField():
             update = {}
         case _:

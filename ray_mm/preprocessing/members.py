@@ -2,8 +2,8 @@
 
     image, audio    a path; the file's bytes as they are, its extension from its first bytes, checked by its header
     text            the value
-    series, points  a path of .npy or .csv, a nested list, or one as JSON       → float32 [T, C] or [N, C] as NPY
-    vector          columns, a number, a list, one as JSON, or a path of .npy   → float32 [size] as NPY
+    series, points  a path of a file of numbers, a nested list, or one as JSON  → float32 [T, C] or [N, C] as NPY
+    vector          columns, a number, a list, one as JSON, or a path           → float32 [size] as NPY
     label           a class → its number; a number → as it is
 
 An empty cell, text or array is an absent field.
@@ -32,11 +32,12 @@ from ray_mm.config.fields import (
     TextField,
     VectorField,
 )
+from ray_mm.data.decode.arrays import as_finite
 from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, known_format
 from ray_mm.data.decode.image import image_size
-from ray_mm.data.decode.numeric import as_finite, decode_label, read_npy
+from ray_mm.data.decode.numeric import decode_label, read_points, read_series, read_vector
 from ray_mm.preprocessing.table import class_text
 
 FloatArray = npt.NDArray[np.float32]
@@ -108,13 +109,14 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
             return Member(extension, payload, (rate_hz,), frames / rate_hz)
         case TextField():
             return Member("txt", _text(cell).encode())
-        case SeriesField() | PointsField():
-            return _rows(_numbers(cell, path), spec)
+        case SeriesField():
+            return _rows(read_series(_payload(cell, path), spec), spec)
+        case PointsField():
+            return _rows(read_points(_payload(cell, path), spec), spec)
         case VectorField():
-            values = (
-                as_finite([_number(cell) for cell in cells]) if len(cells) > 1 else _numbers(cell, path).reshape(-1)
-            )
-            return _vector(values, spec)
+            if len(cells) > 1:
+                return _vector(as_finite([_number(cell) for cell in cells]), spec)
+            return _vector(read_vector(_payload(cell, path), spec), spec)
         case LabelField():
             return _label(cell, spec)
         case _:
@@ -132,30 +134,13 @@ def _text(cell: Any) -> str:
     return cell if isinstance(cell, str) else class_text(cell)
 
 
-def _numbers(cell: Any, path: Path | None) -> FloatArray:
+def _payload(cell: Any, path: Path | None) -> bytes:
+    """A file's bytes, or the numbers in a cell as those of a file."""
     if path is not None:
-        payload = path.read_bytes()
-        return _csv(payload) if path.suffix.lower() == ".csv" else read_npy(payload)
+        return path.read_bytes()
     if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except json.JSONDecodeError as error:
-            raise DecodeError(f"is neither a path nor a JSON list ({error})") from None
-    return as_finite(cell)
-
-
-def _csv(payload: bytes) -> FloatArray:
-    try:
-        lines = payload.decode("utf-8-sig").splitlines()
-        header = bool(lines) and not any(_is_number(cell) for cell in lines[0].split(","))
-        lines = lines[header:]
-        return (
-            as_finite(np.loadtxt(lines, np.float64, delimiter=",", ndmin=2))
-            if any(lines)
-            else np.zeros((0, 0), np.float32)
-        )
-    except ValueError as error:
-        raise DecodeError(f"is not a CSV of numbers ({str(error).splitlines()[0]})") from None
+        return cell.encode()
+    return _npy(as_finite(cell))
 
 
 def _number(cell: Any) -> float:
@@ -165,28 +150,16 @@ def _number(cell: Any) -> float:
         raise DecodeError(f"{cell!r:.60} is not a number") from None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _rows(values: FloatArray, spec: SeriesField | PointsField) -> Member | None:
-    if values.size == 0:
+def _rows(values: FloatArray | None, spec: SeriesField | PointsField) -> Member | None:
+    if values is None or values.size == 0:
         return None
-    if values.ndim == 1 and spec.type == "series":
-        values = values[:, None]
-    if values.ndim != 2:
-        raise DecodeError(f"has shape {list(values.shape)}, expected [any, channels]")
     if spec.channels is not None and values.shape[1] != spec.channels:
         raise DecodeError(f"has shape {list(values.shape)}, expected [any, {spec.channels}]")
     return Member("npy", _npy(values), (values.shape[1],), float(len(values)), values)
 
 
-def _vector(values: FloatArray, spec: VectorField) -> Member | None:
-    if values.size == 0:
+def _vector(values: FloatArray | None, spec: VectorField) -> Member | None:
+    if values is None or values.size == 0:
         return None
     if spec.size is not None and values.size != spec.size:
         raise DecodeError(f"has {values.size} values, expected {spec.size}")

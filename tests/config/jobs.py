@@ -58,6 +58,7 @@ def _with(fixed: dict[str, st.SearchStrategy[Any]], **optional: st.SearchStrateg
 resources = _sometimes(workers=st.just(1), cpus_per_worker=st.none() | positive, gpus_per_worker=st.floats(0, 8))
 bad_samples = _sometimes(max_count=st.integers(0, 100), max_rate=shares)
 classes = st.lists(st.text(max_size=8), min_size=2, max_size=4, unique=True)
+paths = st.none() | st.just("a.b") | st.just(["x", "y"])
 fields = st.one_of(
     _with(
         {"type": st.just("image")},
@@ -74,9 +75,11 @@ fields = st.one_of(
         max_seconds=st.floats(0.1, 3600),
         channels=st.integers(1, 64),
     ),
-    _with({"type": st.just("series")}, channels=counts, max_length=counts, rate_hz=positive),
-    _with({"type": st.just("points")}, channels=st.integers(2, 9), max_points=counts),
-    _with({"type": st.just("vector")}, size=counts),
+    _with({"type": st.just("series")}, channels=counts, max_length=counts, rate_hz=positive, path=paths),
+    _with({"type": st.just("series"), "rate_hz": positive, "time_path": st.just("t")}, path=st.just(["a", "b.c"])),
+    _with({"type": st.just("points")}, channels=st.integers(2, 9), max_points=counts, path=paths),
+    st.just({"type": "points", "channels": 4, "raw_float32": True}),
+    _with({"type": st.just("vector")}, size=counts, path=paths),
     _with({"type": st.just("label")}, target=st.just("class"), classes=st.none() | classes),
     st.just({"type": "label", "target": "number"}),
 )

@@ -52,7 +52,18 @@ def _complete(spec: FieldSpec, text: TextFacts | None = None, **found: Any) -> F
         (
             SeriesField(rate_hz=50),
             {"shapes": {"6": 3}, "longest": 9000},
-            SeriesField(channels=6, max_length=4096, rate_hz=50),
+            SeriesField(channels=6, max_length=4096, rate_hz=50, source_rate_hz=50),
+        ),
+        (
+            # What is written has one rate and no parts any more.
+            SeriesField(rate_hz=50, path=("a", "b"), time_path="t"),
+            {"shapes": {"2": 3}, "longest": 7},
+            SeriesField(channels=2, max_length=7, rate_hz=50, source_rate_hz=50),
+        ),
+        (
+            PointsField(channels=4, raw_float32=True),
+            {"shapes": {"4": 3}, "longest": 7},
+            PointsField(channels=4, max_points=7),
         ),
         (SeriesField(max_length=5), {"shapes": {"1": 3}, "longest": 90}, SeriesField(channels=1, max_length=5)),
         (PointsField(), {"shapes": {"4": 3}, "longest": 77}, PointsField(channels=4, max_points=77)),

@@ -22,8 +22,8 @@ from ray_mm.config.fields import (
     TextField,
     VectorField,
 )
+from ray_mm.data.decode.arrays import read_npy
 from ray_mm.data.decode.error import DecodeError
-from ray_mm.data.decode.numeric import read_npy
 from ray_mm.preprocessing.files import file_named
 from ray_mm.preprocessing.members import Member, member_of
 from tests.factories import audio_bytes, image_bytes, npy_bytes
@@ -79,10 +79,10 @@ def test_a_recording_keeps_its_bytes_and_says_rate_and_length(
         (AudioField(), image_bytes(0), "is not WAV, FLAC"),
         (AudioField(), audio_bytes(0)[:16], "not a readable recording"),
         (AudioField(), b"RIFF\0\0\0\0WEBPVP8 ", "is not WAV, FLAC"),
-        (SeriesField(), b"1,2\n3,4\n", "not a readable NPY"),
-        (SeriesField(), npy_bytes(np.zeros((2, 2, 2))), r"has shape \[2, 2, 2\], expected \[any, channels\]"),
+        (SeriesField(), b"1,2\n3,high\n", "not a CSV of numbers"),
+        (SeriesField(), npy_bytes(np.zeros((2, 2, 2))), r"shape \[2, 2, 2\], expected \[any, channels\]"),
         (SeriesField(channels=3), npy_bytes(np.zeros((2, 2))), r"has shape \[2, 2\], expected \[any, 3\]"),
-        (PointsField(), npy_bytes(np.zeros(6)), "has shape"),
+        (PointsField(), npy_bytes(np.zeros(6)), "of shape"),
         (PointsField(), npy_bytes(np.full((2, 3), np.nan)), "not finite"),
         (VectorField(size=3), npy_bytes(np.zeros(4)), "has 4 values, expected 3"),
     ],
@@ -151,11 +151,11 @@ def test_a_single_number_is_a_vector_of_one() -> None:
     ("spec", "cells", "reason"),
     [
         (SeriesField(), ("[[1, 2], [3]]",), "not an array of numbers"),
-        (SeriesField(), ("[1, 2",), "neither a path nor a JSON list"),
+        (SeriesField(), ("[1, 2",), "not readable JSON"),
         (SeriesField(), ("[1, null]",), "not an array of numbers|not finite"),
         (VectorField(), ("1", "x"), "'x' is not a number"),
         (VectorField(), ("1", "1e50"), "not finite"),
-        (PointsField(), (3.5,), "has shape"),
+        (PointsField(), (3.5,), "of shape"),
         (LabelField(target="number"), ("1e50",), "not a finite 32-bit number"),
     ],
 )

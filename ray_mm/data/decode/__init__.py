@@ -3,11 +3,14 @@
     image.py    JPEG at the nearest power-of-two scale, other formats through Pillow → uint8 [H, W, C]
     crop.py     which part of a picture is seen, and how it gets into its row
     draw.py     the random choices of a sample
-    text.py     UTF-8 → int32 tokens
+    text.py     UTF-8, alone or in JSON → int32 tokens
     audio.py    libsndfile, or FFmpeg where it can't → int16 frames at one rate
     container.py  what FFmpeg reads, through PyAV
     formats.py  what a file is, from its first bytes
-    numeric.py  NPY → float32 series, points and vectors; a label's text → a class or a number
+    arrays.py   NPY, NPZ, JSON, CSV → arrays, whole or in parts
+    pcd.py      point clouds of the Point Cloud Library
+    resample.py  streams with times → one series at one rate
+    numeric.py  arrays → float32 series, points and vectors; a label's text → a class or a number
     decoder.py  field → the one of these that decodes it
     error.py    what they raise
 

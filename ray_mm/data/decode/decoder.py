@@ -21,8 +21,16 @@ from ray_mm.data.decode.audio import decode_audio
 from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import decode_image
-from ray_mm.data.decode.numeric import decode_label, fill_points, fill_series, fill_vector, read_npy
-from ray_mm.data.decode.text import decode_text, load_tokenizer
+from ray_mm.data.decode.numeric import (
+    decode_label,
+    fill_points,
+    fill_series,
+    fill_vector,
+    read_points,
+    read_series,
+    read_vector,
+)
+from ray_mm.data.decode.text import ReplacementCount, decode_text, load_tokenizer, read_text
 from ray_mm.data.fields import length_name
 from ray_mm.data.preprocessor import Preprocessor
 
@@ -35,7 +43,7 @@ __all__ = ["Arrays", "DecodeError", "Decoder", "Draw", "decoder_for"]
 class Decoder(Protocol):
     """Fills one field's row of a batch, presence excluded."""
 
-    def __call__(self, payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+    def __call__(self, payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         """Decodes a member's bytes.
 
         Args:
@@ -43,6 +51,9 @@ class Decoder(Protocol):
             arrays: of a batch, see ``data.fields``; the row holds zeros.
             row: which one is filled.
             draw: makes the random choices; None: nothing is left to chance.
+
+        Returns:
+            Whether the field is there. A member may be there and say nothing of it, such as JSON without its key.
 
         Raises:
             DecodeError: it can't be decoded; a part of the row may have been written, and the caller clears it.
@@ -56,13 +67,15 @@ def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
         case ImageField():
             return _image(name, spec)
         case TextField():
-            return _text(name, preprocessor.tokenizers[name])
+            return _text(name, spec, preprocessor.tokenizers[name])
         case AudioField():
             return _audio(name, spec)
-        case SeriesField() | PointsField():
-            return _rows(name, spec)
+        case SeriesField():
+            return _series(name, spec)
+        case PointsField():
+            return _points(name, spec)
         case VectorField():
-            return _vector(name)
+            return _vector(name, spec)
         case LabelField():
             return _label(name, spec)
         case _:
@@ -70,17 +83,25 @@ def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
 
 
 def _image(name: str, spec: ImageField) -> Decoder:
-    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         decode_image(payload, spec, arrays[name][row], name, draw)
+        return True
 
     return decode
 
 
-def _text(name: str, tokenizer_json: str) -> Decoder:
-    tokenizer = load_tokenizer(tokenizer_json)
+def _text(name: str, spec: TextField, tokenizer_json: str) -> Decoder:
+    tokenizer, replaced = load_tokenizer(tokenizer_json), ReplacementCount(name)
 
-    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
-        decode_text(payload, tokenizer, arrays[name][row])
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        found = read_text(payload, spec)
+        if found is None:
+            return False
+        text, lost = found
+        if lost:
+            replaced.add()
+        decode_text(text, tokenizer, arrays[name][row])
+        return True
 
     return decode
 
@@ -88,31 +109,55 @@ def _text(name: str, tokenizer_json: str) -> Decoder:
 def _audio(name: str, spec: AudioField) -> Decoder:
     length = length_name(name)
 
-    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         arrays[length][row] = decode_audio(payload, spec, arrays[name][row])
+        return True
 
     return decode
 
 
-def _rows(name: str, spec: SeriesField | PointsField) -> Decoder:
+def _series(name: str, spec: SeriesField) -> Decoder:
     length = length_name(name)
-    fill = fill_series if spec.type == "series" else fill_points
 
-    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
-        arrays[length][row] = fill(read_npy(payload), arrays[name][row])
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        values = read_series(payload, spec, len(arrays[name][row]))
+        if values is None:
+            return False
+        arrays[length][row] = fill_series(values, arrays[name][row])
+        return True
 
     return decode
 
 
-def _vector(name: str) -> Decoder:
-    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
-        fill_vector(read_npy(payload), arrays[name][row])
+def _points(name: str, spec: PointsField) -> Decoder:
+    length = length_name(name)
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        values = read_points(payload, spec)
+        # A sensor that saw nothing is as good as none.
+        if values is None or values.size == 0:
+            return False
+        arrays[length][row] = fill_points(values, arrays[name][row])
+        return True
+
+    return decode
+
+
+def _vector(name: str, spec: VectorField) -> Decoder:
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        values = read_vector(payload, spec)
+        if values is not None:
+            fill_vector(values, arrays[name][row])
+        return values is not None
 
     return decode
 
 
 def _label(name: str, spec: LabelField) -> Decoder:
-    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> None:
-        arrays[name][row] = decode_label(payload, spec)
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        value = decode_label(payload, spec)
+        if value is not None:
+            arrays[name][row] = value
+        return value is not None
 
     return decode

@@ -1,83 +1,121 @@
-"""Numbers: NPY members → series, points and vectors; a label's text → a class or a number.
+"""Numbers: members → series, points and vectors; a label's text → a class or a number.
 
-Arrays with Python objects inside are refused: reading them would run pickle.
+What the members may be is in ``arrays.py`` (NPY, NPZ, JSON, CSV) and ``pcd.py``.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import tokenize
-
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.config.fields import LabelField
+from ray_mm.config.fields import LabelField, PointsField, SeriesField, VectorField, names_of
+from ray_mm.data.decode.arrays import Parts, as_finite, as_float64, at_path, parse_json, parts_of
 from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.formats import known_format
+from ray_mm.data.decode.pcd import pcd_parts
+from ray_mm.data.decode.resample import Stream, align
+
+FloatArray = npt.NDArray[np.float32]
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def read_npy(payload: bytes | memoryview) -> npt.NDArray[np.float32]:
-    """A NPY member as float32, any shape.
+def read_series(payload: bytes | memoryview, spec: SeriesField, max_steps: int | None = None) -> FloatArray | None:
+    """A series as float32 [T, C], at the field's rate where its steps have times.
 
-    Raises:
-        DecodeError: not NPY, not of numbers, cut short, or with values that are not finite.
-    """
-    stream = io.BytesIO(payload)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = _HEADERS.get(version)
-        if read_header is None:
-            raise DecodeError(f"NPY version {'.'.join(map(str, version))} is not supported")
-        shape, fortran_order, dtype = read_header(stream)
-    except _NOT_NPY as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise DecodeError(f"not a readable NPY array ({reason[:120]})") from None
-    if dtype.kind not in "biuf":
-        raise DecodeError(f"not an array of numbers (its type is {dtype})")
-    # The header's claim is checked before memory is taken for it.
-    start, size = stream.tell(), math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or start + size > len(payload):
-        raise DecodeError(
-            f"cut short: shape {list(shape)} of {dtype} needs {size} bytes, {len(payload) - start} are there"
-        )
-    array = np.frombuffer(payload, dtype, math.prod(shape), start)
-    return as_finite(array.reshape(shape, order="F" if fortran_order else "C"))
+    Args:
+        payload: NPY, NPZ, JSON or CSV.
+        spec: where the values and their times lie, and the rates.
+        max_steps: what is beyond may be left out.
 
-
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# The header is a Python literal: a damaged one can make its parser fail in any of these ways.
-_NOT_NPY = (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)
-
-
-def as_finite(array: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Values as float32, in C order.
+    Returns:
+        The series; None where the member has nothing at ``path``.
 
     Raises:
-        DecodeError: not numbers, or not all finite as float32.
+        DecodeError: not such a file, of other shapes, or its times make no sense.
     """
-    try:
-        found = np.asarray(array)
-        # An object array is a list with None, or integers too large for NumPy: float() decides.
-        if found.dtype.kind not in "biufO":
-            raise DecodeError(f"not an array of numbers (its type is {found.dtype})")
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = found.astype(np.float32, order="C")
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"not an array of numbers ({error})") from None
-    if not np.isfinite(values).all():
-        raise DecodeError("has values that are not finite (NaN or infinity)")
-    return values
+    parts = parts_of(payload)
+    times = names_of(spec.time_path)
+    names = names_of(spec.path)
+    found = [parts.named(name) for name in names] if names else [parts.rest(times)]
+    clocks = [parts.named(name) for name in times]
+    values = [_as_columns(array, "series") for array in found if array is not None]
+    known = [as_float64(clock) for clock in clocks if clock is not None]
+    if len(values) < len(found) or len(known) < len(clocks):
+        return None
+    if known:
+        if len(known) not in (1, len(values)):
+            raise DecodeError(f"has {len(known)} time_path for {len(values)} path; give one, or one each")
+        known = known if len(known) == len(values) else known * len(values)
+        streams = [Stream(clock, part) for clock, part in zip(known, values, strict=True)]
+    elif spec.source_rate_hz is not None and spec.source_rate_hz != spec.rate_hz:
+        streams = [Stream(np.arange(len(part)) / spec.source_rate_hz, part) for part in values]
+    else:
+        if len({len(part) for part in values}) > 1:
+            raise DecodeError(f"has parts of {', '.join(str(len(part)) for part in values)} steps and no times")
+        return as_finite(np.concatenate(values, axis=1))
+    assert spec.rate_hz is not None, "SeriesField asks for it"
+    return as_finite(align(streams, spec.rate_hz, max_steps))
 
 
-def fill_series(values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> int:
+def read_points(payload: bytes | memoryview, spec: PointsField) -> FloatArray | None:
+    """A cloud as float32 [N, C]. Points of a PCD with a value that is not a number are left out: they are no returns.
+
+    Args:
+        payload: NPY, NPZ, JSON, CSV or PCD; or bare float32 values.
+        spec: where the values lie, and whether they are bare.
+
+    Returns:
+        The cloud; None where the member has nothing at ``path``.
+
+    Raises:
+        DecodeError: not such a file, or of other shapes.
+    """
+    if spec.raw_float32 and known_format(payload) != "npy":
+        assert spec.channels is not None, "PointsField asks for it"
+        if len(payload) % (4 * spec.channels):
+            raise DecodeError(f"has {len(payload)} bytes, no whole number of points of {spec.channels} float32 values")
+        return as_finite(np.frombuffer(payload, "<f4").reshape(-1, spec.channels))
+    is_pcd = known_format(payload) == "pcd"
+    parts = pcd_parts(payload) if is_pcd else parts_of(payload)
+    values = _joined(parts, names_of(spec.path))
+    if values is None:
+        return None
+    if is_pcd:
+        values = values[np.isfinite(values).all(axis=1)]
+    return as_finite(values)
+
+
+def read_vector(payload: bytes | memoryview, spec: VectorField) -> FloatArray | None:
+    """A vector as float32 [size], from an array of any shape.
+
+    Args:
+        payload: NPY, NPZ, JSON or CSV.
+        spec: where the values lie.
+
+    Returns:
+        The values; None where the member has nothing at ``path``.
+
+    Raises:
+        DecodeError: not such a file.
+    """
+    parts = parts_of(payload)
+    names = names_of(spec.path)
+    found = [parts.named(name) for name in names] if names else [parts.rest(())]
+    flat = [as_finite(array).reshape(-1) for array in found if array is not None]
+    return np.concatenate(flat) if len(flat) == len(found) else None
+
+
+def fill_series(values: FloatArray, out: FloatArray) -> int:
     """Writes a series [T, C] (or [T] for one channel) into ``out`` [max_length, C]; returns the steps written."""
     values = _columns(values, out.shape[1], "series")
+    if len(values) == 0:
+        raise DecodeError("the series is empty")
     length = min(len(values), len(out))
     out[:length] = values[:length]
     return length
 
 
-def fill_points(values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> int:
+def fill_points(values: FloatArray, out: FloatArray) -> int:
     """Writes a cloud [N, C] into ``out`` [max_points, C], thinned evenly if it is larger; returns the points written."""
     values = _columns(values, out.shape[1], "point cloud")
     if len(values) > len(out):
@@ -86,20 +124,32 @@ def fill_points(values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -
     return len(values)
 
 
-def fill_vector(values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+def fill_vector(values: FloatArray, out: FloatArray) -> None:
     """Writes a vector of any shape with the right number of values into ``out`` [size]."""
     if values.size != len(out):
         raise DecodeError(f"has {values.size} values, the field has {len(out)}")
     out[...] = values.reshape(-1)
 
 
-def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float:
-    """A class number or a value from its text.
+def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float | None:
+    """A class number or a value from its text, or from a JSON file.
+
+    Returns:
+        The label; None where the JSON has nothing at ``path``.
 
     Raises:
         DecodeError: not a number, not finite, or not one of the classes.
     """
     text = bytes(payload).decode("utf-8", "replace").strip()
+    if spec.path is not None:
+        found = at_path(parse_json(payload), spec.path)
+        if found is None:
+            return None
+        if isinstance(found, (dict, list)):
+            raise DecodeError(f"has a {type(found).__name__} at {spec.path!r}, expected one class or number")
+        text = str(int(found)) if isinstance(found, bool) else str(found).strip()
+    if spec.written_as == "name":
+        return _class_named(text, spec)
     try:
         value = int(text) if spec.target == "class" else float(text)
     except ValueError:
@@ -111,14 +161,39 @@ def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float:
     return value
 
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+def _class_named(text: str, spec: LabelField) -> int:
+    assert spec.classes is not None, "require_complete comes first"
+    try:
+        return spec.classes.index(text)
+    except ValueError:
+        raise DecodeError(f"{text[:40]!r} is none of the {len(spec.classes)} classes") from None
 
 
-def _columns(values: npt.NDArray[np.float32], channels: int, what: str) -> npt.NDArray[np.float32]:
+def _joined(parts: Parts, names: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
+    found = [parts.named(name) for name in names] if names else [parts.rest(())]
+    columns = [_as_columns(array, "point cloud", named=bool(names)) for array in found if array is not None]
+    if len(columns) < len(found):
+        return None
+    if len({len(column) for column in columns}) > 1:
+        raise DecodeError(f"has parts of {', '.join(str(len(column)) for column in columns)} points")
+    return np.concatenate(columns, axis=1)
+
+
+def _as_columns(array: npt.ArrayLike, what: str, named: bool = True) -> npt.NDArray[np.float64]:
+    """[T] or [T, C] → [T, C]; not checked for values that are not finite."""
+    values = as_float64(array)
+    if values.size == 0:
+        return np.zeros((0, 0))
+    if values.ndim == 1 and (named or what == "series"):
+        values = values[:, None]
+    if values.ndim != 2:
+        raise DecodeError(f"a {what} of shape {list(values.shape)}, expected [any, channels]")
+    return values
+
+
+def _columns(values: FloatArray, channels: int, what: str) -> FloatArray:
     if values.ndim == 1 and channels == 1:
         values = values[:, None]
-    if values.ndim != 2 or values.shape[1] != channels:
+    if values.ndim != 2 or (values.shape[1] != channels and values.size):
         raise DecodeError(f"a {what} of shape {list(values.shape)}, expected [any, {channels}]")
-    if len(values) == 0:
-        raise DecodeError(f"the {what} is empty")
-    return values
+    return values if values.size else values.reshape(0, channels)

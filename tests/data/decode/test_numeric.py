@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import tracemalloc
+import zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ray_mm.config.fields import LabelField
+from ray_mm.config.fields import LabelField, PointsField, SeriesField, VectorField
+from ray_mm.data.decode.arrays import as_finite, read_npy
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.numeric import (
-    as_finite,
     decode_label,
     fill_points,
     fill_series,
     fill_vector,
-    read_npy,
+    read_points,
+    read_series,
+    read_vector,
 )
 from tests.factories import npy_bytes
 
@@ -106,8 +111,8 @@ def test_a_large_cloud_is_thinned_evenly_from_its_first_to_its_last_point() -> N
 def test_wrong_shapes_are_refused_with_both_shapes() -> None:
     with pytest.raises(DecodeError, match=r"series of shape \[3, 4\], expected \[any, 2\]"):
         fill_series(np.ones((3, 4), np.float32), np.zeros((4, 2), np.float32))
-    with pytest.raises(DecodeError, match="point cloud is empty"):
-        fill_points(np.ones((0, 2), np.float32), np.zeros((4, 2), np.float32))
+    with pytest.raises(DecodeError, match="series is empty"):
+        fill_series(np.ones((0, 2), np.float32), np.zeros((4, 2), np.float32))
     with pytest.raises(DecodeError, match="has 3 values, the field has 5"):
         fill_vector(np.ones(3, np.float32), np.zeros(5, np.float32))
 
@@ -138,3 +143,144 @@ def test_labels_are_read_from_their_text() -> None:
 def test_a_bad_label_is_refused_with_its_value(payload: bytes, spec: LabelField, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         decode_label(payload, spec)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_a_label_lies_at_a_path_in_json_and_may_be_a_name() -> None:
+    payload = _json({"label": 1, "names": ["right", "up"], "steer": "-0.5", "none": None, "good": True})
+    assert decode_label(payload, LabelField(classes=("left", "right"), path="label")) == 1
+    assert decode_label(payload, LabelField(classes=("left", "right"), path="good")) == 1
+    named = LabelField(classes=("left", "right"), path="names.0", written_as="name")
+    assert decode_label(payload, named) == 1
+    assert decode_label(b" left\n", named.model_copy(update={"path": None})) == 0
+    assert decode_label(payload, LabelField(target="number", path="steer")) == -0.5
+    for path in ("none", "absent", "names.2"):
+        assert decode_label(payload, named.model_copy(update={"path": path})) is None
+    with pytest.raises(DecodeError, match="'up' is none of the 2 classes"):
+        decode_label(payload, named.model_copy(update={"path": "names.1"}))
+    with pytest.raises(DecodeError, match="has a list at 'names'"):
+        decode_label(payload, named.model_copy(update={"path": "names"}))
+
+
+_SERIES = {"a": [[1, 2], [3, 4], [5, 6]], "b": [7, 8, 9], "t": [0.0, 0.5, 1.0]}
+
+
+def _npz(**arrays: npt.ArrayLike) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("payload", [_json(_SERIES), _npz(**_SERIES)], ids=["json", "npz"])
+def test_parts_of_a_series_become_channels_side_by_side(payload: bytes) -> None:
+    found = read_series(payload, SeriesField(path=("a", "b")))
+    assert found is not None and found.dtype == np.float32
+    assert found.tolist() == [[1, 2, 7], [3, 4, 8], [5, 6, 9]]
+    resampled = read_series(payload, SeriesField(path=("b", "a"), time_path="t", rate_hz=4))
+    assert resampled is not None
+    assert resampled.tolist() == [[7, 1, 2], [7.5, 2, 3], [8, 3, 4], [8.5, 4, 5], [9, 5, 6]]
+    with pytest.raises(DecodeError, match="say with path which one is meant"):
+        read_series(payload, SeriesField())
+
+
+def test_a_csv_is_columns_by_name_or_number_and_all_but_the_times() -> None:
+    named = b"t, ax ,ay\n0,1,10\n1,3,30\n"
+    spec = SeriesField(time_path="t", rate_hz=2)
+    expected = [[1, 10], [2, 20], [3, 30]]
+    assert read_series(named, spec).tolist() == expected
+    assert read_series(named, spec.model_copy(update={"path": ("ay", "ax")})).tolist() == [
+        row[::-1] for row in expected
+    ]
+    bare = SeriesField(time_path="0", rate_hz=2)
+    assert read_series(b"0,1,10\n1,3,30\n", bare).tolist() == expected
+    with pytest.raises(DecodeError, match="has no part 'az'; it has t, ax, ay"):
+        read_series(named, SeriesField(path="az"))
+
+
+def test_a_series_of_a_known_rate_is_resampled_and_one_without_is_not() -> None:
+    payload = npy_bytes(np.arange(10.0))
+    assert read_series(payload, SeriesField(rate_hz=50)).tolist() == [[i] for i in range(10)]
+    same = SeriesField(rate_hz=50, source_rate_hz=50)
+    assert len(read_series(payload, same)) == 10
+    twice = read_series(payload, SeriesField(rate_hz=100, source_rate_hz=50))
+    assert twice is not None and twice[:, 0].tolist() == [i / 2 for i in range(19)]
+    half = read_series(payload, SeriesField(rate_hz=25, source_rate_hz=50))
+    assert half is not None and half[1:-1, 0] == pytest.approx([2, 4, 6])
+    assert len(read_series(payload, SeriesField(rate_hz=100, source_rate_hz=50), max_steps=5)) == 5
+
+
+def test_json_without_its_key_is_an_absent_field() -> None:
+    payload = _json({"other": [1]})
+    assert read_series(payload, SeriesField(path="a")) is None
+    assert read_series(_json({"a": [1, 2]}), SeriesField(path="a", time_path="t", rate_hz=1)) is None
+    assert read_points(payload, PointsField(path="a")) is None
+    assert read_vector(payload, VectorField(path=("other", "a"))) is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "spec", "reason"),
+    [
+        (_json({"a": [1, 2], "b": [1]}), SeriesField(path=("a", "b")), "parts of 2, 1 steps and no times"),
+        (
+            _json({"a": [1, 2], "t": [0]}),
+            SeriesField(path="a", time_path="t", rate_hz=1),
+            r"times of shape \[1\] for 2",
+        ),
+        (_json({"a": [1, 2], "t": [1, 0]}), SeriesField(path="a", time_path="t", rate_hz=1), "times that go back"),
+        (
+            _json({"a": [1, 2], "t": [0, None]}),
+            SeriesField(path="a", time_path="t", rate_hz=1),
+            "not finite|not an array",
+        ),
+        (b'{"a": [1, NaN]}', SeriesField(path="a"), "not finite"),
+        (_json({"a": "text"}), SeriesField(path="a"), "not an array of numbers"),
+        (b"PK\x03\x04 no archive", SeriesField(path="a"), "not a readable NPZ"),
+        (_npz(a=np.ones(3))[:-30], SeriesField(path="a"), "not a readable NPZ"),
+        (b"\x01\x02\x03", SeriesField(), "not a readable NPY"),
+        (b"no array", SeriesField(), "neither numbers nor the names of columns"),
+    ],
+)
+def test_a_bad_series_is_refused_with_a_reason(payload: bytes, spec: SeriesField, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        read_series(payload, spec)
+
+
+def test_objects_in_an_npz_are_refused_unread() -> None:
+    stream = io.BytesIO()
+    np.savez(stream, a=np.array([{"run": "me"}], dtype=object))
+    with pytest.raises(DecodeError, match="not an array of numbers"):
+        read_series(stream.getvalue(), SeriesField(path="a"))
+
+
+def test_an_npz_that_would_fill_the_memory_is_refused_from_its_header() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as entry:
+        for _ in range(300):
+            entry.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match="would take 314572800 bytes, over the limit"):
+        read_series(stream.getvalue(), SeriesField(path="a"))
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+def test_bare_floats_are_points_only_where_the_field_says_so() -> None:
+    cloud = np.arange(12, dtype="<f4").reshape(3, 4)
+    spec = PointsField(channels=4, raw_float32=True)
+    assert read_points(memoryview(cloud.tobytes()), spec).tolist() == cloud.tolist()
+    assert read_points(npy_bytes(cloud), spec).tolist() == cloud.tolist()
+    with pytest.raises(DecodeError, match="47 bytes, no whole number of points"):
+        read_points(cloud.tobytes()[:-1], spec)
+    with pytest.raises(DecodeError, match="not a readable NPY"):
+        read_points(cloud.tobytes(), PointsField(channels=4))
+
+
+def test_a_vector_is_gathered_from_parts() -> None:
+    payload = _json({"speed": 2.5, "pose": {"position": [1, 2, 3]}})
+    found = read_vector(payload, VectorField(path=("pose.position", "speed")))
+    assert found is not None and found.tolist() == [1, 2, 3, 2.5]
+    assert read_vector(b"1,2,3\n", VectorField()).tolist() == [1, 2, 3]
+    assert read_vector(b"[[1, 2], [3, 4]]", VectorField()).tolist() == [1, 2, 3, 4]

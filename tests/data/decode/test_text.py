@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ray_mm.config.fields import TextField
+from ray_mm.data.decode import decoder_for
+from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.decode.error import DecodeError
-from ray_mm.data.decode.text import PAD_ID, UNKNOWN_ID, decode_text, load_tokenizer
+from ray_mm.data.decode.text import PAD_ID, UNKNOWN_ID, decode_text, load_tokenizer, read_text
+from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import DatasetError
 from ray_mm.preprocessing.tokenizer import train_tokenizer
 
@@ -19,7 +25,9 @@ def tokenizer() -> str:
 
 def _decode(tokenizer: str, text: str | bytes, max_tokens: int = 6) -> npt.NDArray[np.int32]:
     out = np.zeros(max_tokens, np.int32)
-    decode_text(text.encode() if isinstance(text, str) else text, load_tokenizer(tokenizer), out)
+    found = read_text(text.encode() if isinstance(text, str) else text, TextField())
+    assert found is not None
+    decode_text(found[0], load_tokenizer(tokenizer), out)
     return out
 
 
@@ -38,9 +46,40 @@ def test_what_the_vocabulary_lacks_is_unknown_not_padding(tokenizer: str) -> Non
     assert _decode(tokenizer, "   ").tolist() == [UNKNOWN_ID, 0, 0, 0, 0, 0]
 
 
-def test_what_is_not_utf8_is_refused_with_the_place(tokenizer: str) -> None:
-    with pytest.raises(DecodeError, match=r"not UTF-8 .* at byte 3"):
-        _decode(tokenizer, b"abc\xff")
+def test_what_is_not_utf8_is_replaced_and_counted() -> None:
+    assert read_text("Grüße an alle".encode("latin-1"), TextField()) == ("Gr\ufffd\ufffde an alle", 2)
+    # A text may hold the sign of replacement itself.
+    assert read_text("all \ufffd is well".encode(), TextField()) == ("all \ufffd is well", 0)
+    assert read_text(b"\xef\xbb\xbfwith a mark", TextField()) == ("with a mark", 0)
+
+
+@pytest.mark.parametrize("payload", [bytes(range(128, 256)), "in UTF-16".encode("utf-16-le"), b"\0" * 9])
+def test_what_is_hardly_a_text_is_refused(payload: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"not a text in UTF-8: \d+ of \d+ characters"):
+        read_text(payload, TextField())
+
+
+def test_a_warning_comes_at_the_first_replacement_the_tenth_and_so_on(caplog: pytest.LogCaptureFixture) -> None:
+    preprocessor = Preprocessor(fields={"order": TextField(max_tokens=4)}, tokenizers={"order": train_tokenizer(["a"])})
+    decode = decoder_for("order", preprocessor)
+    arrays: Arrays = {"order": np.zeros((1, 4), np.int32)}
+    for _ in range(25):
+        assert decode(b"a caf\xe9", arrays, 0)
+        assert decode(b"a cafe", arrays, 0)
+    assert [record.args for record in caplog.records] == [("order", 1), ("order", 10)]
+
+
+def test_a_text_lies_at_a_path_in_json() -> None:
+    payload = json.dumps({"caption": {"en": "left", "de": None}, "tags": ["a", {"b": 7}]}).encode()
+    for path, text in (("caption.en", "left"), ("tags.0", "a"), ("tags.1.b", "7")):
+        assert read_text(payload, TextField(path=path)) == (text, 0)
+    for path in ("caption.de", "caption.fr", "tags.2", "tags.x", "caption.en.more"):
+        assert read_text(payload, TextField(path=path)) is None
+    with pytest.raises(DecodeError, match="has a dict at 'caption', expected a text"):
+        read_text(payload, TextField(path="caption"))
+    for bad in (b"no json", b"{" * 100_000, b'"\xff"', b""):
+        with pytest.raises(DecodeError, match="not readable JSON"):
+            read_text(bad, TextField(path="a"))
 
 
 def test_a_damaged_tokenizer_is_an_error_that_says_so() -> None:
