@@ -84,6 +84,28 @@ class AudioField(Config):
     """Longer recordings are cut, shorter ones padded. Unset: the longest of the data, at most 30."""
 
 
+class VideoField(Config):
+    """A clip: uint8 [num_frames, height, width, channels], the frames' times in seconds, and how many there are."""
+
+    type: Literal["video"] = "video"
+    num_frames: int = Field(default=8, ge=1, le=4096)
+    """Frames that are decoded; a shorter clip has fewer, and zeros after them."""
+    rate_hz: float | None = Field(default=None, gt=0, le=1000)
+    """Frames per second, from the start of the clip. Unset: spread evenly over all of it."""
+    height: int | None = Field(default=None, ge=1, le=16384)
+    """Rows in pixels after decoding. Unset: the median of the data, at most 224."""
+    width: int | None = Field(default=None, ge=1, le=16384)
+    """Columns in pixels after decoding. Unset: the median of the data, at most 224."""
+    channels: Literal[1, 3] = 3
+    """3 for RGB, 1 for grey."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """How frames of another aspect ratio are made to fit: scaled and centre-cropped, or stretched."""
+    random_crop: RandomCrop | None = None
+    """Another part of the clip in every epoch, in training only; all its frames show the same. Unset: always the same part."""
+    random_flip: Fraction = 0.0
+    """Chance that a clip is mirrored left to right, in training only."""
+
+
 class SeriesField(Config):
     """A sensor time series: float32 [max_length, channels] and a length in steps."""
 
@@ -168,7 +190,7 @@ class LabelField(Config):
 
 
 FieldSpec = Annotated[
-    ImageField | TextField | AudioField | SeriesField | PointsField | VectorField | LabelField,
+    ImageField | TextField | AudioField | VideoField | SeriesField | PointsField | VectorField | LabelField,
     Field(discriminator="type"),
 ]
-FIELD_TYPES = ("image", "text", "audio", "series", "points", "vector", "label")
+FIELD_TYPES = ("image", "text", "audio", "video", "series", "points", "vector", "label")

@@ -144,6 +144,11 @@ def _check_input(key: str, name: str, encoder: EncoderConfig, fields: Mapping[st
         )
     if spec.type == "label":
         raise UsageError(f"{key}: {name!r} is a label and can't be an input; inputs can be {', '.join(inputs)}.")
+    if spec.type not in ENCODERS:
+        raise UsageError(
+            f"{key}: no encoder takes a field of type {spec.type} yet; leave {name!r} out of model.fields. Inputs can be of the "
+            f"types {', '.join(ENCODERS)}."
+        )
     if encoder_name(spec, encoder) not in ENCODERS[spec.type]:
         raise UsageError(
             f"{key}.encoder: {encoder.encoder!r} does not take a field of type {spec.type}; choose "

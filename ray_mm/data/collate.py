@@ -27,7 +27,6 @@ class Collator:
         self._specs = {
             array: spec for name in self.fields for array, spec in field_arrays(name, preprocessor.fields[name]).items()
         }
-        self._of_field = {name: list(field_arrays(name, preprocessor.fields[name])) for name in self.fields}
         self._decoders = {name: decoder_for(name, preprocessor) for name in self.fields}
 
     def empty(self, size: int) -> Arrays:

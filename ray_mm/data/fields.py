@@ -6,6 +6,8 @@ A decoded batch is a flat dict of arrays with the batch as first axis, so that A
     field "order"  (text)     order             int32   [B, max_tokens], 0 where there is no token
     field "sound"  (audio)    sound             int16   [B, rate_hz × max_seconds];  sound.length int32 [B], in frames
                               (of several channels: int16 [B, rate_hz × max_seconds, channels])
+    field "clip"   (video)    clip              uint8   [B, num_frames, height, width, channels]; clip.length int32 [B], in frames
+                              clip.time         float32 [B, num_frames], seconds after the first frame of the clip
     field "imu"    (series)   imu               float32 [B, max_length, channels];   imu.length   int32 [B], in steps
     field "radar"  (points)   radar             float32 [B, max_points, channels];   radar.length int32 [B], in points
     field "state"  (vector)   state             float32 [B, size]
@@ -34,6 +36,7 @@ from ray_mm.config.fields import (
     SeriesField,
     TextField,
     VectorField,
+    VideoField,
 )
 from ray_mm.errors import DatasetError
 
@@ -55,8 +58,13 @@ def presence_name(field: str) -> str:
 
 
 def length_name(field: str) -> str:
-    """Name of the array with the valid length of an audio, series or points field."""
+    """Name of the array with the valid length of an audio, video, series or points field."""
     return f"{field}.length"
+
+
+def time_name(field: str) -> str:
+    """Name of the array with the times of a video's frames."""
+    return f"{field}.time"
 
 
 def field_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
@@ -77,6 +85,10 @@ def _content_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
             frames = round(_known(spec.rate_hz) * _known_float(spec.max_seconds))
             shape = (frames,) if spec.channels == 1 else (frames, spec.channels)
             return {name: ArraySpec(shape, np.dtype(np.int16))} | length
+        case VideoField():
+            clip = (spec.num_frames, _known(spec.height), _known(spec.width), spec.channels)
+            times = {time_name(name): ArraySpec((spec.num_frames,), np.dtype(np.float32))}
+            return {name: ArraySpec(clip, np.dtype(np.uint8))} | times | length
         case SeriesField():
             return {name: ArraySpec((_known(spec.max_length), _known(spec.channels)), np.dtype(np.float32))} | length
         case PointsField():
@@ -107,6 +119,8 @@ def _optional(spec: FieldSpec) -> set[str]:
     match spec:
         case ImageField():
             return {"random_crop"}
+        case VideoField():
+            return {"random_crop", "rate_hz"}
         case SeriesField():
             # Without times, a series' rate only labels an axis.
             return {"path", "time_path", "rate_hz", "source_rate_hz"}

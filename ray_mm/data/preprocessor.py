@@ -78,6 +78,7 @@ _MUST_AGREE: dict[str, tuple[str, ...]] = {
     "image": (),
     "text": (),  # the model's own tokenizer is used, whatever the dataset has
     "audio": (),
+    "video": (),
     "series": ("channels",),
     "points": ("channels",),
     "vector": ("size",),

@@ -17,6 +17,7 @@ from ray_mm.config.fields import (
     SeriesField,
     TextField,
     VectorField,
+    VideoField,
 )
 from ray_mm.errors import RayMMError
 from ray_mm.preprocessing.summary import FieldSummary
@@ -56,7 +57,7 @@ def complete_fields(
 def _complete(name: str, spec: FieldSpec, found: FieldSummary, text: TextFacts | None) -> FieldSpec:
     update: dict[str, Any]
     match spec:
-        case ImageField():
+        case ImageField() | VideoField():
             unset = spec.height is None or spec.width is None
             sizes = _sizes(name, "height and width", found) if unset else {}
             update = {

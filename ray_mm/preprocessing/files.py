@@ -42,7 +42,7 @@ def file_named(spec: FieldSpec, cell: Any) -> str | None:
     """The path that a cell holds, or None where it holds a value or nothing."""
     if not isinstance(cell, str) or cell == "":
         return None
-    if spec.type in ("image", "audio"):
+    if spec.type in ("image", "audio", "video"):
         return cell
     if spec.type in ("series", "points", "vector"):
         text = cell.strip()
@@ -66,7 +66,7 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
         (column,) = source.columns[field]
         cells = source.values(column)
         names = [file_named(spec, cell) for cell in cells]
-        if spec.type in ("image", "audio"):
+        if spec.type in ("image", "audio", "video"):
             _require_paths(source, field, column, cells)
         _look(source.root, sorted({name for name in names if name is not None} - known.keys()), known)
         states = [_NOT_NAMED if name is None else known[name] for name in names]

@@ -1,6 +1,6 @@
 """The value of a cell → the bytes and the extension of a member, and what the summary of the data needs to know of it.
 
-    image, audio    a path; the file's bytes as they are, its extension from its first bytes, checked by its header
+    image, audio, video  a path; the file's bytes as they are, its extension from its first bytes, checked by its header
     text            the value
     series, points  a path of a file of numbers, a nested list, or one as JSON  → float32 [T, C] or [N, C] as NPY
     vector          columns, a number, a list, one as JSON, or a path           → float32 [size] as NPY
@@ -31,13 +31,15 @@ from ray_mm.config.fields import (
     SeriesField,
     TextField,
     VectorField,
+    VideoField,
 )
 from ray_mm.data.decode.arrays import as_finite
 from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError
-from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, known_format
+from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.numeric import decode_label, read_points, read_series, read_vector
+from ray_mm.data.decode.video import video_shape
 from ray_mm.preprocessing.table import class_text
 
 FloatArray = npt.NDArray[np.float32]
@@ -50,8 +52,8 @@ class Member:
     Attributes:
         extension: without a dot.
         payload: its bytes.
-        shape: image (height, width) in pixels; audio (rate in Hz,); series and points (channels,); vector (size,).
-        longest: audio in seconds; series in steps; points in points.
+        shape: image and video (height, width) in pixels; audio (rate in Hz,); series and points (channels,); vector (size,).
+        longest: audio and video in seconds; series in steps; points in points.
         values: float32 [N, C], for statistics: series, points, vector and number label.
         class_name: of a class label.
     """
@@ -68,6 +70,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
     "image": PICTURES,
     "text": ("txt",),
     "audio": (*RECORDINGS, *SOUND_IN_CONTAINERS),
+    "video": VIDEOS,
     "series": ("npy",),
     "points": ("npy",),
     "vector": ("npy",),
@@ -107,6 +110,12 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
             extension = _extension(payload, EXTENSIONS["audio"], "WAV, FLAC, OGG, MP3 or another recording")
             frames, rate_hz = recording_length(payload)
             return Member(extension, payload, (rate_hz,), frames / rate_hz)
+        case VideoField():
+            assert path is not None, "files.require_paths comes first"
+            payload = path.read_bytes()
+            extension = _extension(payload, VIDEOS, "MP4, MKV, WebM, AVI, MPEG, TS, FLV or WMV")
+            height, width, seconds = video_shape(payload)
+            return Member(extension, payload, (height, width), seconds)
         case TextField():
             return Member("txt", _text(cell).encode())
         case SeriesField():

@@ -75,6 +75,9 @@ fields = st.one_of(
         max_seconds=st.floats(0.1, 3600),
         channels=st.integers(1, 64),
     ),
+    _with(
+        {"type": st.just("video")}, num_frames=st.integers(1, 64), rate_hz=st.none() | st.floats(0.1, 60), height=counts
+    ),
     _with({"type": st.just("series")}, channels=counts, max_length=counts, rate_hz=positive, path=paths),
     _with({"type": st.just("series"), "rate_hz": positive, "time_path": st.just("t")}, path=st.just(["a", "b.c"])),
     _with({"type": st.just("points")}, channels=st.integers(2, 9), max_points=counts, path=paths),

@@ -153,7 +153,7 @@ def test_a_misspelled_key_in_a_tagged_section_finds_the_nearest(write: Write) ->
         ("model.task", {"label": "label"}, "model.task.type: this key is required and is missing"),
         ("model.fields", {}, "model.fields: dictionary should have at least 1 item"),
         ("model.fields", {"a.b": {}}, "model.fields.a.b: string should match pattern"),
-        ("data.fields.image", {"type": "video"}, "data.fields.image.type: must be one of image, text, audio, series"),
+        ("data.fields.image", {"type": "depth"}, "data.fields.image.type: must be one of image, text, audio, video"),
         ("data.fields.y", {"type": "label", "classes": ["a", "a"]}, "data.fields.y: classes must differ"),
         ("model.task.label", "image", "job: model.task.label 'image' is also an input field of the model."),
         ("resources.workers", 500, "job: data.batch_size 128 is smaller than resources.workers 500"),

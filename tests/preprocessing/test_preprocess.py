@@ -16,14 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ray_mm.config.fields import AudioField, VideoField
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.collate import Collator
+from ray_mm.data.epochs import sequence
+from ray_mm.data.inspect import inspect_dataset
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.reader import read_batches
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError, UsageError
 from ray_mm.preprocessing.preprocess import run_preprocess
+from tests.data.decode.videos import video_bytes
 from tests.factories import CLASSES, SPECS, audio_bytes, class_of, image_bytes, member_of, number_of
-from tests.preprocessing.tables import make_job, make_rows, write_csv, write_file, write_json_lines
+from tests.preprocessing.tables import FIELDS, make_job, make_rows, write_csv, write_file, write_json_lines
 
 ray_test = pytest.mark.ray
 _SPLITS = {"by": "hash", "group": "speaker", "fractions": {"train": 0.6, "test": 0.4}}
@@ -339,3 +344,25 @@ def test_bad_input_ends_with_status_two_before_ray_is_imported(
     assert ended.returncode == 2, ended.stderr
     assert re.search(reason, ended.stdout)
     assert not (tmp_path / "out").exists()
+
+
+@ray_test
+def test_clips_become_frames_and_their_sound_another_field(local_ray: None, tmp_path: Path) -> None:
+    rows = []
+    for i in range(4):
+        write_file(tmp_path / f"clips/{i}.bin", video_bytes(10 + i, sound_seconds=1.0))
+        rows.append({"clip": f"clips/{i}.bin" if i else "", "y": i})
+    fields = {"clip": {"type": "video", "num_frames": 3}, "sound": {"type": "audio"}, "y": FIELDS["number"]}
+    job = make_job(write_csv(tmp_path / "t.csv", rows), fields, columns={"sound": "clip"})
+    run_preprocess(job)
+    dataset = open_dataset(tmp_path / "out/train")
+    assert dataset.manifest.fields["clip"] == VideoField(num_frames=3, height=48, width=64)
+    sound = dataset.manifest.fields["sound"]
+    assert isinstance(sound, AudioField) and sound.rate_hz == 16000
+    assert dataset.manifest.presence == {"clip": 3, "sound": 3, "y": 4}
+    assert dataset.manifest.members["clip"] == ("clip.mp4",) and dataset.manifest.members["sound"] == ("sound.mp4",)
+    (batch,) = read_batches(sequence(dataset), preprocessor_for(dataset, {}, fields), 4)
+    assert sorted(batch["clip.length"].tolist()) == [0, 3, 3, 3] and batch["weight"].all()
+    assert (batch["sound.length"][batch["sound.presence"]] > 15000).all()
+    (table,) = [table for table in inspect_dataset(tmp_path / "out/train").tables if table.title == "fields"]
+    assert table.rows[0][:3] == ("clip", "video", "uint8 [3, 48, 64, 3]")

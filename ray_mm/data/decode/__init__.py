@@ -5,6 +5,7 @@
     draw.py     the random choices of a sample
     text.py     UTF-8, alone or in JSON → int32 tokens
     audio.py    libsndfile, or FFmpeg where it can't → int16 frames at one rate
+    video.py    FFmpeg → uint8 frames and their times
     container.py  what FFmpeg reads, through PyAV
     formats.py  what a file is, from its first bytes
     arrays.py   NPY, NPZ, JSON, CSV → arrays, whole or in parts

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.config.fields import ImageField, RandomCrop
+from ray_mm.config.fields import ImageField, RandomCrop, VideoField
 from ray_mm.data.decode.draw import Draw
 
 # OpenCV's own threads would compete with the read tasks for the same cores.
@@ -36,7 +36,7 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def view_of(name: str, height: int, width: int, spec: ImageField, draw: Draw | None) -> View:
+def view_of(name: str, height: int, width: int, spec: ImageField | VideoField, draw: Draw | None) -> View:
     """What a sample shows of a picture.
 
     Args:

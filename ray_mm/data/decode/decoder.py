@@ -16,8 +16,10 @@ from ray_mm.config.fields import (
     SeriesField,
     TextField,
     VectorField,
+    VideoField,
 )
 from ray_mm.data.decode.audio import decode_audio
+from ray_mm.data.decode.container import require_av
 from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import decode_image
@@ -31,7 +33,8 @@ from ray_mm.data.decode.numeric import (
     read_vector,
 )
 from ray_mm.data.decode.text import ReplacementCount, decode_text, load_tokenizer, read_text
-from ray_mm.data.fields import length_name
+from ray_mm.data.decode.video import decode_video
+from ray_mm.data.fields import length_name, time_name
 from ray_mm.data.preprocessor import Preprocessor
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -70,6 +73,8 @@ def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
             return _text(name, spec, preprocessor.tokenizers[name])
         case AudioField():
             return _audio(name, spec)
+        case VideoField():
+            return _video(name, spec)
         case SeriesField():
             return _series(name, spec)
         case PointsField():
@@ -111,6 +116,18 @@ def _audio(name: str, spec: AudioField) -> Decoder:
 
     def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         arrays[length][row] = decode_audio(payload, spec, arrays[name][row])
+        return True
+
+    return decode
+
+
+def _video(name: str, spec: VideoField) -> Decoder:
+    length, time = length_name(name), time_name(name)
+    # Before the first sample, and not as the fault of one.
+    require_av(f"field {name!r} (video)")
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        arrays[length][row] = decode_video(payload, spec, arrays[name][row], arrays[time][row], name, draw)
         return True
 
     return decode

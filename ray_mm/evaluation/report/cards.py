@@ -14,7 +14,7 @@ from ray_mm.evaluation.examples import Example
 from ray_mm.evaluation.report.svg import figure, percent
 from ray_mm.evaluation.report.views import View, view
 
-_TYPES = ("image", "text", "audio", "series", "points", "vector")
+_TYPES = ("image", "video", "text", "audio", "series", "points", "vector")
 """In the order in which they are shown: what a person understands at a glance comes first."""
 
 _NUM_BARS = 3

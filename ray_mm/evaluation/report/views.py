@@ -27,6 +27,7 @@ from ray_mm.config.fields import (
     SeriesField,
     TextField,
     VectorField,
+    VideoField,
 )
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.fields import length_name
@@ -72,6 +73,10 @@ def view(field: str, spec: FieldSpec, arrays: Arrays, member: bytes, statistics:
             content, caption = _text(member)
         case AudioField():
             content, caption = _audio(field, spec, arrays[field][0], int(arrays[length_name(field)][0]))
+        case VideoField():
+            length = int(arrays[length_name(field)][0])
+            content, caption = _image(field, arrays[field][0, max(0, length - 1) // 2])
+            caption = f"the middle one of {length} frames, {caption}"
         case SeriesField():
             length = int(arrays[length_name(field)][0])
             content, caption = _series(field, spec, _standardised(arrays[field][0, :length], statistics))
