@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,6 +54,19 @@ def proxy(s3_endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     with faulty_proxy(s3_endpoint) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
         yield running
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Waits until something is so; fails after a minute."""
+
+    def wait(is_so: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + 60
+        while not is_so():
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 base.py         what all sections share: closed, frozen; sizes, names, locations, resources
 fields.py       field types: what a typed column of a sample is
+cache.py        what is kept on a machine's own disk
 source.py       which samples a job reads: datasets, parts of them, mixed
 preprocess.py   kind: preprocess
 model.py        ``model:`` of a train job, and whether it fits a dataset's fields

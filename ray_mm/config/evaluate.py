@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ray_mm.config.base import BadSamples, Config, Location, Name, Resources
+from ray_mm.config.cache import CacheConfig
 from ray_mm.config.source import AnySource
 
 
@@ -27,6 +28,8 @@ class EvaluateJob(Config):
     """How many of the worst and of the best samples the report shows."""
     bad_samples: BadSamples = BadSamples()
     """When too many unreadable samples stop the run."""
+    cache: CacheConfig = CacheConfig()
+    """What is kept on the machine's own disk."""
     resources: Resources = Resources()
     """What the run may use; ``workers`` is the number of scoring actors."""
     output: Location

@@ -22,6 +22,7 @@ from ray_mm.data.manifest import Dataset
 from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
 from ray_mm.storage import is_remote, local_path
+from ray_mm.storage.cache import BlockCache
 from ray_mm.storage.ranges import Range, RangeReader, read_many, run_all
 from ray_mm.storage.remote import join
 
@@ -57,9 +58,11 @@ class SampleReader:
     Args:
         dataset: where from.
         fields: which members.
+        cache: for shards that lie in a store; None: none.
     """
 
-    def __init__(self, dataset: Dataset, fields: list[str]) -> None:
+    def __init__(self, dataset: Dataset, fields: list[str], cache: BlockCache | None = None) -> None:
+        self._cache = cache
         self._dataset = dataset
         self._fields = fields
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
@@ -109,7 +112,7 @@ class SampleReader:
         for (shard, _), place in zip(samples, places, strict=True):
             ranges[shard] += place.values()
         try:
-            views = read_many([(opened[shard].reader, ranges[shard]) for shard in shards])
+            views = self._read_many([(opened[shard].reader, ranges[shard]) for shard in shards])
         except (ObjectChangedError, ObjectMissingError) as error:
             raise DatasetError(
                 f"{error} Nothing of it is trained on; restore the shard, or make the dataset again."
@@ -118,6 +121,12 @@ class SampleReader:
         return [
             {field: next(left[shard]) for field in place} for (shard, _), place in zip(samples, places, strict=True)
         ]
+
+    def _read_many(self, wanted: Sequence[tuple[RangeReader, Sequence[Range]]]) -> list[list[memoryview]]:
+        # What is asked for together is all local or all remote.
+        if self._cache is None or not wanted[0][0].is_remote:
+            return read_many(wanted)
+        return self._cache.read_many(wanted)
 
     def _shard(self, shard: int) -> _OpenShard:
         with self._lock:

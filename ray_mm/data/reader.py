@@ -17,6 +17,7 @@ from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.quarantine import quarantine
 from ray_mm.errors import SampleError
+from ray_mm.storage.cache import BlockCache
 
 
 class BatchReader:
@@ -26,11 +27,18 @@ class BatchReader:
         datasets: where from.
         preprocessor: which fields, and how.
         quarantine_folder: where bad members are kept. None: they are only left out.
+        cache: for shards that lie in a store; None: none.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], preprocessor: Preprocessor, quarantine_folder: Path | None) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        preprocessor: Preprocessor,
+        quarantine_folder: Path | None,
+        cache: BlockCache | None = None,
+    ) -> None:
         self._roots = [dataset.root for dataset in datasets]
-        self._samples = [SampleReader(dataset, sorted(preprocessor.fields)) for dataset in datasets]
+        self._samples = [SampleReader(dataset, sorted(preprocessor.fields), cache) for dataset in datasets]
         self._collator = Collator(preprocessor)
         self._quarantine_folder = quarantine_folder
 

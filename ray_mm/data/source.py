@@ -21,6 +21,7 @@ import ray
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from ray_mm.config.cache import RemoteCache
 from ray_mm.data.blocks import to_table
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import field_arrays
@@ -29,6 +30,8 @@ from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
 from ray_mm.data.selection import Samples, open_planned
+from ray_mm.storage import local_path
+from ray_mm.storage.cache import BlockCache
 
 TASKS_PER_EXECUTION = 20_000
 """What a driver plans at once without effort."""
@@ -50,6 +53,7 @@ class Feed:
         world_size: number of ranks.
         first_item: where to start.
         quarantine: folder for bad members.
+        cache: for shards that lie in a store; None: none.
         pad: whether every batch has the same number of rows.
         samples_per_task: that one read task reads, about.
         tasks_per_execution: of the dataset; a longer training takes several executions.
@@ -63,6 +67,7 @@ class Feed:
     world_size: int
     first_item: int
     quarantine: Path
+    cache: RemoteCache | None = None
     pad: bool = True
     samples_per_task: int = 512
     tasks_per_execution: int = TASKS_PER_EXECUTION
@@ -148,7 +153,7 @@ def feed_dataset(feed: Feed) -> ray.data.Dataset:
 
 
 def sequential_dataset(
-    samples: Samples, preprocessor: Preprocessor, batch_size: int, quarantine: Path
+    samples: Samples, preprocessor: Preprocessor, batch_size: int, quarantine: Path, cache: RemoteCache | None = None
 ) -> ray.data.Dataset:
     """Some samples once, in the order of their shards: a block per batch, the last one may be short."""
     schedule = Schedule(samples.epoch_samples, 0, batch_size, epochs=1)
@@ -161,6 +166,7 @@ def sequential_dataset(
         world_size=1,
         first_item=0,
         quarantine=quarantine,
+        cache=cache,
         pad=False,
     )
     return feed_dataset(feed)
@@ -189,11 +195,12 @@ class _FeedReader:
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
         self._train = Epochs(open_planned(feed.train), feed.train, feed.shuffle)
-        self._train_reader = BatchReader(self._train.datasets, feed.preprocessor, feed.quarantine)
+        cache = None if feed.cache is None else BlockCache(local_path(feed.cache.folder), feed.cache.size)
+        self._train_reader = BatchReader(self._train.datasets, feed.preprocessor, feed.quarantine, cache)
         self._validation, self._validation_reader = self._train, self._train_reader
         if feed.validation is not None:
             self._validation = Epochs(open_planned(feed.validation), feed.validation, None)
-            self._validation_reader = BatchReader(self._validation.datasets, feed.preprocessor, feed.quarantine)
+            self._validation_reader = BatchReader(self._validation.datasets, feed.preprocessor, feed.quarantine, cache)
 
     def read(self, blocks: Iterable[tuple[int, int]]) -> Iterator[pa.Table]:
         """Blocks of the plan, in their order; while one is decoded, the next ones are read ahead.

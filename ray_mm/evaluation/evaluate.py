@@ -120,7 +120,9 @@ def _score(
     """Streams the samples through the actors, in order, and takes note of every row."""
     placement = place(job.resources)
     gpu = placement.gpus_per_worker > 0
-    scored = sequential_dataset(samples, predictor.preprocessor, job.batch_size, folder / QUARANTINE).map_batches(
+    scored = sequential_dataset(
+        samples, predictor.preprocessor, job.batch_size, folder / QUARANTINE, job.cache.remote
+    ).map_batches(
         Scorer,
         fn_constructor_args=(
             str(local_path(job.checkpoint)),

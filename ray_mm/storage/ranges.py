@@ -55,7 +55,7 @@ class ReadPolicy:
     """
 
     gap_bytes: int = 1 << 18
-    part_bytes: int = 8 << 20
+    part_bytes: int = 4 << 20
     attempt_s: float = 30.0
     stall_s: float = 10.0
     give_up_s: float = 300.0
@@ -83,8 +83,12 @@ class RangeReader:
         self.is_remote = is_remote(info.url)
         self.policy = policy or (REMOTE_POLICY if self.is_remote else FILE_POLICY)
         self._name = name or (lambda start, stop: info.url)
-        self._descriptor = -1
-        if not self.is_remote:
+        if self.is_remote:
+            self._key = split_url(info.url)[2]
+            self._store = store_of(
+                info.url, retries=False, timeout_s=self.policy.attempt_s, stall_s=self.policy.stall_s
+            )
+        else:
             self._descriptor = self._opened()
             weakref.finalize(self, os.close, self._descriptor)
 
@@ -163,17 +167,17 @@ class RangeReader:
         """One request for the bytes from ``start`` to ``stop``: pieces of its body, as they come."""
         import obstore
 
-        info, policy = self.info, self.policy
-        store = store_of(info.url, retries=False, timeout_s=policy.attempt_s, stall_s=policy.stall_s)
+        info = self.info
         options: Any = {"range": (start, stop)}
         if info.etag and not info.etag.startswith("W/"):  # a weak ETag never matches
             options["if_match"] = info.etag
-        result = obstore.get(store, split_url(info.url)[2], options=options)
+        result = obstore.get(self._store, self._key, options=options)
         size, version = result.meta["size"], version_of(result.meta)
         if size != info.size or (version and info.version.startswith(("etag:", "mtime:")) and version != info.version):
             raise _changed(self._name(start, stop), info, size, version)
         if tuple(result.range) != (start, stop):
             raise StorageError(f"{info.url}: asked for bytes {start} to {stop}, the store sent {result.range}.")
+        # In pieces, as small as they come: what has arrived before a break is kept.
         yield from result.stream(min_chunk_size=1)
 
     def _final(self, error: Exception, start: int, stop: int) -> Exception:

@@ -148,6 +148,7 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
             world_size=world_size,
             first_item=attempt.first_item,
             quarantine=self._training.quarantine,
+            cache=job.data.cache.remote,
         )
         splits = feed_dataset(feed).streaming_split(world_size, equal=False, locality_hints=None)
         return [{_FEED: split} for split in splits]

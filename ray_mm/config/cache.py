@@ -1,0 +1,25 @@
+"""``cache:`` what is kept on a machine's own disk so that it need not be fetched again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ray_mm.config.base import Config, Location, Size
+
+
+class RemoteCache(Config):
+    """Blocks of shards that lie in an object store. All runs and processes of a machine may share one folder."""
+
+    folder: Location
+    """Folder on a disk of the machine that reads; on a cluster every machine has one of this name."""
+    size: Annotated[Size, Field(ge=64 << 20)]
+    """Most bytes that are kept. A training wants two windows of its shuffle at least; all of the dataset, if there is room."""
+
+
+class CacheConfig(Config):
+    """What is kept on the machine's own disk."""
+
+    remote: RemoteCache | None = None
+    """Shards that lie in an object store. Unset: each sample is fetched every time that it is read."""
