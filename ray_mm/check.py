@@ -24,8 +24,9 @@ from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.config.source import Source, source_of, train_sources
 from ray_mm.config.train import TrainJob
 from ray_mm.data.fields import merge_fields
+from ray_mm.data.shards import find_shards
 from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, UsageError
-from ray_mm.storage import local_path
+from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import join, located, read_object
 from ray_mm.version import CHECKPOINT_FORMAT, DATASET_FORMAT
 
@@ -60,6 +61,9 @@ def check_job(job: Job) -> list[str]:
 
 
 def _preprocess(job: PreprocessJob) -> Iterator[str]:
+    if job.table is None:
+        yield from _shards(job)
+        return
     table = local_path(job.table)
     if table.suffix.lower() not in _TABLES:
         raise UsageError(f"table: {table} must end in .csv, .jsonl or .parquet.")
@@ -77,6 +81,20 @@ def _preprocess(job: PreprocessJob) -> Iterator[str]:
                 hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(header)}."
                 raise UsageError(f"{key}: {table} has no column {column!r}; {hint}")
         yield f"columns: {', '.join(header)}"
+
+
+def _shards(job: PreprocessJob) -> Iterator[str]:
+    by_split = job.shards if isinstance(job.shards, dict) else {"": job.shards}
+    for split, given in by_split.items():
+        patterns = [given] if isinstance(given, str) else list(given or ())
+        # A store is not asked: checking takes a fraction of a second, and needs no network.
+        local = find_shards([pattern for pattern in patterns if not is_remote(pattern)])
+        size = sum(shard.size for shard in local)
+        key = f"shards.{split}" if split else "shards"
+        yield f"{key}: {len(local):,} tars here, {size:,} bytes"
+        for pattern in patterns:
+            if is_remote(pattern):
+                yield f"{key}: {pattern}, not looked at"
 
 
 def _csv_header(table: Path) -> list[str]:

@@ -59,9 +59,17 @@ def map_locations(config: C, change: Callable[[str], str]) -> C:
             update[name] = map_locations(value, change)
         elif isinstance(value, tuple) and any(isinstance(inner, Config) for inner in value):
             update[name] = tuple(map_locations(inner, change) for inner in value)
-        elif isinstance(value, str) and _is_location((*info.metadata, info.annotation)):
-            update[name] = change(value)
+        elif _is_location((*info.metadata, info.annotation)):
+            update[name] = _map_texts(value, change)
     return config.model_copy(update=update)
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_map_texts(inner, change) for inner in value)
+    return {key: _map_texts(inner, change) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def _is_location(marks: tuple[Any, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""``kind: preprocess``: a table of paths and values → a dataset per split."""
+"""``kind: preprocess``: a table of paths and values, or tars that are there already → a dataset per split."""
 
 from __future__ import annotations
 
@@ -35,13 +35,26 @@ class SplitByHash(Config):
         return fractions
 
 
+Patterns = Location | Annotated[tuple[Location, ...], Field(min_length=1)]
+"""Tars: files, folders, globs and braces such as ``clips-{000..127}.tar``; local, ``s3://``, ``gs://`` or ``https://``."""
+
+PICKLED = ("pkl", "pickle", "pt", "pth")
+"""Suffixes of members that could only be read by unpickling them, which runs whatever code is in them."""
+
+
 class PreprocessJob(Config):
-    """Reads a table, writes WebDataset shards, an index and ``dataset.json`` for every split."""
+    """Makes a dataset for every split: writes shards from a table, or refers to tars where they are."""
 
     kind: Literal["preprocess"]
     name: Name
-    table: Location
+    table: Location | None = None
     """CSV, JSON lines (.jsonl) or Parquet: one row per sample."""
+    shards: Patterns | dict[Name, Patterns] | None = None
+    """Instead of a table: WebDataset tars, which stay where they are; only an index of them is written. Either patterns,
+    whose samples ``splits`` divides by the hash of their keys; or split → patterns."""
+    members: dict[Name, str | tuple[str, ...]] = Field(default={})
+    """For ``shards``: field → suffix of its members, such as ``jpg`` or ``rgb.png``; of several the first that a sample has is
+    taken. Unset: the field's name, and suffixes that begin with it and a dot."""
     root: Location | None = None
     """Folder that paths in the table are relative to. Unset: the table's own folder."""
     fields: dict[Name, FieldSpec] = Field(min_length=1)
@@ -65,6 +78,23 @@ class PreprocessJob(Config):
     """Folder that gets one dataset per split."""
 
     @model_validator(mode="after")
+    def _one_kind_of_data(self) -> PreprocessJob:
+        if (self.table is None) == (self.shards is None):
+            raise ValueError("a job has either a table or shards")
+        foreign = _FOR_TABLES if self.table is None else ("members",)
+        for key in foreign:
+            # Not whether it was written: a job that was resolved has every default written out.
+            if getattr(self, key) != type(self).model_fields[key].get_default():
+                raise ValueError(f"{key} is for {'a table' if self.table is None else 'shards'}; remove it")
+        if self.table is None and (isinstance(self.splits, SplitByColumn) or self.splits.group is not None):
+            raise ValueError(
+                "splits: tars have no columns; divide by hash without a group, or name the shards of each split"
+            )
+        if isinstance(self.shards, dict) and self.splits != SplitByHash():
+            raise ValueError("splits: shards say already which split they are of; remove splits")
+        return self
+
+    @model_validator(mode="after")
     def _columns_name_fields(self) -> PreprocessJob:
         for field, column in self.columns.items():
             if field not in self.fields:
@@ -75,7 +105,7 @@ class PreprocessJob(Config):
 
     @model_validator(mode="after")
     def _cells_hold_texts_and_labels(self) -> PreprocessJob:
-        for field, spec in self.fields.items():
+        for field, spec in self.fields.items() if self.table is not None else ():
             if spec.type in ("text", "label") and spec.path is not None:
                 raise ValueError(
                     f"fields.{field}.path: a {spec.type} of a table is the value of its cell; remove the path"
@@ -85,3 +115,25 @@ class PreprocessJob(Config):
                     f"fields.{field}.written_as: classes of a table are written as numbers; remove the key"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _members_name_fields(self) -> PreprocessJob:
+        for field in self.members:
+            if field not in self.fields:
+                raise ValueError(f"members.{field}: no such field; fields are {', '.join(sorted(self.fields))}")
+            for suffix in self.suffixes(field) or ():
+                if suffix.rpartition(".")[2].lower() in PICKLED:
+                    raise ValueError(
+                        f"members.{field}: .{suffix} members are pickled; reading one runs the code in it, so they are never "
+                        "loaded. Convert them to .npy or .npz"
+                    )
+        return self
+
+    def suffixes(self, field: str) -> tuple[str, ...] | None:
+        """The suffixes that ``members`` names for a field, without a dot before them; None where it names none."""
+        given = self.members.get(field)
+        names = (given,) if isinstance(given, str) else given
+        return None if names is None else tuple(name.removeprefix(".") for name in names)
+
+
+_FOR_TABLES = ("root", "columns", "key", "shard_size")

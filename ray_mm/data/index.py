@@ -12,7 +12,7 @@ was made of: size and version.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,17 @@ class ShardIndex:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, rows: npt.NDArray[np.int64], labels: dict[str, Labels]) -> ShardIndex:
+        """The index of some of the samples, with labels of theirs."""
+        return replace(
+            self,
+            keys=[self.keys[row] for row in rows.tolist()],
+            offsets={suffix: values[rows] for suffix, values in self.offsets.items()},
+            sizes={suffix: values[rows] for suffix, values in self.sizes.items()},
+            checksums={suffix: values[rows] for suffix, values in self.checksums.items()},
+            labels=labels,
+        )
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,9 @@ def _earlier_result(path: Path) -> dict[str, Any] | None:
     try:
         same = json.loads((folder / "job.json").read_text()) == job.model_dump(mode="json")
         result = json.loads((folder / "result.json").read_text())
-        if isinstance(job, PreprocessJob):  # the first in the line: the others follow its datasets
+        if (
+            isinstance(job, PreprocessJob) and job.table is not None
+        ):  # the first in the line: the others follow its datasets
             same = same and local_path(job.table).stat().st_mtime_ns <= (folder / "result.json").stat().st_mtime_ns
     except (OSError, ValueError):
         return None

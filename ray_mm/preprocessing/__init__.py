@@ -11,5 +11,9 @@ summary.py     what a shard's samples are like, merged over shards
 writer.py      the rows of one shard → tar, index, receipt
 tokenizer.py   texts of the train split → a tokenizer
 complete.py    unset shapes ← the data
+raw.py         a member of a tar in place → what the summary needs to know of it
+classes.py     what stands in label members → classes
+facts.py       one shard in place → its index, labels, texts and summary
+in_place.py    tars that stay where they are → datasets that refer to them
 preprocess.py  the driver: one Ray Data task per shard, then dataset.json
 """

@@ -65,6 +65,11 @@ class Plan:
     digest: str
 
     @property
+    def what(self) -> str:
+        """What the datasets are made from, for errors."""
+        return f"{self.source.path} or of the files that it names"
+
+    @property
     def fields(self) -> dict[str, FieldSpec]:
         """The job's fields; class labels have their classes."""
         return self.settings.fields

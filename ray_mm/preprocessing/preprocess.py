@@ -27,6 +27,7 @@ from ray_mm.data.index import index_path
 from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset, tokenizer_path, write_dataset
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError
 from ray_mm.preprocessing.complete import MAX_TOKENS, TextFacts, complete_fields
+from ray_mm.preprocessing.in_place import SETTLED_IN_PLACE, make_in_place, plan_in_place
 from ray_mm.preprocessing.members import EXTENSIONS
 from ray_mm.preprocessing.plan import SETTLED, Plan, plan_job
 from ray_mm.preprocessing.shards import ShardPlan
@@ -55,15 +56,16 @@ def run_preprocess(job: PreprocessJob) -> dict[str, Any]:
         UsageError: the job, its table or a file that it names is wrong; or the output holds other datasets.
         RayMMError: files are not what their fields say, or a shard can't be written.
     """
-    plan = plan_job(job)
+    plan = plan_job(job) if job.table is not None else plan_in_place(job)
     output = local_path(job.output)
     earlier = _datasets(output)
     # Only what was finished is settled: after a failed run its settings may still be corrected.
-    folder = open_run_folder(job, settled=SETTLED if earlier else ())
+    settled = SETTLED if isinstance(plan, Plan) else SETTLED_IN_PLACE
+    folder = open_run_folder(job, settled=settled if earlier else ())
     for split, dataset in earlier.items():
         if dataset.manifest.source != plan.digest:
             raise OutputFolderError(
-                f"output: {output / split} was made from another state of {plan.source.path} or of the files that it names; "
+                f"output: {output / split} was made from another state of {plan.what}; "
                 "choose another output, or remove that folder to make it again."
             )
     result = folder.read_result()
@@ -72,7 +74,7 @@ def run_preprocess(job: PreprocessJob) -> dict[str, Any]:
         _log.info("unchanged output=%s", output)
         return result | {"status": "unchanged"}
     with folder.locked():
-        return _make(job, plan, folder)
+        return _make(job, plan, folder) if isinstance(plan, Plan) else make_in_place(plan, folder)
 
 
 def _make(job: PreprocessJob, plan: Plan, folder: RunFolder) -> dict[str, Any]:
@@ -106,8 +108,9 @@ def _datasets(output: Path) -> dict[str, Dataset]:
 def _is_whole(dataset: Dataset) -> bool:
     try:
         return all(
-            dataset.shard_path(number).stat().st_size == shard.size_bytes
-            and (Path(dataset.root) / shard.index).is_file()
+            (Path(dataset.root) / shard.index).is_file()
+            # Of tars elsewhere the plan has looked at size and version already.
+            and (not shard.is_content_hash or dataset.shard_path(number).stat().st_size == shard.size_bytes)
             for number, shard in enumerate(dataset.shards)
         )
     except OSError:

@@ -78,8 +78,7 @@ class FieldCollector:
 
     def add(self, row: int, member: Member) -> None:
         """Takes the member of a row (from 1)."""
-        self.present += 1
-        self._extensions.add(member.extension)
+        self.count(member.extension)
         self._longest = max(self._longest, member.longest)
         if member.shape:
             shape = "x".join(map(str, member.shape))
@@ -91,6 +90,11 @@ class FieldCollector:
         # Several shapes where all should be one are an error that the driver reports.
         if member.values is not None and len(self._shapes) <= 1:
             self._moments.add(member.values)
+
+    def count(self, extension: str) -> None:
+        """Takes a member that was not looked at."""
+        self.present += 1
+        self._extensions.add(extension)
 
     def summary(self) -> FieldSummary:
         """What was collected."""
@@ -108,9 +112,14 @@ class FieldCollector:
 
 def merge_fields(shards: Iterable[ShardSummary]) -> dict[str, FieldSummary]:
     """Field → the summary over several shards, given in their order."""
+    return merge_summaries(shard.fields for shard in shards)
+
+
+def merge_summaries(shards: Iterable[Mapping[str, FieldSummary]]) -> dict[str, FieldSummary]:
+    """``merge_fields`` of the summaries alone."""
     parts: dict[str, list[FieldSummary]] = {}
     for shard in shards:
-        for field, summary in shard.fields.items():
+        for field, summary in shard.items():
             parts.setdefault(field, []).append(summary)
     return {field: _merge(summaries) for field, summaries in sorted(parts.items())}
 

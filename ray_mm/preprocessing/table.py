@@ -60,6 +60,7 @@ def open_source(job: PreprocessJob) -> Source:
     Raises:
         UsageError: the table can't be read, is empty, lacks a column that the job names, or its keys are not unique.
     """
+    assert job.table is not None, "a job of a table"
     path = local_path(job.table)
     table = read_table(path)
     if table.num_rows == 0:
@@ -121,8 +122,7 @@ def label_classes(source: Source, field: str, spec: LabelField) -> tuple[str, ..
         found = {text for text in texts if text is not None}
         if not found:
             raise UsageError(f"fields.{field}: column {column!r} of {source.path} is empty, so there are no classes.")
-        whole = all(re.fullmatch(r"-?\d{1,18}", text) for text in found)
-        return tuple(sorted(found, key=lambda text: (int(text), text) if whole else (0, text)))
+        return in_order(found)
     known = set(spec.classes)
     wrong = [(row, text) for row, text in enumerate(texts, 1) if text is not None and text not in known]
     if wrong:
@@ -132,6 +132,13 @@ def label_classes(source: Source, field: str, spec: LabelField) -> tuple[str, ..
             f"{len(known)} classes; add it to classes or correct the table."
         )
     return spec.classes
+
+
+def in_order(classes: Iterable[str]) -> tuple[str, ...]:
+    """Classes sorted; as numbers if they all are whole numbers."""
+    found = set(classes)
+    whole = all(re.fullmatch(r"-?\d{1,18}", text) for text in found)
+    return tuple(sorted(found, key=lambda text: (int(text), text) if whole else (0, text)))
 
 
 def require_numbers(source: Source, field: str) -> None:

@@ -1,0 +1,331 @@
+"""One shard in place → what a dataset must know of it: its index, its labels and texts, and what its members are like.
+
+Members whose values are needed (labels, texts, and what has statistics) are all read; of pictures and recordings some are,
+for their shapes. What was found is kept on disk until the datasets are written, so that a run that was killed goes on.
+
+    <output>/.progress/NNNNNN.index.parquet   the index of the whole shard
+    <output>/.progress/NNNNNN.facts.parquet   a row per sample: split, labels and texts; written last
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from ray_mm.config.base import Config
+from ray_mm.config.fields import FieldSpec, LabelField, TextField
+from ray_mm.config.preprocess import PICKLED
+from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.index import ShardIndex, index_path, index_shard, points_path, read_index, write_index
+from ray_mm.data.indexing import IndexSettings, current_index, sidecars
+from ray_mm.data.tar_bytes import GzipRanges
+from ray_mm.errors import UsageError
+from ray_mm.preprocessing.members import Member
+from ray_mm.preprocessing.raw import raw_label, raw_member
+from ray_mm.preprocessing.splits import split_by_hash
+from ray_mm.preprocessing.summary import FieldCollector, FieldSummary
+from ray_mm.storage import is_remote, write_atomic
+from ray_mm.storage.ranges import Range, RangeReader
+from ray_mm.storage.remote import ObjectInfo
+
+_AT_ONCE = 256
+_SHAPES_PER_SHARD = 64
+"""Pictures, clips and recordings of a shard that are looked at; an object store would send all of a dataset otherwise."""
+_BAD = 3
+_SUMMARY_KEY = b"ray_mm.summary"
+
+
+@dataclass(frozen=True)
+class PlaceSettings:
+    """What all shards of a job have in common.
+
+    Attributes:
+        output: the job's output folder.
+        fields: of the job.
+        suffixes: field → suffixes of its members; None: those that begin with its name.
+        on_missing: ``error`` or ``absent``.
+        fractions: split → share of the keys; empty where shards belong to splits as a whole.
+        seed: of the split.
+        digest: of everything that decides what is found.
+    """
+
+    output: Path
+    fields: dict[str, FieldSpec]
+    suffixes: dict[str, tuple[str, ...] | None]
+    on_missing: str
+    fractions: dict[str, float]
+    seed: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class PlacedShard:
+    """A shard of the job.
+
+    Attributes:
+        number: within the job, from 0.
+        split: that all of it belongs to; empty where the keys decide.
+        info: what it is.
+    """
+
+    number: int
+    split: str
+    info: ObjectInfo
+
+
+class PlaceSummary(Config):
+    """What one shard's members are like."""
+
+    digest: str
+    """Of the job and the shard."""
+    num_samples: dict[str, int]
+    """Split → samples with any field."""
+    fields: dict[str, dict[str, FieldSummary]]
+    """Split → field → summary; ``classes`` as they stand in the members."""
+    members: dict[str, tuple[str, ...]]
+    """Field → suffixes of its members that occur."""
+    suffixes: tuple[str, ...]
+    """All that occur in the shard."""
+    num_empty: int
+    """Samples without any field."""
+    num_bad: int = 0
+    bad: tuple[str, ...] = ()
+    """The first of them."""
+
+
+@dataclass(frozen=True)
+class PlaceFacts:
+    """All that is known of one shard.
+
+    Attributes:
+        index: of the whole shard, bad members taken out.
+        splits: of each sample; empty for one without any field.
+        labels: label field → the text (class) or number of each sample, None where absent.
+        texts: text field → the text of each sample, None where absent.
+        summary: see there.
+    """
+
+    index: ShardIndex
+    splits: list[str]
+    labels: dict[str, list[Any]]
+    texts: dict[str, list[str | None]]
+    summary: PlaceSummary
+
+
+def shard_digest(settings: PlaceSettings, shard: PlacedShard) -> str:
+    """Decides whether what was found of a shard still holds."""
+    return f"{settings.digest} {shard.split} {shard.info.size} {shard.info.version}"
+
+
+def find_facts(shard: PlacedShard, settings: PlaceSettings) -> PlaceSummary:
+    """Looks into one shard and keeps what it finds.
+
+    Raises:
+        DatasetError: the shard is no whole tar.
+        StorageError: the store does not answer, or refuses.
+    """
+    draft = facts_index_path(settings.output, shard)
+    known = None
+    if not is_remote(shard.info.url):
+        known = current_index(sidecars([shard.info], None)[0], IndexSettings())
+    # Seek points come with the walk alone; such a shard is walked again.
+    index = known if known is not None and known.unpacked_bytes is None else index_shard(shard.info)
+    write_index(draft, index)
+    finder = _Finder(shard, index, settings, _reader(shard.info, index, draft))
+    facts = finder.find()
+    write_index(draft, facts.index)
+    columns: dict[str, pa.Array] = {"split": pa.array(facts.splits, pa.string())}
+    for name, values in facts.labels.items():
+        columns[f"label:{name}"] = pa.array(values, pa.string() if _is_class(settings.fields[name]) else pa.float64())
+    for name, texts in facts.texts.items():
+        columns[f"text:{name}"] = pa.array(texts, pa.string())
+    table = pa.table(columns).replace_schema_metadata({_SUMMARY_KEY: facts.summary.model_dump_json().encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomic(facts_path(settings.output, shard), sink.getvalue().to_pybytes())
+    return facts.summary
+
+
+def read_summary(shard: PlacedShard, settings: PlaceSettings) -> PlaceSummary | None:
+    """What an earlier run found of the same shard for the same job, or None."""
+    try:
+        metadata = pq.read_schema(facts_path(settings.output, shard)).metadata
+        summary = PlaceSummary.model_validate_json(metadata[_SUMMARY_KEY])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValidationError):
+        return None
+    return summary if summary.digest == shard_digest(settings, shard) else None
+
+
+def read_facts(shard: PlacedShard, settings: PlaceSettings) -> PlaceFacts:
+    """What ``find_facts`` kept."""
+    table = pq.read_table(facts_path(settings.output, shard), partitioning=None)
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    return PlaceFacts(
+        index=read_index(facts_index_path(settings.output, shard), shard.info.url),
+        splits=columns["split"],
+        labels={name[6:]: values for name, values in columns.items() if name.startswith("label:")},
+        texts={name[5:]: values for name, values in columns.items() if name.startswith("text:")},
+        summary=PlaceSummary.model_validate_json(table.schema.metadata[_SUMMARY_KEY]),
+    )
+
+
+def facts_path(output: Path, shard: PlacedShard) -> Path:
+    """Where the facts of a shard are kept."""
+    return output / ".progress" / f"{shard.number:06d}.facts.parquet"
+
+
+def facts_index_path(output: Path, shard: PlacedShard) -> Path:
+    """Where the index of a shard is kept."""
+    return index_path(output / ".progress" / f"{shard.number:06d}.tar")
+
+
+def _reader(info: ObjectInfo, index: ShardIndex, draft: Path) -> RangeReader:
+    if index.unpacked_bytes is not None:
+        return GzipRanges(info, points_path(draft), index.unpacked_bytes)
+    return RangeReader(info)
+
+
+def _is_class(spec: FieldSpec) -> bool:
+    return isinstance(spec, LabelField) and spec.target == "class"
+
+
+@dataclass
+class _Finder:
+    shard: PlacedShard
+    index: ShardIndex
+    settings: PlaceSettings
+    reader: RangeReader
+    bad: list[str] = field(default_factory=list)
+    num_bad: int = 0
+
+    def find(self) -> PlaceFacts:
+        members = {name: self._suffixes(name) for name in self.settings.fields}
+        picked = {name: self._picked(found) for name, found in members.items()}
+        there = np.zeros(len(self.index), np.bool_)
+        for suffix_numbers in picked.values():
+            there |= suffix_numbers >= 0
+        splits = self._splits(there)
+        collectors = {
+            split: {
+                name: FieldCollector(same_shape=spec.type in ("series", "points", "vector"))
+                for name, spec in self.settings.fields.items()
+            }
+            for split in sorted(set(splits) - {""})
+        }
+        labels: dict[str, list[Any]] = {}
+        texts: dict[str, list[str | None]] = {}
+        for name, spec in sorted(self.settings.fields.items()):
+            values = self._field(name, spec, members[name], picked[name], splits, collectors)
+            if isinstance(spec, LabelField):
+                labels[name] = values
+            elif isinstance(spec, TextField):
+                texts[name] = values
+        summary = PlaceSummary(
+            digest=shard_digest(self.settings, self.shard),
+            fields={
+                split: {name: collector.summary() for name, collector in fields.items()}
+                for split, fields in collectors.items()
+            },
+            members=members,
+            suffixes=tuple(self.index.offsets),
+            num_samples=dict(Counter(split for split in splits if split)),
+            num_empty=int((~there).sum()),
+            num_bad=self.num_bad,
+            bad=tuple(self.bad),
+        )
+        return PlaceFacts(self.index, splits, labels, texts, summary)
+
+    def _suffixes(self, name: str) -> tuple[str, ...]:
+        given = self.settings.suffixes[name]
+        if given is None:
+            found = tuple(suffix for suffix in self.index.offsets if suffix == name or suffix.startswith(f"{name}."))
+            pickled = next((suffix for suffix in found if suffix.rpartition(".")[2].lower() in PICKLED), None)
+            if pickled is not None:
+                raise UsageError(
+                    f"fields.{name}: its members .{pickled} are pickled; reading one runs the code in it, so they are never "
+                    f"loaded. Convert them to .npy or .npz, or name others with members.{name}."
+                )
+            return found
+        return tuple(suffix for suffix in given if suffix in self.index.offsets)
+
+    def _picked(self, suffixes: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Which of a field's suffixes each sample has, −1 for none."""
+        found = np.full(len(self.index), -1, np.int64)
+        for number, suffix in reversed(list(enumerate(suffixes))):
+            found[self.index.sizes[suffix] > 0] = number
+        return found
+
+    def _splits(self, there: npt.NDArray[np.bool_]) -> list[str]:
+        if not self.settings.fractions:
+            return [self.shard.split if filled else "" for filled in there.tolist()]
+        names = split_by_hash(self.index.keys, self.settings.fractions, self.settings.seed)
+        return [name if filled else "" for name, filled in zip(names, there.tolist(), strict=True)]
+
+    def _field(
+        self,
+        name: str,
+        spec: FieldSpec,
+        suffixes: Sequence[str],
+        picked: npt.NDArray[np.int64],
+        splits: Sequence[str],
+        collectors: Mapping[str, Mapping[str, FieldCollector]],
+    ) -> list[Any]:
+        """Looks at the members of one field; returns the value of each sample where that is a label or a text."""
+        values: list[Any] = [None] * len(self.index)
+        rows = np.flatnonzero(picked >= 0)
+        looked_at = set(self._rows_to_read(spec, rows).tolist())
+        for row in rows.tolist():
+            if row not in looked_at:
+                collectors[splits[row]][name].count(suffixes[picked[row]])
+        for row, payload in self._payloads(sorted(looked_at), suffixes, picked):
+            collector, suffix = collectors[splits[row]][name], suffixes[picked[row]]
+            try:
+                if isinstance(spec, LabelField) and spec.target == "class":
+                    values[row] = raw_label(payload, spec)
+                    if values[row] is not None:
+                        collector.add(row + 1, Member(suffix, b"", class_name=values[row]))
+                    continue
+                found = raw_member(payload, spec, suffix)
+            except DecodeError as error:
+                collector.unusable += 1
+                self._is_bad(row, suffix, str(error))
+                continue
+            if found is not None:
+                collector.add(row + 1, found[0])
+                values[row] = found[1]
+        return values
+
+    def _is_bad(self, row: int, suffix: str, reason: str) -> None:
+        if self.settings.on_missing == "error":
+            self.num_bad += 1
+            if len(self.bad) < _BAD:
+                self.bad.append(f"{self.shard.info.url}[{self.index.keys[row]}].{suffix}: {reason}")
+        # Taken out of the index, it is absent for whoever reads the dataset.
+        for places in (self.index.offsets, self.index.sizes):
+            places[suffix] = places[suffix].copy()
+            places[suffix][row] = -1
+
+    def _rows_to_read(self, spec: FieldSpec, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if spec.type not in ("image", "audio", "video") or len(rows) <= _SHAPES_PER_SHARD:
+            return rows
+        return rows[np.linspace(0, len(rows) - 1, _SHAPES_PER_SHARD).round().astype(np.int64)]
+
+    def _payloads(
+        self, rows: Sequence[int], suffixes: Sequence[str], picked: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[int, memoryview]]:
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
+            ranges: list[Range] = []
+            for row in part:
+                suffix = suffixes[picked[row]]
+                ranges.append((int(self.index.offsets[suffix][row]), int(self.index.sizes[suffix][row])))
+            yield from zip(part, self.reader.read(ranges), strict=True)

@@ -1,0 +1,363 @@
+"""``kind: preprocess`` with ``shards:`` → datasets that refer to the tars where they are.
+
+    s3://bucket/clips-{000..127}.tar  →  <output>/{train,validation,test}/{index/*.parquet, shards.parquet, dataset.json}
+
+Two rounds of one Ray Data task per shard: the first finds what is in it, the second, when the classes of all shards are known,
+writes its index for each split. No payload is copied. ``dataset.json`` comes last, as with a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ray_mm.config.fields import FieldSpec, LabelField, TextField
+from ray_mm.config.preprocess import PreprocessJob, SplitByHash
+from ray_mm.data.index import as_labels, points_path, write_index
+from ray_mm.data.manifest import Manifest, ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.data.shards import find_shards
+from ray_mm.errors import RayMMError, UsageError
+from ray_mm.preprocessing.classes import class_label, class_number, label_counts
+from ray_mm.preprocessing.complete import MAX_TOKENS, TextFacts, complete_fields
+from ray_mm.preprocessing.facts import (
+    PlacedShard,
+    PlaceSettings,
+    PlaceSummary,
+    facts_index_path,
+    find_facts,
+    read_facts,
+    read_summary,
+)
+from ray_mm.preprocessing.splits import require_no_empty_split
+from ray_mm.preprocessing.statistics import to_statistics
+from ray_mm.preprocessing.summary import FieldSummary, merge_summaries
+from ray_mm.preprocessing.table import listing
+from ray_mm.preprocessing.tokenizer import longest_text, train_tokenizer
+from ray_mm.progress import progress
+from ray_mm.run_folder import RunFolder
+from ray_mm.session import cause_of, ray_session
+from ray_mm.storage import local_path, write_atomic
+from ray_mm.version import DATASET_FORMAT
+
+SETTLED_IN_PLACE = ("fields", "members", "shards", "splits", "on_missing", "seed")
+"""Keys of a job that decide what is in its datasets."""
+
+Result = TypeVar("Result")
+_KEPT = ("path", "time_path", "source_rate_hz", "raw_float32")
+"""Keys of a field that say how its members are written: they stay, for the members stay."""
+_STATISTICS = ("series", "points", "vector", "label")
+
+
+@dataclass(frozen=True)
+class PlacePlan:
+    """What a job will make.
+
+    Attributes:
+        job: the job.
+        shards: of all splits.
+        settings: for every shard.
+        splits: in the order of the job.
+        digest: of everything that decides what is made.
+    """
+
+    job: PreprocessJob
+    shards: tuple[PlacedShard, ...]
+    settings: PlaceSettings
+    splits: tuple[str, ...]
+    digest: str
+
+    @property
+    def train_split(self) -> str:
+        """The split that statistics and vocabulary come from."""
+        return "train" if "train" in self.splits else self.splits[0]
+
+    @property
+    def what(self) -> str:
+        """What the datasets are made from, for errors."""
+        return "its tars"
+
+
+def plan_in_place(job: PreprocessJob) -> PlacePlan:
+    """Finds the shards, by listings alone.
+
+    Raises:
+        UsageError: a pattern names nothing.
+        StorageError: a store does not answer, or refuses.
+    """
+    by_split: Mapping[str, Any] = job.shards if isinstance(job.shards, dict) else {"": job.shards}
+    shards: list[PlacedShard] = []
+    split_of: dict[str, str] = {}
+    for split, patterns in by_split.items():
+        for info in find_shards([patterns] if isinstance(patterns, str) else list(patterns)):
+            if info.url in split_of:
+                raise UsageError(f"shards: {info.url} is of both {split_of[info.url]} and {split}; name it once.")
+            split_of[info.url] = split
+            shards.append(PlacedShard(len(shards), split, info))
+    fractions: dict[str, float] = {}
+    if not isinstance(job.shards, dict):
+        assert isinstance(job.splits, SplitByHash), "PreprocessJob asks for it"
+        fractions = {split: share for split, share in job.splits.fractions.items() if share > 0}
+    settled = {key: value for key, value in job.model_dump(mode="json").items() if key in SETTLED_IN_PLACE}
+    states = [(shard.split, shard.info.url, shard.info.size, shard.info.version) for shard in shards]
+    settings = PlaceSettings(
+        output=local_path(job.output),
+        fields=dict(job.fields),
+        suffixes={name: job.suffixes(name) for name in job.fields},
+        on_missing=job.on_missing,
+        fractions=fractions,
+        seed=job.seed,
+        digest=_digest([DATASET_FORMAT, settled]),
+    )
+    return PlacePlan(job, tuple(shards), settings, tuple(fractions or by_split), _digest([settings.digest, states]))
+
+
+def make_in_place(plan: PlacePlan, folder: RunFolder) -> dict[str, Any]:
+    """Makes the datasets; what an interrupted run found is used again. Returns the content of ``result.json``.
+
+    Raises:
+        RayMMError: a shard can't be read, or its members are not what their fields say.
+    """
+    output, settings = folder.path, plan.settings
+    for old in output.glob("*/dataset.json"):
+        shutil.rmtree(old.parent)
+    summaries = {shard: found for shard in plan.shards if (found := read_summary(shard, settings)) is not None}
+    with ray_session():
+        missing = [shard for shard in plan.shards if shard not in summaries]
+        for shard, found in _on_ray("look", plan, missing, lambda shard: find_facts(shard, settings)):
+            summaries[shard] = found
+        _require_good(plan, summaries)
+        fields = _with_classes(plan, summaries)
+        for _ in _on_ray("index", plan, list(plan.shards), lambda shard: _write_indexes(shard, settings, fields)):
+            pass
+    manifests = _write_datasets(plan, summaries, fields)
+    result = folder.write_result("done", _metrics(manifests, summaries))
+    shutil.rmtree(output / ".progress", ignore_errors=True)
+    return result
+
+
+def _on_ray(
+    what: str, plan: PlacePlan, shards: Sequence[PlacedShard], work: Callable[[PlacedShard], Result]
+) -> Iterator[tuple[PlacedShard, Result]]:
+    """One Ray Data task per shard."""
+    import ray.data
+
+    if not shards:
+        return
+    resources = plan.job.resources
+
+    def run(batch: dict[str, Any]) -> dict[str, list[Any]]:
+        return {"done": [(shard, work(shard)) for shard in batch["item"]]}
+
+    dataset = ray.data.from_items(list(shards), override_num_blocks=len(shards)).map_batches(
+        run,
+        batch_size=None,
+        batch_format="numpy",
+        num_cpus=1 if resources is None or resources.cpus_per_worker is None else resources.cpus_per_worker,
+        concurrency=None if resources is None else resources.workers,
+    )
+    try:
+        with progress(what, len(shards), "shards") as bar:
+            for row in dataset.iter_rows():
+                bar.advance()
+                yield row["done"]
+    except Exception as error:
+        cause = cause_of(error)
+        if isinstance(cause, RayMMError):
+            raise cause from None
+        raise
+
+
+def _require_good(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]) -> None:
+    num_bad = sum(summary.num_bad for summary in summaries.values())
+    if num_bad:
+        examples = [text for shard in plan.shards for text in summaries[shard].bad][:3]
+        raise RayMMError(
+            f"shards: members are not what their field says, {listing(num_bad, 'member', examples)}. Correct fields or "
+            "members, or set on_missing: absent to leave such members out of the datasets."
+        )
+    for name, given in plan.settings.suffixes.items():
+        if not any(summary.members[name] for summary in summaries.values()):
+            wanted = ", ".join(given) if given is not None else f"{name} or {name}.…"
+            found = sorted({suffix for summary in summaries.values() for suffix in summary.suffixes})
+            raise UsageError(
+                f"fields.{name}: no sample has a member {wanted}; the suffixes are {', '.join(found[:20])}. Say with "
+                f"members.{name} which of them it is."
+            )
+    counts = Counter[str]()
+    for summary in summaries.values():
+        counts.update(summary.num_samples)
+    if plan.settings.fractions:
+        splits = [split for split, count in counts.items() if count]
+        require_no_empty_split(splits, plan.settings.fractions, counts.total(), "the keys")
+    elif any(not counts[split] for split in plan.splits):
+        empty = next(split for split in plan.splits if not counts[split])
+        raise UsageError(f"shards.{empty}: no sample has any of the fields {', '.join(sorted(plan.settings.fields))}.")
+
+
+def _with_classes(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]) -> dict[str, FieldSpec]:
+    """The job's fields; class labels with their classes, and with how their members name them."""
+    fields = dict(plan.settings.fields)
+    for name, spec in fields.items():
+        if isinstance(spec, LabelField) and spec.target == "class":
+            found = Counter[str]()
+            for summary in summaries.values():
+                for split in summary.fields.values():
+                    found.update(split[name].classes)
+            fields[name] = class_label(name, spec, found)
+    return fields
+
+
+def _write_indexes(shard: PlacedShard, settings: PlaceSettings, fields: Mapping[str, FieldSpec]) -> None:
+    """Writes the index of a shard for every split that has samples of it."""
+    facts = read_facts(shard, settings)
+    labels: dict[str, Sequence[float | None]] = {}
+    for name, values in facts.labels.items():
+        spec = fields[name]
+        assert isinstance(spec, LabelField)
+        labels[name] = [class_number(value, spec) for value in values] if spec.target == "class" else values
+    splits = np.array(facts.splits, dtype=object)
+    for split in sorted(set(facts.splits) - {""}):
+        rows = np.flatnonzero(splits == split)
+        chosen = rows.tolist()
+        columns = {
+            name: as_labels([values[row] for row in chosen], _label(fields[name])) for name, values in labels.items()
+        }
+        path = settings.output / split / _index_name(shard)
+        write_index(path, facts.index.take(rows, columns))
+        if facts.index.unpacked_bytes is not None:
+            shutil.copyfile(points_path(facts_index_path(settings.output, shard)), points_path(path))
+
+
+def _label(spec: FieldSpec) -> LabelField:
+    assert isinstance(spec, LabelField)
+    return spec
+
+
+def _index_name(shard: PlacedShard) -> str:
+    return f"index/{shard.number:06d}.parquet"
+
+
+def _write_datasets(
+    plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary], fields: Mapping[str, FieldSpec]
+) -> dict[str, Manifest]:
+    """Completes the fields and writes ``dataset.json`` of every split, all at the end."""
+    output = plan.settings.output
+    of_split = {
+        split: [summaries[shard].fields[split] for shard in plan.shards if split in summaries[shard].fields]
+        for split in plan.splits
+    }
+    everywhere = merge_summaries(part for parts in of_split.values() for part in parts)
+    tokenizers, facts = _train_tokenizers(plan)
+    complete = complete_fields(fields, everywhere, facts)
+    for name, spec in complete.items():
+        kept = {key: getattr(fields[name], key) for key in _KEPT if hasattr(spec, key)}
+        complete[name] = spec.model_copy(update=kept)
+    statistics = _statistics(plan, complete, merge_summaries(of_split[plan.train_split]))
+    members = {
+        name: tuple(dict.fromkeys(suffix for summary in summaries.values() for suffix in summary.members[name]))
+        for name in complete
+    }
+    for name, given in plan.settings.suffixes.items():
+        members[name] = tuple(sorted(members[name], key=given.index if given is not None else None))
+    manifests = {}
+    for split in plan.splits:
+        for name, content in tokenizers.items():
+            write_atomic(tokenizer_path(output / split, name), content)
+        found = merge_summaries(of_split[split])
+        manifests[split] = write_dataset(
+            output / split,
+            name=f"{plan.job.name}/{split}",
+            shards=[
+                ShardInfo(
+                    path=shard.info.url,
+                    index=_index_name(shard),
+                    num_samples=summaries[shard].num_samples[split],
+                    size_bytes=shard.info.size,
+                    version=shard.info.version,
+                )
+                for shard in plan.shards
+                if summaries[shard].num_samples.get(split)
+            ],
+            fields=complete,
+            members=members,
+            presence={name: found[name].present for name in complete},
+            label_counts={
+                name: label_counts(spec, found[name].classes)
+                for name, spec in complete.items()
+                if isinstance(spec, LabelField) and spec.classes is not None
+            },
+            statistics=statistics,
+            source=plan.digest,
+        )
+    return manifests
+
+
+def _statistics(
+    plan: PlacePlan, fields: Mapping[str, FieldSpec], train: Mapping[str, FieldSummary]
+) -> dict[str, Statistics]:
+    statistics = {}
+    for name, spec in fields.items():
+        if spec.type in _STATISTICS and not (isinstance(spec, LabelField) and spec.target == "class"):
+            moments = train[name].moments
+            if moments is None:
+                raise RayMMError(
+                    f"fields.{name}: no sample of split {plan.train_split!r} has it, so its mean and standard deviation are "
+                    "not known; name other shards, or remove the field."
+                )
+            statistics[name] = to_statistics(moments)
+    return statistics
+
+
+def _train_tokenizers(plan: PlacePlan) -> tuple[dict[str, str], dict[str, TextFacts]]:
+    specs = {name: spec for name, spec in plan.settings.fields.items() if isinstance(spec, TextField)}
+    if not specs:
+        return {}, {}
+    texts: dict[str, dict[str, list[str]]] = {name: {split: [] for split in plan.splits} for name in specs}
+    for shard in plan.shards:
+        facts = read_facts(shard, plan.settings)
+        for name in specs:
+            for split, text in zip(facts.splits, facts.texts[name], strict=True):
+                if split and text:
+                    texts[name][split].append(text)
+    tokenizers, known = {}, {}
+    for name, spec in specs.items():
+        train = texts[name][plan.train_split]
+        if not train:
+            raise UsageError(
+                f"fields.{name}: no sample of split {plan.train_split!r} has a text, so there is nothing to train its "
+                "tokenizer on; name other members, or remove the field."
+            )
+        content = train_tokenizer(train, spec.vocabulary_size)
+        longest = 0
+        if spec.max_tokens is None:
+            longest = max(longest_text(content, found, MAX_TOKENS) for found in texts[name].values() if found)
+        tokenizers[name] = content
+        known[name] = TextFacts(Tokenizer.from_str(content).get_vocab_size(), longest)
+    return tokenizers, known
+
+
+def _metrics(manifests: Mapping[str, Manifest], summaries: Mapping[PlacedShard, PlaceSummary]) -> dict[str, Any]:
+    num_samples = {split: manifest.num_samples for split, manifest in manifests.items()}
+    fields = sorted(next(iter(manifests.values())).fields)
+    present = {name: sum(manifest.presence[name] for manifest in manifests.values()) for name in fields}
+    found = merge_summaries(split for summary in summaries.values() for split in summary.fields.values())
+    return {
+        "num_samples": num_samples,
+        "num_shards": len(summaries),
+        "size_bytes": sum(shard.info.size for shard in summaries),
+        "num_absent": {name: sum(num_samples.values()) - count for name, count in present.items()},
+        "num_unusable": {name: found[name].unusable for name in fields},
+        "num_empty": sum(summary.num_empty for summary in summaries.values()),
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
