@@ -1,17 +1,19 @@
 # make demo   the whole path on generated data        make test    all tests
 # make check  lint, format, types, import contract    make fix     what the linter can mend by itself
 # make bench  the benchmarks                          make docs-check   run what the docs say
+# make fuzz   damage 20,000 inputs at random, FUZZ_CASES=… for more
 #
 # PYTHON=python3.12 chooses the Python that .venv is made with; PIP_ARGS is passed on to pip.
 
 PYTHON ?= python3
 PIP_ARGS ?=
+FUZZ_CASES ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench docs-check install
+.PHONY: help demo test check fix bench docs-check fuzz install
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -46,6 +48,10 @@ bench: $(INSTALLED)
 docs-check: $(INSTALLED)
 	@echo "ray_mm: running what the docs say"
 	@$(BIN)/python -m pytest -q tests/test_docs.py
+
+fuzz: $(INSTALLED)
+	@echo "ray_mm: damaging $(FUZZ_CASES) inputs"
+	@RAY_MM_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q -m fuzz
 
 install: $(INSTALLED)
 

@@ -30,6 +30,16 @@ _PYAV = importlib.util.find_spec("av") is not None
 _SNDFILE_ERRORS = (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError)
 
 
+class _Stream(io.BytesIO):
+    """Bytes as a file. A damaged header makes libsndfile seek before its start, where an exception can't be caught."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def decode_audio(payload: bytes | memoryview, spec: AudioField, out: npt.NDArray[np.int16]) -> int:
     """Decodes the start of one recording, no more of it than fits.
 
@@ -69,7 +79,7 @@ def recording_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
         UsageError: only PyAV reads it, and it is not installed.
     """
     try:
-        source = payload if isinstance(payload, Path) else io.BytesIO(payload)
+        source = payload if isinstance(payload, Path) else _Stream(payload)
         with soundfile.SoundFile(source) as recording:
             frames, rate = int(recording.frames), int(recording.samplerate)
     except _SNDFILE_ERRORS as error:
@@ -85,7 +95,7 @@ def recording_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
 def _read(payload: bytes | memoryview, seconds: float, channels: int) -> tuple[npt.NDArray[np.int16], int]:
     """The start of a recording, int16 [frames, channels of the field], and its rate in Hz."""
     try:
-        with soundfile.SoundFile(io.BytesIO(payload)) as recording:
+        with soundfile.SoundFile(_Stream(payload)) as recording:
             rate = int(recording.samplerate)
             _check_rate(rate)
             # libsndfile does not scale floats when it is asked for integers: a float WAV would be silence.

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_mm.config.fields import AudioField, ImageField
+from ray_mm.config.fields import AudioField, ImageField, VideoField
+from ray_mm.data.collate import Collator
 from ray_mm.data.decode.audio import decode_audio, recording_length
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import decode_image, image_size
+from ray_mm.data.preprocessor import Preprocessor
 
 pytestmark = pytest.mark.real_data
 _IMAGE = ImageField(height=64, width=64)
@@ -75,3 +77,41 @@ def test_the_sound_of_a_video_is_that_of_the_file_that_was_made_of_it(media: Pat
 def test_a_video_without_sound_is_no_recording(media: Path) -> None:
     with pytest.raises(DecodeError, match="no audio track"):
         decode_audio((media / "testsrc2.mp4").read_bytes(), _AUDIO, np.zeros(16000, np.int16))
+
+
+def test_every_file_is_decoded_or_refused_with_a_reason(media: Path) -> None:
+    fields = {
+        "image": _IMAGE,
+        "audio": _AUDIO,
+        "stereo": AudioField(rate_hz=16000, max_seconds=1.0, channels=2),
+        "video": VideoField(num_frames=4, height=64, width=64),
+    }
+    collator = Collator(Preprocessor(fields=fields))
+    found = {}
+    for file in sorted(path for path in media.parents[2].rglob("*") if path.is_file() and path.name != "LICENSE"):
+        members = {name: file.read_bytes() for name in fields}
+        taken = set()
+        for name, payload in members.items():
+            arrays, bad = collator.collate([{name: payload}])
+            assert bad or arrays[name].any()
+            assert not bad or len(bad[0][name]) > 10
+            taken |= set() if bad else {name}
+        found[file.name] = taken
+    both = {"audio", "stereo", "video"}
+    assert found == {
+        "cmyk.jpg": {"image"},
+        "corrupt.jpg": set(),
+        "gradient.jpg": {"image"},
+        "h265_video.mp4": {"video"},
+        "nasa_13013.mp4": both,
+        "nasa_13013.mp4.audio.mp3": {"audio", "stereo"},
+        "rgba.webp": {"image"},
+        "sine_16ch_s16.wav": {"audio"},
+        "sine_mono_u8.wav": {"audio", "stereo"},
+        "sync_test.avi": both,
+        "sync_test.mkv": both,
+        "sync_test.mp4": both,
+        "test_audio.flac": {"audio", "stereo"},
+        "test_audio.wav": {"audio", "stereo"},
+        "testsrc2.mp4": {"video"},
+    }
