@@ -74,8 +74,9 @@ class BatchReader:
             members = samples.members(shard, row)
             path, keys[slot] = samples.name(shard, row)
             arrays[POSITION][slot] = start + slot
+            bad = samples.damaged(shard, row, members)
             draw = None if draw_from is None else Draw(*draw_from, start + slot)
-            for field, reason in self._collator.fill(arrays, slot, members, draw).items():
+            for field, reason in (bad or self._collator.fill(arrays, slot, members, draw)).items():
                 if self._quarantine_folder is not None:
                     error = SampleError(path, keys[slot], field, reason)
                     quarantine(self._quarantine_folder, self._roots[number], error, members[field])
