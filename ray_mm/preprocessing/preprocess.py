@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from ray_mm.config.fields import LabelField, TextField
 from ray_mm.config.preprocess import PreprocessJob
+from ray_mm.data.decode.container import require_av
 from ray_mm.data.index import index_path
 from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset, tokenizer_path, write_dataset
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError
@@ -56,6 +57,9 @@ def run_preprocess(job: PreprocessJob) -> dict[str, Any]:
         UsageError: the job, its table or a file that it names is wrong; or the output holds other datasets.
         RayMMError: files are not what their fields say, or a shard can't be written.
     """
+    for name, spec in job.fields.items():
+        if spec.type == "video":
+            require_av(f"fields.{name} (video)")
     plan = plan_job(job) if job.table is not None else plan_in_place(job)
     output = local_path(job.output)
     earlier = _datasets(output)

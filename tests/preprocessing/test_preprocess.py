@@ -366,3 +366,11 @@ def test_clips_become_frames_and_their_sound_another_field(local_ray: None, tmp_
     assert (batch["sound.length"][batch["sound.presence"]] > 15000).all()
     (table,) = [table for table in inspect_dataset(tmp_path / "out/train").tables if table.title == "fields"]
     assert table.rows[0][:3] == ("clip", "video", "uint8 [3, 48, 64, 3]")
+
+
+def test_a_job_with_clips_needs_pyav_and_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    job = make_job(write_csv(tmp_path / "t.csv", [{"clip": "a.mp4"}]), {"clip": {"type": "video"}})
+    with pytest.raises(UsageError, match=r"fields\.clip \(video\) needs PyAV; install it with pip install"):
+        run_preprocess(job)
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import tarfile
 from pathlib import Path
@@ -89,6 +90,30 @@ def test_all_frames_of_a_clip_are_cropped_and_mirrored_alike() -> None:
     assert max(edges) - min(edges) <= 1
     mirrored, _ = _decode(payload, Draw(0, 0, 1), random_flip=1.0)
     assert (mirrored == _decode(payload)[0][:, :, ::-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),
+        ((-1, 0, 0, -1), lambda pixels: np.rot90(pixels, 2)),
+        ((0, -1, 1, 0), lambda pixels: np.rot90(pixels, 1)),
+    ],
+    ids=["clockwise", "upside down", "anticlockwise"],
+)
+def test_a_clip_is_decoded_as_it_is_displayed(matrix: tuple[int, ...], turn: Any) -> None:
+    plain = video_bytes(6)
+    payload = bytearray(plain)
+    # The matrix of a track's header (ISO 14496-12, 8.3.2), as a telephone writes it.
+    start = payload.index(b"tkhd") + 44
+    a, b, c, d = (value * 65536 for value in matrix)
+    payload[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    shape = turn(np.zeros((48, 64))).shape
+    assert video_shape(bytes(payload))[:2] == shape
+    upright, _ = _decode(plain, height=48, width=64)
+    turned, _ = _decode(bytes(payload), height=shape[0], width=shape[1])
+    for found, frame in zip(turned, upright, strict=True):
+        assert np.abs(found.astype(int) - turn(frame)).max() <= 1
 
 
 def test_shape_and_duration_are_told_without_decoding_it_all() -> None:
