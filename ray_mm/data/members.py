@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import google_crc32c
 import numpy as np
 
 from ray_mm.data.index import ShardIndex, points_path
@@ -24,7 +23,7 @@ from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.cache import BlockCache
-from ray_mm.storage.ranges import Range, RangeReader, read_many, run_all
+from ray_mm.storage.ranges import Arena, Range, RangeReader, read_many, run_all
 from ray_mm.storage.remote import join
 
 Members = dict[str, memoryview]
@@ -41,31 +40,16 @@ class _OpenShard:
     suffixes: dict[str, list[str]]
     reader: RangeReader
 
-    def found(self, row: int) -> dict[str, str]:
-        """Field → the suffix of its member; absent ones are left out."""
-        found: dict[str, str] = {}
-        for field, suffixes in self.suffixes.items():
-            for suffix in suffixes:
-                if self.index.sizes[suffix][row] > 0:
-                    found[field] = suffix
-                    break
-        return found
-
     def places(self, row: int) -> dict[str, Range]:
         """Field → where its member lies; absent ones are left out."""
-        offsets, sizes = self.index.offsets, self.index.sizes
-        return {
-            field: (int(offsets[suffix][row]), int(sizes[suffix][row])) for field, suffix in self.found(row).items()
-        }
-
-    def damaged(self, row: int, members: Members) -> dict[str, str]:
-        """Field → what is wrong with its member, where the index knows better."""
-        bad: dict[str, str] = {}
-        for field, suffix in self.found(row).items() if self.index.checksums else ():
-            wanted, is_there = int(self.index.checksums[suffix][row]), google_crc32c.value(bytes(members[field]))
-            if is_there != wanted:
-                bad[field] = f"has other bytes than when it was indexed: CRC32C {is_there:08x}, expected {wanted:08x}"
-        return bad
+        found: dict[str, Range] = {}
+        for field, suffixes in self.suffixes.items():
+            for suffix in suffixes:
+                size = int(self.index.sizes[suffix][row])
+                if size > 0:
+                    found[field] = int(self.index.offsets[suffix][row]), size
+                    break
+        return found
 
 
 class SampleReader:
@@ -85,8 +69,13 @@ class SampleReader:
         self._lock = threading.Lock()
         self._ahead: defaultdict[tuple[int, int], deque[tuple[Future[list[Members]], int]]] = defaultdict(deque)
 
-    def members(self, shard: int, row: int) -> Members:
+    def members(self, shard: int, row: int, arena: Arena | None = None) -> Members:
         """The members of a sample; at once where they were asked for ahead.
+
+        Args:
+            shard: number of it.
+            row: in the shard.
+            arena: memory for what is read now. None: it gets its own.
 
         Raises:
             DatasetError: the shard or its index is gone, damaged or changed.
@@ -94,7 +83,7 @@ class SampleReader:
         """
         waiting = self._ahead.get((shard, row))
         if not waiting:
-            return self._read([(shard, row)])[0]
+            return self._read([(shard, row)], arena)[0]
         future, number = waiting.popleft()
         if not waiting:
             del self._ahead[shard, row]
@@ -104,10 +93,6 @@ class SampleReader:
         """The shard's path, relative to the dataset or as it is given there, and the sample's key."""
         opened = self._shard(shard)
         return opened.path, opened.index.keys[row]
-
-    def damaged(self, shard: int, row: int, members: Members) -> dict[str, str]:
-        """Field → what is wrong with its member, for those whose CRC32C is in the index and not that of the bytes."""
-        return self._shard(shard).damaged(row, members)
 
     def prefetch(self, shards: Sequence[int], rows: Sequence[int]) -> None:
         """Starts to read samples of remote shards that ``members`` will be asked for; returns at once."""
@@ -123,7 +108,7 @@ class SampleReader:
         """Drops what was read ahead and not asked for."""
         self._ahead.clear()
 
-    def _read(self, samples: Sequence[tuple[int, int]]) -> list[Members]:
+    def _read(self, samples: Sequence[tuple[int, int]], arena: Arena | None = None) -> list[Members]:
         shards = sorted({shard for shard, _ in samples})
         # A batch may be the first of many shards: their indexes are fetched side by side.
         opened = dict(zip(shards, run_all([partial(self._shard, shard) for shard in shards]), strict=True))
@@ -132,33 +117,22 @@ class SampleReader:
         for (shard, _), place in zip(samples, places, strict=True):
             ranges[shard] += place.values()
         try:
-            views = self._read_many([(opened[shard].reader, ranges[shard]) for shard in shards])
+            views = self._read_many([(opened[shard].reader, ranges[shard]) for shard in shards], arena)
         except (ObjectChangedError, ObjectMissingError) as error:
             raise DatasetError(
                 f"{error} Nothing of it is trained on; restore the shard, or make the dataset again."
             ) from None
         left = {shard: iter(found) for shard, found in zip(shards, views, strict=True)}
-        found = [
+        return [
             {field: next(left[shard]) for field in place} for (shard, _), place in zip(samples, places, strict=True)
         ]
-        for number, (shard, row) in enumerate(samples):
-            if opened[shard].reader.is_remote and opened[shard].damaged(row, found[number]):
-                # On its way, or in the cache: in the store it may be whole.
-                place = places[number]
-                found[number] = dict(
-                    zip(place, self._read_anew(opened[shard].reader, list(place.values())), strict=True)
-                )
-        return found
 
-    def _read_anew(self, reader: RangeReader, ranges: Sequence[Range]) -> list[memoryview]:
-        if self._cache is not None:
-            self._cache.drop(reader, ranges)
-        return reader.read(ranges)
-
-    def _read_many(self, wanted: Sequence[tuple[RangeReader, Sequence[Range]]]) -> list[list[memoryview]]:
+    def _read_many(
+        self, wanted: Sequence[tuple[RangeReader, Sequence[Range]]], arena: Arena | None
+    ) -> list[list[memoryview]]:
         # What is asked for together is all local or all remote.
         if self._cache is None or not wanted[0][0].is_remote:
-            return read_many(wanted)
+            return read_many(wanted, arena)
         return self._cache.read_many(wanted)
 
     def _shard(self, shard: int) -> _OpenShard:

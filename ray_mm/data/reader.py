@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,15 @@ from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs, Places
 from ray_mm.data.fields import POSITION
 from ray_mm.data.manifest import Dataset
-from ray_mm.data.members import SampleReader
+from ray_mm.data.members import Members, SampleReader
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.quarantine import quarantine
 from ray_mm.errors import SampleError
 from ray_mm.storage.cache import BlockCache
+from ray_mm.storage.ranges import Arena
+
+_GROUP_BYTES = 16 << 20
+"""Members that are held at once, about: a batch of pictures, a few of a batch of videos."""
 
 
 class BatchReader:
@@ -41,6 +45,7 @@ class BatchReader:
         self._samples = [SampleReader(dataset, sorted(preprocessor.fields), cache) for dataset in datasets]
         self._collator = Collator(preprocessor)
         self._quarantine_folder = quarantine_folder
+        self._arena = Arena(_GROUP_BYTES)
 
     def prefetch(self, places: Places) -> None:
         """Starts to read samples that lie in a store, and returns at once."""
@@ -69,18 +74,34 @@ class BatchReader:
         """
         arrays = self._collator.empty(size)
         keys = [""] * size
-        for slot, (number, shard, row) in enumerate(zip(*(column.tolist() for column in places), strict=True)):
-            samples = self._samples[number]
-            members = samples.members(shard, row)
-            path, keys[slot] = samples.name(shard, row)
-            arrays[POSITION][slot] = start + slot
-            bad = samples.damaged(shard, row, members)
-            draw = None if draw_from is None else Draw(*draw_from, start + slot)
-            for field, reason in (bad or self._collator.fill(arrays, slot, members, draw)).items():
-                if self._quarantine_folder is not None:
-                    error = SampleError(path, keys[slot], field, reason)
-                    quarantine(self._quarantine_folder, self._roots[number], error, members[field])
+        arrays[POSITION][: len(places.rows)] = np.arange(start, start + len(places.rows))
+        group: list[Members] = []
+        group_bytes = 0
+        where = list(zip(*(column.tolist() for column in places), strict=True))
+        for slot, (number, shard, row) in enumerate(where):
+            keys[slot] = self._samples[number].name(shard, row)[1]
+            members = self._samples[number].members(shard, row, self._arena)
+            group.append(members)
+            group_bytes += sum(map(len, members.values()))
+            if group_bytes >= _GROUP_BYTES or slot + 1 == len(where):
+                first = slot + 1 - len(group)
+                draws = None
+                if draw_from is not None:
+                    draws = [Draw(*draw_from, start + place) for place in range(first, slot + 1)]
+                for bad, reasons in self._collator.fill(arrays, first, group, draws).items():
+                    self._set_aside(where[bad], group[bad - first], reasons)
+                group, group_bytes = [], 0
+                self._arena.reset()
         return arrays, keys
+
+    def _set_aside(self, where: tuple[int, int, int], members: Members, reasons: Mapping[str, str]) -> None:
+        if self._quarantine_folder is None:
+            return
+        number, shard, row = where
+        path, key = self._samples[number].name(shard, row)
+        for field, reason in reasons.items():
+            error = SampleError(path, key, field, reason)
+            quarantine(self._quarantine_folder, self._roots[number], error, members[field])
 
 
 def read_batches(

@@ -79,8 +79,8 @@ def test_all_batches_have_the_same_number_of_bytes_whatever_is_in_them() -> None
     collator = Collator(Preprocessor(fields=specs))
     full, corrupt, padding = collator.empty(3), collator.empty(3), collator.empty(3)
     for row in range(3):
-        collator.fill(full, row, {name: member_of(name, row)[1] for name in specs})
-        collator.fill(corrupt, row, {"image": b"no picture"})
+        collator.fill(full, row, [{name: member_of(name, row)[1] for name in specs}])
+        collator.fill(corrupt, row, [{"image": b"no picture"}])
     tables = [
         to_table(full, ["a", "a/much/longer/key/ünïcode", "c"], 3),
         to_table(corrupt, ["a", "b", "c"], 1 << 40),

@@ -77,11 +77,11 @@ def test_every_bad_member_of_a_sample_is_reported() -> None:
 
 def test_a_row_that_is_filled_twice_holds_nothing_of_the_first_sample_once_cleared() -> None:
     arrays = _COLLATOR.empty(1)
-    _COLLATOR.fill(arrays, 0, _sample(0))
+    _COLLATOR.fill(arrays, 0, [_sample(0)])
     _COLLATOR.clear(arrays, 0)
-    _COLLATOR.fill(arrays, 0, {"text": b"left"})
+    _COLLATOR.fill(arrays, 0, [{"text": b"left"}])
     expected = _COLLATOR.empty(1)
-    _COLLATOR.fill(expected, 0, {"text": b"left"})
+    _COLLATOR.fill(expected, 0, [{"text": b"left"}])
     assert _content(arrays, 0) == _content(expected, 0)
 
 

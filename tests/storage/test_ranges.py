@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mm.errors import ObjectChangedError, ObjectMissingError, StorageError
-from ray_mm.storage.ranges import Range, RangeReader, ReadPolicy, read_many
+from ray_mm.storage.ranges import Arena, Range, RangeReader, ReadPolicy, read_many
 from ray_mm.storage.remote import ObjectInfo, put_if_match, stat
 from tests.object_store import Fault, Proxy, Request, delete_object, first_times, put_object
 
@@ -206,3 +206,14 @@ def test_no_file_stays_open_for_longer_than_its_reader(tmp_path: Path) -> None:
     readers.clear()
     gc.collect()
     assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_an_arena_gives_memory_that_does_not_overlap_until_it_is_reset() -> None:
+    arena = Arena(100)
+    first, second, large = arena.take(60), arena.take(40), arena.take(1)
+    first[:], second[:], large[:] = b"a" * 60, b"b" * 40, b"c"
+    assert (bytes(first), bytes(second), bytes(large)) == (b"a" * 60, b"b" * 40, b"c")
+    assert len(arena.take(1000)) == 1000
+    arena.reset()
+    arena.take(100)[:] = b"d" * 100
+    assert bytes(first) == b"d" * 60 and bytes(large) == b"c"

@@ -5,6 +5,7 @@ Arrays with Python objects inside are refused: reading them would run pickle.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -219,20 +220,14 @@ def _no_part(name: str, names: Sequence[str]) -> DecodeError:
 
 
 def _npy_array(payload: bytes | memoryview) -> npt.NDArray[np.generic]:
-    stream = io.BytesIO(payload)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = _HEADERS.get(version)
-        if read_header is None:
-            raise DecodeError(f"NPY version {'.'.join(map(str, version))} is not supported")
-        shape, fortran_order, dtype = read_header(stream)
-    except _NOT_NPY as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise DecodeError(f"not a readable NPY array ({reason[:120]})") from None
+    start = _npy_header_size(payload)
+    if start > _MAX_NPY_HEADER:
+        raise DecodeError(f"not a readable NPY array (its header claims {start} bytes)")
+    shape, fortran_order, dtype = _npy_header(bytes(payload[:start]))
     if dtype.kind not in "biuf":
         raise DecodeError(f"not an array of numbers (its type is {dtype})")
     # The header's claim is checked before memory is taken for it.
-    start, size = stream.tell(), math.prod(shape) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or start + size > len(payload):
         raise DecodeError(
             f"cut short: shape {list(shape)} of {dtype} needs {size} bytes, {len(payload) - start} are there"
@@ -241,6 +236,29 @@ def _npy_array(payload: bytes | memoryview) -> npt.NDArray[np.generic]:
     return array.reshape(shape, order="F" if fortran_order else "C")
 
 
+def _npy_header_size(payload: bytes | memoryview) -> int:
+    """Bytes before the array: magic, version, and a header whose length stands in 2 bytes, or 4 from version 2 on."""
+    width = 2 if payload[6:7] == b"\x01" else 4
+    return 8 + width + int.from_bytes(payload[8 : 8 + width], "little")
+
+
+# The header is a Python literal, whose parsing takes longer than all the rest; most members of a field have the same.
+@functools.lru_cache(maxsize=256)
+def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    stream = io.BytesIO(head)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = _HEADERS.get(version)
+        if read_header is None:
+            raise DecodeError(f"NPY version {'.'.join(map(str, version))} is not supported")
+        found: tuple[tuple[int, ...], bool, np.dtype[np.generic]] = read_header(stream)
+    except _NOT_NPY as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise DecodeError(f"not a readable NPY array ({reason[:120]})") from None
+    return found
+
+
+_MAX_NPY_HEADER = 10_000
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # The header is a Python literal: a damaged one can make its parser fail in any of these ways.
 _NOT_NPY = (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)

@@ -74,7 +74,7 @@ def make_cards(examples: Sequence[Example], epochs: Epochs, preprocessor: Prepro
         shard, row = int(place.shards[0]), int(place.rows[0])
         members = reader.members(shard, row)
         arrays = collator.empty(1)
-        collator.fill(arrays, 0, members)
+        collator.fill(arrays, 0, [members])
         views = tuple(
             view(name, inputs[name], arrays, bytes(members[name]), preprocessor.statistics.get(name))
             for name in names

@@ -1,0 +1,223 @@
+"""Samples per second from tars to batches, side by side with the peers, on two CPUs for everyone.
+
+    python -m venv .venv-peers
+    .venv-peers/bin/pip install -r benchmarks/peers.txt && .venv-peers/bin/pip install --no-deps mosaicml-streaming==0.13.0
+    python benchmarks/ingest.py --peers .venv-peers/bin/python
+
+4,000 pictures of 640×480 (JPEG, about 180 kB), each with a text and a sensor series; out come batches of 64: uint8 224×224,
+text, float32 series. Every contestant is a process of its own and runs once per round, in an order that changes; figures are
+medians over the rounds. The steady rate leaves out the first eighth of the samples; end to end counts from
+the making of the loader to the last batch, with Python's imports done and, for those on Ray, with Ray running. The limit is what
+two processes reach that only decode and resize the same pictures. Writes the table into docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ray_mm.config.fields import FieldSpec, ImageField, SeriesField, TextField
+from ray_mm.data.index import index_path, write_index
+from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.preprocessing.tokenizer import train_tokenizer
+from ray_mm.preprocessing.writer import write_tar
+
+ROOT = Path(__file__).parents[1]
+LOADERS = ROOT / "benchmarks" / "loaders"
+SAMPLES, SHARDS = 4000, 16
+WORDS = ["a", "car", "turns", "left", "at", "the", "crossing", "while", "it", "rains", "and", "two", "people", "wait"]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A loader, and the Python that it runs under."""
+
+    name: str
+    command: tuple[str, ...]
+    is_peer: bool = True
+
+
+def contestants(peers: str | None) -> list[Contestant]:
+    """All that can run here."""
+    ours = sys.executable
+    found = [
+        Contestant("limit: decode and resize alone", (ours, "bare.py"), is_peer=False),
+        Contestant("ray_mm", (ours, "ours.py"), is_peer=False),
+        Contestant("WebDataset, Pillow", (ours, "wds.py", "--pillow")),
+        Contestant("WebDataset, simplejpeg scaled", (ours, "wds.py")),
+        Contestant("ray.data.read_webdataset, simplejpeg scaled", (ours, "ray_data.py")),
+    ]
+    if peers is not None:
+        found += [
+            Contestant("LitData, simplejpeg scaled", (peers, "lit.py")),
+            Contestant("MosaicML Streaming, simplejpeg scaled", (peers, "mds.py")),
+        ]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("data/ingest"), help="folder for 2 GB of samples")
+    parser.add_argument("--peers", help="Python with benchmarks/peers.txt installed; unset: without LitData and MDS")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--only", nargs="+", help="parts of contestants' names")
+    parser.add_argument("--docs", type=Path, help="page to write the table into")
+    args = parser.parse_args()
+    data = args.data.absolute()
+    make_samples(data, args.samples)
+    chosen = [one for one in contestants(args.peers) if not args.only or any(part in one.name for part in args.only)]
+    for folder, script in (("litdata", "lit.py"), ("mds", "mds.py")):
+        if args.peers is not None and not (data / folder).is_dir():
+            subprocess.run([args.peers, script, "convert", str(data)], cwd=LOADERS, check=True)
+    figures: dict[str, list[dict[str, float]]] = {one.name: [] for one in chosen}
+    for number in range(args.rounds):
+        for place in range(len(chosen)):
+            one = chosen[(place + number) % len(chosen)]
+            figures[one.name].append(measure(one, data))
+            print(f"round {number + 1}: {one.name}: {figures[one.name][-1]}", file=sys.stderr, flush=True)
+    section = table(figures, chosen)
+    print(section)
+    if args.docs is not None:
+        args.docs.write_text(replace_section(args.docs.read_text(), "ingest", section))
+
+
+def measure(one: Contestant, data: Path) -> dict[str, float]:
+    """One run of a contestant."""
+    python, script, *more = one.command
+    done = subprocess.run(
+        [python, script, *more, "--data", str(data)],
+        cwd=LOADERS,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{one.name} failed:\n{done.stderr[-3000:]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    if "rate" in found:
+        return {"steady": found["rate"]}
+    return summary(found["arrivals"])
+
+
+def environment() -> dict[str, str]:
+    """Of a contestant's process: this ray_mm, and one thread for what is not its loader."""
+    return os.environ | {"PYTHONPATH": f"{ROOT}:{LOADERS}", "OMP_NUM_THREADS": "1"}
+
+
+def summary(arrivals: list[tuple[float, int]]) -> dict[str, float]:
+    """Rates of one run.
+
+    Args:
+        arrivals: seconds since the start and number of samples, of each batch.
+    """
+    total = sum(size for _, size in arrivals)
+    seen = 0
+    for place, (time, size) in enumerate(arrivals):
+        seen += size
+        if seen >= total / 8:
+            rest = sum(size for _, size in arrivals[place + 1 :])
+            steady = rest / (arrivals[-1][0] - time)
+            break
+    return {"steady": steady, "end_to_end": total / arrivals[-1][0], "first_batch": arrivals[0][0], "samples": total}
+
+
+def table(figures: dict[str, list[dict[str, float]]], chosen: list[Contestant]) -> str:
+    """The medians as Markdown."""
+
+    def median(name: str, key: str) -> float | None:
+        values = [run[key] for run in figures[name] if key in run]
+        return statistics.median(values) if values else None
+
+    limit = median("limit: decode and resize alone", "steady") if "limit: decode and resize alone" in figures else None
+    lines = [
+        "| loader | steady, samples/s | of the limit | end to end, samples/s | first batch, s |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for one in chosen:
+        steady, whole, first = (median(one.name, key) for key in ("steady", "end_to_end", "first_batch"))
+        share = f"{steady / limit:.2f}" if limit and steady else "–"
+        cells = [f"{value:,.{digits}f}" if value is not None else "–" for value, digits in ((whole, 0), (first, 2))]
+        lines.append(f"| {one.name} | {steady:,.0f} | {share} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def replace_section(page: str, name: str, section: str) -> str:
+    """Puts a section between its marks."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
+
+
+def make_samples(data: Path, count: int) -> None:
+    """Writes the samples, once, as a dataset of tars."""
+    folder = data / "tars"
+    if (folder / "dataset.json").is_file():
+        return
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    shards, texts = [], []
+    for shard, rows in enumerate(np.array_split(np.arange(count), SHARDS)):
+        samples = []
+        for row in rows:
+            text = " ".join(rng.choice(WORDS, 12))
+            texts.append(text)
+            samples.append(
+                (f"{row:06d}", {"image.jpg": picture(rng), "caption.txt": text.encode(), "imu.npy": series(rng)})
+            )
+        path = folder / "shards" / f"{shard:06d}.tar"
+        index = write_tar(path, samples)
+        write_index(index_path(path), index)
+        name = f"shards/{shard:06d}"
+        shards.append(ShardInfo(f"{name}.tar", f"{name}.index.parquet", len(rows), path.stat().st_size, index.version))
+    tokenizer = train_tokenizer(texts)
+    tokenizer_path(folder, "caption").write_text(tokenizer)
+    fields: dict[str, FieldSpec] = {
+        "image": ImageField(height=224, width=224),
+        "caption": TextField(max_tokens=16, vocabulary_size=len(json.loads(tokenizer)["model"]["vocab"])),
+        "imu": SeriesField(channels=6, max_length=100),
+    }
+    write_dataset(
+        folder,
+        name="ingest",
+        shards=shards,
+        fields=fields,
+        members={"image": ("image.jpg",), "caption": ("caption.txt",), "imu": ("imu.npy",)},
+        presence=dict.fromkeys(fields, count),
+        label_counts={},
+        statistics={"imu": Statistics(mean=(0.0,) * 6, std=(1.0,) * 6)},
+    )
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """A JPEG of 640×480 with texture at several scales, about 180 kB."""
+    pixels = np.full((480, 640, 3), 127.0, np.float32)
+    for side, strength in ((8, 60.0), (40, 30.0), (160, 22.0)):
+        coarse = rng.standard_normal((side * 3 // 4, side, 3), np.float32) * strength
+        pixels += cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
+    pixels += rng.standard_normal((480, 640, 1), np.float32) * 18.0
+    encoded = cv2.imencode(".jpg", np.clip(pixels, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 91])[1]
+    return bytes(encoded)
+
+
+def series(rng: np.random.Generator) -> bytes:
+    """An NPY of float32 [100, 6]."""
+    stream = io.BytesIO()
+    np.save(stream, rng.standard_normal((100, 6), np.float32))
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    main()
