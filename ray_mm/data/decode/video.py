@@ -230,4 +230,4 @@ def _write(frame: Any, spec: VideoField, out: npt.NDArray[np.uint8], name: str, 
 
 def _quarter_turns(frame: Any) -> int:
     """Anticlockwise, from how the camera was held."""
-    return round(frame.rotation / 90) % 4
+    return round(float(frame.rotation) / 90) % 4
