@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_mm.errors import GateRefused, RayMMError
+from ray_mm.errors import GateRefused, RayMMError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -175,6 +175,26 @@ def index(
 
     for report in index_tars(tars, output, crc, max_unpacked):
         print(report)
+
+
+@_verb
+def quarantine(
+    what: Annotated[str, typer.Argument(metavar="list|replay", help="Show them, or decode them once more.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A train or evaluate run, or its quarantine.")],
+) -> None:
+    """Show the samples that a run could not read, and whether they can be read now."""
+    from ray_mm.data.replay import open_quarantine, replay_quarantine
+    from ray_mm.summary import quarantine_table
+
+    if what not in ("list", "replay"):
+        raise UsageError(f"quarantine: takes list or replay, found {what!r}.")
+    if what == "list":
+        members = open_quarantine(run)
+        _show([quarantine_table([(member, ()) for member in members], ())])
+    else:
+        replayed = replay_quarantine(run)
+        verdicts = [(one.member, (one.kept or "can be read", one.now or "can be read")) for one in replayed]
+        _show([quarantine_table(verdicts, ("as kept", "in its shard now"))])
 
 
 @_verb

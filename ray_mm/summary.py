@@ -11,6 +11,7 @@ from ray_mm.storage import local_path
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ray_mm.data.quarantine import Quarantined
     from ray_mm.launch.submit import Status
 
 _PLACES = ("report.html", "predictions.parquet", "best", "artifact")
@@ -47,6 +48,24 @@ def result_parts(result: Mapping[str, Any], output: str) -> Iterator[RenderableT
     for place in [*_PLACES, *sorted(path.parent.name for path in folder.glob("*/dataset.json"))]:
         if (folder / place).exists():
             yield f"        {folder / place}"
+
+
+def quarantine_table(members: Sequence[tuple[Quarantined, Sequence[str]]], more: Sequence[str]) -> RenderableType:
+    """Quarantined members, a row each.
+
+    Args:
+        members: each with its cells of further columns.
+        more: names of these columns.
+    """
+    from rich.table import Table
+
+    if not members:
+        return "nothing was quarantined"
+    table = Table("dataset", "shard", "key", "field", "reason", *more, box=None, pad_edge=False)
+    for member, cells in members:
+        error = member.error
+        table.add_row(member.dataset, error.shard, error.key, error.field, error.reason, *cells)
+    return table
 
 
 def _subset_table(subsets: Mapping[str, Mapping[str, Any]]) -> RenderableType:

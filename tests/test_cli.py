@@ -18,7 +18,21 @@ from tests.config.jobs import SMALLEST
 from tests.factories import make_dataset
 
 REPOSITORY = Path(__file__).parents[1]
-VERBS = ("run", "check", "schema", "demo", "inspect", "index", "doctor", "submit", "status", "logs", "stop", "version")
+VERBS = (
+    "run",
+    "check",
+    "schema",
+    "demo",
+    "inspect",
+    "index",
+    "quarantine",
+    "doctor",
+    "submit",
+    "status",
+    "logs",
+    "stop",
+    "version",
+)
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "matplotlib", "onnxruntime", "webdataset", "cv2", "rich", "jinja2")
 
 Ran = subprocess.CompletedProcess[str]

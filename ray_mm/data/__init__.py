@@ -18,6 +18,7 @@ plan.py           the course of a training: item → batch, read task → blocks
 decode/           one module per field type: members → arrays
 collate.py        samples → one batch
 quarantine.py     what happens to a bad sample
+replay.py         quarantined members, decoded once more
 members.py        shard and row → bytes, from disk or from a store
 reader.py         positions → a decoded batch, without Ray
 blocks.py         a batch ↔ an Arrow table, without a copy

@@ -9,11 +9,12 @@ The id is a hash of all but the reason, so that a sample that is met again in th
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from ray_mm.config.base import BadSamples
 from ray_mm.data.order import stable_hash
-from ray_mm.errors import QuarantineBudgetError, SampleError
+from ray_mm.errors import QuarantineBudgetError, RayMMError, SampleError
 from ray_mm.storage import write_atomic, write_json
 
 _JUDGED_FROM = 100
@@ -33,18 +34,40 @@ def quarantine(folder: Path, dataset: str, error: SampleError, payload: bytes | 
     record = folder / f"{name}.json"
     if record.exists():
         return
-    # The record comes last: where it is, the bytes are.
-    write_atomic(folder / f"{name}.bin", bytes(payload))
-    write_json(record, {**where, "reason": error.reason})
+    try:
+        # The record comes last: where it is, the bytes are.
+        write_atomic(folder / f"{name}.bin", bytes(payload))
+        write_json(record, {**where, "reason": error.reason})
+    except OSError as reason:
+        raise RayMMError(
+            f"{error}; and it can't be kept aside in {folder} ({reason.strerror or reason}). Free space there, or choose "
+            "another output."
+        ) from None
 
 
-def list_quarantine(folder: Path) -> list[SampleError]:
+@dataclass(frozen=True)
+class Quarantined:
+    """A member that was kept aside.
+
+    Attributes:
+        dataset: path or URL of the dataset that it is in.
+        error: which member, and what was wrong with it.
+        path: of its bytes.
+    """
+
+    dataset: str
+    error: SampleError
+    path: Path
+
+
+def list_quarantine(folder: Path) -> list[Quarantined]:
     """What lies in a quarantine, by shard, key and field."""
     found = []
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())
-        found.append(SampleError(record["shard"], record["key"], record["field"], record["reason"]))
-    return sorted(found, key=lambda error: (error.shard, error.key, error.field))
+        error = SampleError(record["shard"], record["key"], record["field"], record["reason"])
+        found.append(Quarantined(record["dataset"], error, path.with_suffix(".bin")))
+    return sorted(found, key=lambda one: (one.error.shard, one.error.key, one.error.field, one.dataset))
 
 
 def check_budget(limits: BadSamples, quarantined: int, seen: int, folder: Path) -> None:
@@ -63,9 +86,10 @@ def check_budget(limits: BadSamples, quarantined: int, seen: int, folder: Path) 
     over_rate = seen >= _JUDGED_FROM and quarantined > limits.max_rate * seen
     if not (over_count or over_rate):
         return
-    first = next(iter(list_quarantine(folder)), None)
+    found = list_quarantine(folder)
+    first = found[0].error if found else "not recorded"
     limit = f"max_count {limits.max_count}" if over_count else f"max_rate {limits.max_rate:g}"
     raise QuarantineBudgetError(
         f"{quarantined} of {seen} samples can't be read, more than bad_samples.{limit} allows; "
-        f"the first is {first or 'not recorded'}. They lie with their reasons in {folder}; mend the data or raise the limit."
+        f"the first is {first}. They lie with their reasons in {folder}; mend the data or raise the limit."
     )

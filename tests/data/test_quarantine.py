@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from ray_mm.config.base import BadSamples
 from ray_mm.data.quarantine import check_budget, list_quarantine, quarantine
-from ray_mm.errors import QuarantineBudgetError, SampleError
+from ray_mm.errors import QuarantineBudgetError, RayMMError, SampleError
 
 DATASET = "/data/train"
 
@@ -45,7 +46,7 @@ def test_members_that_differ_in_anything_are_kept_apart(tmp_path: Path) -> None:
     for error in (_error(), _error(key="b"), _error(field="audio"), _error(shard="shards/000001.tar")):
         quarantine(tmp_path, DATASET, error, b"")
     quarantine(tmp_path, "/data/validation", _error(), b"")
-    assert [str(error) for error in list_quarantine(tmp_path)] == [
+    assert [str(one.error) for one in list_quarantine(tmp_path)] == [
         "shards/000000.tar[a].audio: damaged",
         "shards/000000.tar[a].image: damaged",
         "shards/000000.tar[a].image: damaged",
@@ -81,3 +82,14 @@ def test_the_stricter_limit_holds_and_the_rate_is_judged_from_a_hundred_samples(
         assert not allowed
     else:
         assert allowed
+
+
+def test_a_full_disk_stops_the_run_with_shard_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ray_mm.data.quarantine.write_atomic", full)
+    with pytest.raises(
+        RayMMError, match=r"shards/000000\.tar\[a\]\.image: damaged; and it can't be kept .*No space left"
+    ):
+        quarantine(tmp_path, DATASET, _error(), b"x")

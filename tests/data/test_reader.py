@@ -95,7 +95,7 @@ def test_a_damaged_sample_keeps_its_place_without_weight_and_is_quarantined(tmp_
         assert arrays[WEIGHT].tolist() == [1, 0, 1, 1, 0, 1]
         assert arrays[POSITION].tolist() == list(range(6)) and keys[4] == "sample000004"
         assert not any(arrays[presence_name(field)][4] for field in FIELDS)
-    found = list_quarantine(tmp_path / "quarantine")
+    found = [one.error for one in list_quarantine(tmp_path / "quarantine")]
     assert [(error.shard, error.key, error.field) for error in found] == [
         ("shards/000000.tar", "sample000001", "vector"),
         ("shards/000001.tar", "sample000004", "image"),
@@ -275,7 +275,7 @@ def test_members_are_held_a_group_at_a_time_and_the_batch_is_the_same(
         assert keys == [f"sample{number:06d}" for number in range(12)]
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array, err_msg=name)
-    kept = {(error.key, error.field) for error in list_quarantine(tmp_path / "quarantine")}
+    kept = {(one.error.key, one.error.field) for one in list_quarantine(tmp_path / "quarantine")}
     assert {("sample000001", "image"), ("sample000009", "image")} <= kept
     # What is set aside is the member itself, not what was read over it later.
     sizes = sorted(path.stat().st_size for path in (tmp_path / "quarantine").glob("*.bin"))

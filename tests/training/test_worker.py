@@ -216,7 +216,7 @@ def test_bad_samples_are_counted_quarantined_and_change_nothing_else(tmp_path: P
     assert read_state(_latest(training)).total_quarantined == 6, "three in each of two epochs"
     for epoch in audit(training.run / "ledger", training.schedule, {1: 0}):
         assert epoch.exact and epoch.quarantined.sum() == 3
-    assert sorted((error.key, error.field) for error in list_quarantine(training.quarantine)) == [
+    assert sorted((one.error.key, one.error.field) for one in list_quarantine(training.quarantine)) == [
         ("sample000003", "vector"),
         ("sample000003", "vector"),
         ("sample000040", "vector"),

@@ -1,0 +1,82 @@
+"""What was quarantined is listed, and decoded once more as it was kept and as it is now."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_mm.data.epochs import sequence
+from ray_mm.data.manifest import open_dataset
+from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.reader import BatchReader
+from ray_mm.data.replay import open_quarantine, replay_quarantine
+from ray_mm.errors import UsageError
+from tests.factories import make_dataset
+
+FIELDS = ("image", "vector", "label")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that met two bad members in the six samples of ``<tmp_path>/data``."""
+    make_dataset(tmp_path / "data", 6, FIELDS, corrupt={(1, "image"), (4, "vector")})
+    dataset = open_dataset(tmp_path / "data")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "job.json").write_text(json.dumps({"kind": "train", "data": {"fields": {}}}))
+    reader = BatchReader([dataset], preprocessor_for(dataset, {}, FIELDS), run / "quarantine")
+    reader.read(sequence(dataset).places(0, 6), 0, 6)
+    return run
+
+
+def test_a_run_and_its_quarantine_list_the_same(run: Path) -> None:
+    found = [(one.dataset, one.error.key, one.error.field) for one in open_quarantine(run)]
+    dataset = str(run.parent / "data")
+    assert found == [(dataset, "sample000001", "image"), (dataset, "sample000004", "vector")]
+    within = open_quarantine(run / "quarantine")
+    assert [one.path for one in within] == [one.path for one in open_quarantine(run)]
+
+
+def test_what_is_still_bad_is_told_with_its_reason(run: Path) -> None:
+    for one in replay_quarantine(run):
+        assert one.kept == one.now == one.member.error.reason
+
+
+def test_mended_data_is_told_apart_from_what_was_kept(run: Path) -> None:
+    make_dataset(run.parent / "data", 6, FIELDS, corrupt={(4, "vector")}, missing={"vector": 0.0})
+    first, second = replay_quarantine(run)
+    assert first.kept is not None and first.now is None
+    assert second.now is not None
+
+
+def test_samples_and_shards_that_are_gone_are_told(run: Path) -> None:
+    make_dataset(run.parent / "data", 2, FIELDS, num_shards=1)
+    first, second = replay_quarantine(run)
+    assert first.now is None
+    assert second.now is not None and "has no shard shards/000001.tar any more" in second.now
+
+
+def test_a_run_without_bad_samples_and_what_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{}")
+    assert open_quarantine(tmp_path) == []
+    with pytest.raises(UsageError, match="no such folder"):
+        open_quarantine(tmp_path / "nothing")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="neither a run"):
+        open_quarantine(tmp_path / "other")
+
+
+def test_the_command_shows_both(run: Path) -> None:
+    for what, text in (("list", "sample000001"), ("replay", "in its shard now")):
+        done = subprocess.run(
+            [sys.executable, "-m", "ray_mm", "quarantine", what, str(run)], capture_output=True, text=True, check=True
+        )
+        assert text in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-m", "ray_mm", "quarantine", "burn", str(run)], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2 and "takes list or replay, found 'burn'" in wrong.stderr
