@@ -17,7 +17,7 @@ from ray_mm.data.loader import LoadedBatch, Loader
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import preprocessor_for
-from ray_mm.data.selection import select_all
+from ray_mm.data.samples import select_all
 from ray_mm.data.source import Feed, feed_dataset
 from ray_mm.session import ray_session
 

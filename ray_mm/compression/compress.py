@@ -43,7 +43,7 @@ from ray_mm.config.source import source_of
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.reader import read_batches
-from ray_mm.data.selection import select_all
+from ray_mm.data.samples import select_all
 from ray_mm.errors import CheckpointError, DatasetError, GateRefused, RayMMError, UsageError
 from ray_mm.evaluation.evaluate import run_evaluate
 from ray_mm.predictor import ARTIFACT_FILE, GRAPH_FILE, Predictor, load_predictor

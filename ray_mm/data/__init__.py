@@ -12,7 +12,8 @@ inspect.py        what is in a dataset or a tar, for people
 preprocessor.py   what turns members into a model's input; it travels with the model
 order.py          every sample once, mixed: a pure function
 mixture.py        several streams of samples in one epoch, in exact proportions
-selection.py      which samples take part: by fields, classes, a fixed part
+selection.py      which samples of a dataset take part: by fields, classes, a fixed part
+samples.py        what the epochs of a job are drawn from: selections, classes, quotas
 epochs.py         epoch and position → dataset, shard, row
 plan.py           the course of a training: item → batch, read task → blocks
 decode/           one module per field type: members → arrays

@@ -11,7 +11,7 @@ import numpy as np
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.mixture import Mixture
 from ray_mm.data.order import Indices, Shuffle
-from ray_mm.data.selection import Samples, all_of
+from ray_mm.data.samples import Samples, all_of
 
 _KEPT_SHARDS = 1024
 

@@ -29,7 +29,7 @@ from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
-from ray_mm.data.selection import Samples, open_planned
+from ray_mm.data.samples import Samples, open_planned
 from ray_mm.storage import local_path
 from ray_mm.storage.cache import BlockCache
 

@@ -22,7 +22,7 @@ from ray_mm.data.fields import POSITION
 from ray_mm.data.loader import check_positions
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.quarantine import check_budget
-from ray_mm.data.selection import Samples, select_all
+from ray_mm.data.samples import Samples, select_all
 from ray_mm.data.source import sequential_dataset
 from ray_mm.errors import DatasetError, OrderError, RayMMError
 from ray_mm.evaluation.outcome import checkpoint_folder, label_classes, report_content, result_details, result_metrics

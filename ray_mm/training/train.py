@@ -25,7 +25,7 @@ from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
-from ray_mm.data.selection import plan_samples, select_all
+from ray_mm.data.samples import plan_samples, select_all
 from ray_mm.data.source import Feed, feed_dataset
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import Progress, progress

@@ -26,7 +26,7 @@ from ray_mm.data.order import stable_hash
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.quarantine import check_budget
-from ray_mm.data.selection import Samples
+from ray_mm.data.samples import Samples
 from ray_mm.errors import OrderError, QuarantineBudgetError, TrainingDivergedError
 from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.models.multimodal import MultimodalModel, build_model

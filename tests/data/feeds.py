@@ -16,7 +16,7 @@ from ray_mm.data.manifest import open_dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule, rank_slice
 from ray_mm.data.preprocessor import preprocessor_for
-from ray_mm.data.selection import all_of, open_planned
+from ray_mm.data.samples import all_of, open_planned
 from ray_mm.data.source import Feed, feed_dataset
 
 

@@ -18,7 +18,7 @@ from ray_mm.data.manifest import open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.quarantine import list_quarantine
 from ray_mm.data.reader import read_batches
-from ray_mm.data.selection import all_of
+from ray_mm.data.samples import all_of
 from ray_mm.data.source import PlanSource, configure, execution_index, sequential_dataset
 from ray_mm.errors import DatasetError
 from ray_mm.session import cause_of

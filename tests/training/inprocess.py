@@ -15,7 +15,7 @@ from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import rank_size, rank_slice
 from ray_mm.data.reader import BatchReader
-from ray_mm.data.selection import open_planned
+from ray_mm.data.samples import open_planned
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.state import begin_attempt
 from ray_mm.training.tracking import read_metrics

@@ -14,7 +14,7 @@ from ray_mm.config.source import Balance, Source, TrainSource
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Shuffle
-from ray_mm.data.selection import Samples, open_planned, plan_samples, select_all
+from ray_mm.data.samples import Samples, open_planned, plan_samples, select_all
 from ray_mm.errors import DatasetError
 from tests.factories import make_dataset
 
