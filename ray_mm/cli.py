@@ -161,6 +161,8 @@ def inspect(paths: Annotated[list[str], typer.Argument(metavar="DATASET|TARS..."
 
     for inspection in describe(paths):
         _show(titled_table(*table) for table in inspection.tables)
+        if inspection.job:
+            print(f"a job to begin with:\n\n{inspection.job}")
 
 
 @_verb

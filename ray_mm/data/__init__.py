@@ -8,6 +8,7 @@ index.py          where each member of a shard lies: a sidecar
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
 shards.py         patterns → the shards that they name
 indexing.py       many shards → their indexes, where they are not there yet
+infer.py          a few members → what they are, and the fields that they would make
 inspect.py        what is in a dataset or a tar, for people
 preprocessor.py   what turns members into a model's input; it travels with the model
 order.py          every sample once, mixed: a pure function

@@ -238,11 +238,18 @@ def _by_sample(location: str, members: Members) -> ShardIndex:
     column_of: dict[str, int] = {}
     rows: list[int] = []
     columns: list[int] = []
+    last, begin = -1, "\0"
     for name in members.names:
+        # Nearly always the next member of the same sample.
+        if name.startswith(begin) and "/" not in (suffix := name[len(begin) :]) and suffix:
+            rows.append(last)
+            columns.append(column_of.setdefault(suffix, len(column_of)))
+            continue
         slash = name.rfind("/") + 1
         dot = name.find(".", slash)
         if dot > slash and dot + 1 < len(name):
-            rows.append(row_of.setdefault(name[:dot], len(row_of)))
+            last, begin = row_of.setdefault(name[:dot], len(row_of)), name[: dot + 1]
+            rows.append(last)
             columns.append(column_of.setdefault(name[dot + 1 :], len(column_of)))
         else:  # a file without an extension, or a hidden one, belongs to no sample
             rows.append(-1)
@@ -313,8 +320,18 @@ def write_index(path: Path, index: ShardIndex) -> None:
     metadata = {_SIZE_KEY: str(index.shard_bytes).encode(), _VERSION_KEY: index.version.encode()}
     if index.unpacked_bytes is not None:
         metadata[_UNPACKED_KEY] = str(index.unpacked_bytes).encode()
+    table = pa.table(columns).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), sink, compression="zstd")
+    # Offsets and sizes go up in steps: written as differences they take a fiftieth of what a dictionary takes.
+    encodings = {name: "DELTA_BINARY_PACKED" for name in table.column_names if name.endswith((":offset", ":size"))}
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        column_encoding=encodings | {"key": "DELTA_BYTE_ARRAY"},
+    )
     if index.seek_points is not None:
         write_atomic(points_path(path), index.seek_points)
     write_atomic(path, sink.getvalue().to_pybytes())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from ray_mm.config.fields import LabelField
 from ray_mm.data.fields import field_arrays
-from ray_mm.data.index import ShardIndex, index_shard
+from ray_mm.data.index import ShardIndex, index_shard, points_path
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_text
+from ray_mm.data.infer import Found, look_at_members, propose, proposed_job
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
 from ray_mm.data.shards import TAR_SUFFIXES, find_shards
 from ray_mm.storage import is_remote, local_path
@@ -44,11 +45,13 @@ class Inspection:
         path: what was looked at.
         tables: for people.
         data: the same for programs, ready for JSON.
+        job: a preprocess job to begin with, as YAML; empty for a dataset.
     """
 
     path: str
     tables: tuple[Table, ...]
     data: dict[str, Any]
+    job: str = ""
 
 
 def describe(paths: Sequence[str | Path]) -> Iterator[Inspection]:
@@ -116,6 +119,8 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
     """
     shards = find_shards(patterns)
     indexes = [_index_of(shard, settings) for shard in shards]
+    members = look_at_members([(shard, index) for shard, (index, _) in zip(shards, indexes, strict=True)])
+    fields, named = propose(members, [index for index, _ in indexes])
     num_samples = sum(len(index) for index, _ in indexes)
     sizes = _member_sizes(index for index, _ in indexes)
     size_bytes = sum(index.shard_bytes for index, _ in indexes)
@@ -129,6 +134,8 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
         ],
         "presence": {suffix: len(found) for suffix, found in sizes.items()},
         "member_bytes": _extents(sizes),
+        "fields": fields,
+        "members": named,
     }
     shard_rows = tuple(
         (shard.url, f"{len(index):,}", size_text(index.shard_bytes), "yes" if is_indexed else "no")
@@ -137,6 +144,7 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
     member_rows = tuple(
         (suffix, _presence_text(len(found), num_samples), *_extent_texts(found)) for suffix, found in sizes.items()
     )
+    found_rows = tuple((found.suffix, found.format, found.detail, _becomes(found)) for found in members)
     where = shards[0].url if len(shards) == 1 else f"{len(shards):,} tars"
     if len(shard_rows) > _MAX_SHARDS:
         shard_rows = (*shard_rows[:_MAX_SHARDS], (f"… {len(shard_rows) - _MAX_SHARDS:,} more", "", "", ""))
@@ -147,9 +155,18 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
                 f"{num_samples:,} samples, {size_text(size_bytes)}", ("shard", "samples", "size", "indexed"), shard_rows
             ),
             Table("members", ("suffix", "present", "smallest", "median", "largest"), member_rows),
+            Table("what they are, by the bytes of a few", ("suffix", "format", "found", "field"), found_rows),
         ),
         data,
+        proposed_job([str(pattern) for pattern in patterns], fields, named),
     )
+
+
+def _becomes(found: Found) -> str:
+    if found.reason:
+        return f"none: {found.reason}"
+    shown = [f"{part}: {spec['type']}" if part else str(spec["type"]) for part, spec in found.specs.items()]
+    return ", ".join(shown)
 
 
 def _index_of(shard: ObjectInfo, settings: IndexSettings) -> tuple[ShardIndex, bool]:
@@ -157,6 +174,8 @@ def _index_of(shard: ObjectInfo, settings: IndexSettings) -> tuple[ShardIndex, b
         (place,) = sidecars([shard], None)
         index = current_index(place, settings)
         if index is not None:
+            if index.unpacked_bytes is not None:
+                index = replace(index, seek_points=points_path(place.path).read_bytes())
             return index, True
     return index_shard(shard, max_unpacked=settings.max_unpacked), False
 

@@ -27,7 +27,7 @@ from ray_mm.data.tar_header import (
 )
 from ray_mm.errors import DatasetError
 
-_AT_ONCE = 8192
+_AT_ONCE = 1024
 _MAX_EXTENDED = 1 << 20
 """Longest extended header in bytes: names and attributes, never a payload."""
 _SIZE_FILLER_KIND = struct.Struct("124x11sB20xB")

@@ -138,20 +138,22 @@ class GzipRanges(RangeReader):
 
     Args:
         info: of the gzip file.
-        points: path of its seek points, as ``GzipBytes.seek_points`` gave them.
+        points: its seek points, as ``GzipBytes.seek_points`` gave them, or the path of these.
         unpacked_bytes: size of the tar.
     """
 
-    def __init__(self, info: ObjectInfo, points: Path, unpacked_bytes: int) -> None:
+    def __init__(self, info: ObjectInfo, points: Path | bytes, unpacked_bytes: int) -> None:
         self._file_info = info
         self._path = local_path(info.url)
         # What lies between two near members is unpacked in any case.
         super().__init__(replace(info, size=unpacked_bytes), ReadPolicy(gap_bytes=_POINT_SPACING, part_bytes=1 << 62))
         try:
-            self._file = indexed_gzip.IndexedGzipFile(str(self._path), index_file=str(points))
+            self._file = indexed_gzip.IndexedGzipFile(str(self._path))
+            self._file.import_index(fileobj=io.BytesIO(points if isinstance(points, bytes) else points.read_bytes()))
         except _GZIP_ERRORS as error:
+            where = "" if isinstance(points, bytes) else f"{points}: "
             raise DatasetError(
-                f"{points}: the seek points of {self._path} can't be read ({error}); index it again with: ray-mm index "
+                f"{where}the seek points of {self._path} can't be read ({error}); index it again with: ray-mm index "
                 f"{self._path}"
             ) from None
 

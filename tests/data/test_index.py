@@ -255,6 +255,14 @@ def test_members_of_a_sample_may_lie_anywhere(tmp_path: Path) -> None:
     assert index.keys == ["a", "b", "c"] and _payloads(shard, index) == members
 
 
+def test_a_key_ends_at_the_first_dot_of_the_last_part_of_a_path(tmp_path: Path) -> None:
+    members = {"a.txt": b"1", "a.b/c.txt": b"2", "a.b/a.txt": b"3", "a.b.txt": b"4"}
+    shard = write_tar(tmp_path / "0.tar", members)
+    index = index_shard(shard)
+    assert index.keys == ["a", "a.b/c", "a.b/a"] and list(index.offsets) == ["b.txt", "txt"]
+    assert _payloads(shard, index) == members
+
+
 def test_names_that_make_every_file_a_suffix_of_its_own_are_refused(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "0.tar", {f"frame.{i:06d}.jpg": b"" for i in range(1001)})
     with pytest.raises(DatasetError, match=r"1,001 different suffixes \(000000\.jpg, .*expected 1,000 at most"):

@@ -1,0 +1,136 @@
+"""What members are, by their bytes: the fields that are proposed, and what is refused with its reason."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ray_mm.config.load import load_job
+from ray_mm.data.index import ShardIndex, index_shard
+from ray_mm.data.infer import Found, look_at_members, propose, proposed_job
+from ray_mm.data.inspect import inspect_tars
+from ray_mm.storage.remote import stat
+from tests.factories import audio_bytes, image_bytes, npy_bytes, write_tar
+
+
+def _look(folder: Path, members: dict[str, bytes]) -> tuple[list[Found], list[ShardIndex]]:
+    tar = write_tar(folder / "0.tar", members)
+    index = index_shard(tar)
+    return look_at_members([(stat(str(tar)), index)]), [index]
+
+
+def _picture(format: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(stream, format)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_a_picture_is_known_by_its_bytes_whatever_its_name(tmp_path: Path, format: str) -> None:
+    ((found,), _) = _look(tmp_path, {f"{i}.bin": _picture(format) for i in range(3)})
+    assert found.specs == {"": {"type": "image"}} and found.detail == "40×30"
+
+
+@pytest.mark.parametrize(
+    ("payloads", "spec"),
+    [
+        ([audio_bytes(0)], {"type": "audio"}),
+        ([npy_bytes(np.zeros((7, 3), np.float32))], {"type": "series"}),
+        ([npy_bytes(np.zeros(5))] * 2, {"type": "vector"}),
+        ([npy_bytes(np.zeros(5)), npy_bytes(np.zeros(6))], {"type": "series"}),
+        ([b"3", b"0"], {"type": "label"}),
+        ([b"3.5", b"-1e3"], {"type": "label", "target": "number"}),
+        ([b"cat\n", b"dog", b"cat", b"dog"], {"type": "label", "written_as": "name"}),
+        ([b"a red car", "ein grünes Haus".encode()], {"type": "text"}),
+        ([b"t,x\n0,1\n1,2\n"], {"type": "series"}),
+        ([b"[1, 2, 3]"], {"type": "vector"}),
+        ([b"[[1, 2], [3, 4]]"], {"type": "series"}),
+    ],
+    ids=str,
+)
+def test_other_members_are_known_by_their_bytes_too(
+    tmp_path: Path, payloads: list[bytes], spec: dict[str, Any]
+) -> None:
+    ((found,), _) = _look(tmp_path, {f"{i}.x": payload for i, payload in enumerate(payloads)})
+    assert found.specs == {"": spec} and not found.reason
+
+
+def test_members_of_several_kinds_are_said_to_be_so(tmp_path: Path) -> None:
+    ((found,), _) = _look(tmp_path, {"0.bin": image_bytes(0), "1.bin": image_bytes(1), "2.bin": audio_bytes(0)})
+    assert (found.format, found.detail) == ("mixed", "jpg 1, png 1, wav 1") and "of several kinds" in found.reason
+
+
+def test_points_are_known_by_their_name_only(tmp_path: Path) -> None:
+    array = npy_bytes(np.zeros((7, 3), np.float32))
+    (found, _) = _look(tmp_path, {"0.radar.npy": array, "0.imu.npy": array})
+    assert [entry.specs[""]["type"] for entry in found] == ["series", "points"]
+
+
+def _npy_of_objects() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "payload", "reason"),
+    [
+        ("pkl", pickle.dumps([1]), "never loaded"),
+        ("pth", b"PK\x03\x04", "never loaded"),
+        ("npy", _npy_of_objects(), "not an array of numbers"),
+        ("npy", npy_bytes(np.zeros((2, 2, 2))), "no field has arrays of 3 dimensions"),
+        ("txt.gz", gzip.compress(b"hello"), "compressed one by one"),
+        ("mp", b"\x82\xa1x\x00\xa1y\x00", "no format that ray_mm reads"),
+        ("txt", b"", "empty"),
+        ("jpg", b"\xff\xd8\xff\xe0 this is no picture", ""),
+        ("json", b"{broken", "not readable JSON"),
+        ("json", b'{"a": [1], "b": {}}', "no value that is a text or a number"),
+    ],
+)
+def test_what_can_be_no_field_is_refused_with_a_reason(
+    tmp_path: Path, suffix: str, payload: bytes, reason: str
+) -> None:
+    ((found,), indexes) = _look(tmp_path, {f"0.{suffix}": payload})
+    assert not found.specs and found.reason and reason in found.reason
+    assert propose([found], indexes) == ({}, {}) and proposed_job(["x"], {}, {}) == ""
+
+
+def test_a_proposed_job_is_valid_and_reads_as_one_writes_it(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for i in range(8):
+        members[f"d/{i}.{('jpg', 'png')[i % 2]}"] = image_bytes(i)
+        members[f"d/{i}.seg.png"] = _picture("PNG")
+        members[f"d/{i}.json"] = json.dumps(
+            {"caption": f"number {i}", "kind": "ab"[i % 2], "speed": i / 2, "x": None}
+        ).encode()
+        members[f"d/{i}.cls"] = str(i % 3).encode()
+        members[f"d/{i}.0 odd.wav"] = audio_bytes(i)
+    write_tar(tmp_path / "0.tar", members)
+    found = inspect_tars([tmp_path / "0.tar"])
+    assert found.data["members"] == {
+        "field_0_odd": "0 odd.wav",
+        "label": "cls",
+        "image": ["jpg", "png"],
+        "caption": "json",
+        "kind": "json",
+        "speed": "json",
+        "seg": "seg.png",
+    }
+    assert "  image: {type: image}\n" in found.job and "  image: [jpg, png]\n" in found.job
+    job = load_job(yaml.safe_load(found.job))
+    assert job.kind == "preprocess" and set(job.fields) == set(found.data["members"])
+
+
+def test_two_pictures_of_one_sample_are_two_fields(tmp_path: Path) -> None:
+    found, indexes = _look(tmp_path, {"0.jpg": image_bytes(0), "0.png": image_bytes(1)})
+    _, members = propose(found, indexes)
+    assert members == {"image": "jpg", "image_png": "png"}
