@@ -55,9 +55,9 @@ def member_size(header: bytes) -> int:
 
 
 def octal(field: bytes) -> int:
-    """An octal number with spaces or zeros around it; −1 where it is none."""
-    text = field.strip(b" \0")
-    # int() alone would also take a sign, underscores and 0o.
+    """An octal number with spaces before it, and spaces or zero bytes after it; −1 where it is none."""
+    text = field.lstrip(b" ").rstrip(b" \0")
+    # int() alone would also take a sign, underscores and 0o; and a zero byte first ends the number for other readers.
     return int(text or b"0", 8) if not text.strip(b"01234567") else -1
 
 

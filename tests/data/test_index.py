@@ -228,7 +228,9 @@ def test_sizes_beyond_eight_gigabytes_are_read_and_held_against_the_file(tmp_pat
         index_shard(shard)
 
 
-@pytest.mark.parametrize("size", [b"-0000000001", b"0o000000001", b"1_000", b"00000000009", b"\xff" * 12])
+@pytest.mark.parametrize(
+    "size", [b"-0000000001", b"0o000000001", b"1_000", b"00000000009", b"\0" + b"0" * 9 + b"1", b"\xff" * 12]
+)
 def test_a_size_that_is_no_octal_number_is_refused(tmp_path: Path, size: bytes) -> None:
     shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
     shard.write_bytes(_reheaded(shard.read_bytes(), 0, size=size))
