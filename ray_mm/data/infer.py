@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from ray_mm.config.preprocess import PICKLED
-from ray_mm.data.decode.arrays import parse_csv, parse_json, read_npy
+from ray_mm.data.decode.arrays import at_path, parse_csv, parse_json, read_npy
 from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
@@ -29,6 +29,7 @@ from ray_mm.storage.remote import ObjectInfo
 
 _LOOKED_AT = 12
 _SHARDS = 3
+_LABELS_PER_SHARD = 1000
 _MAX_BYTES = 32 << 20
 _MAX_KEYS = 8
 _MAX_CLASS_LETTERS = 40
@@ -73,6 +74,43 @@ def look_at_members(shards: Sequence[tuple[ObjectInfo, ShardIndex]]) -> list[Fou
                     payloads[suffix] += read_some(reader, index, suffix, max(1, _LOOKED_AT // len(chosen)))
             missing -= index.offsets.keys()
     return [_found(suffix, found) for suffix, found in sorted(payloads.items())]
+
+
+def count_labels(
+    shards: Sequence[tuple[ObjectInfo, ShardIndex]], fields: Mapping[str, Any], members: Mapping[str, Any]
+) -> dict[str, Counter[str]]:
+    """Class label → what stands in its members → how often. Of a long list of shards, some are read, and of those all members
+    up to a thousand.
+
+    Args:
+        shards: with their indexes.
+        fields: as ``propose`` gives them.
+        members: as ``propose`` gives them.
+    """
+    chosen = sorted({int(number) for number in np.linspace(0, len(shards) - 1, _SHARDS).round()}) if shards else []
+    counts: dict[str, Counter[str]] = {
+        name: Counter() for name, spec in fields.items() if spec["type"] == "label" and spec.get("target") != "number"
+    }
+    for number in chosen if counts else ():
+        info, index = shards[number]
+        reader = member_reader(info, index)
+        for name, count in counts.items():
+            suffixes = [members[name]] if isinstance(members[name], str) else members[name]
+            for suffix in suffixes:
+                if suffix in index.offsets:
+                    payloads = read_some(reader, index, suffix, _LABELS_PER_SHARD)
+                    count.update(filter(None, (_label_text(payload, fields[name].get("path")) for payload in payloads)))
+    return counts
+
+
+def _label_text(payload: bytes, path: str | None) -> str | None:
+    if path is None:
+        return payload.decode("utf-8", "replace").strip()
+    try:
+        found = at_path(parse_json(payload), path)
+    except DecodeError:
+        return None
+    return None if found is None or isinstance(found, (dict, list)) else str(found)
 
 
 def member_reader(info: ObjectInfo, index: ShardIndex) -> RangeReader:

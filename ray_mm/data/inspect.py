@@ -6,6 +6,7 @@ The answer is data: plain tables for a front end to print, and the same as a dic
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ray_mm.config.fields import LabelField
 from ray_mm.data.fields import field_arrays
 from ray_mm.data.index import ShardIndex, index_shard, points_path
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_text
-from ray_mm.data.infer import Found, look_at_members, propose, proposed_job
+from ray_mm.data.infer import Found, count_labels, look_at_members, propose, proposed_job
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
 from ray_mm.data.shards import TAR_SUFFIXES, find_shards
 from ray_mm.storage import is_remote, local_path
@@ -26,6 +27,7 @@ from ray_mm.storage.remote import ObjectInfo
 
 _MAX_CHANNELS = 8
 _MAX_SHARDS = 20
+_MAX_CLASSES = 30
 _DEFAULT = IndexSettings()
 
 
@@ -119,8 +121,10 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
     """
     shards = find_shards(patterns)
     indexes = [_index_of(shard, settings) for shard in shards]
-    members = look_at_members([(shard, index) for shard, (index, _) in zip(shards, indexes, strict=True)])
+    known = [(shard, index) for shard, (index, _) in zip(shards, indexes, strict=True)]
+    members = look_at_members(known)
     fields, named = propose(members, [index for index, _ in indexes])
+    labels = count_labels(known, fields, named)
     num_samples = sum(len(index) for index, _ in indexes)
     sizes = _member_sizes(index for index, _ in indexes)
     size_bytes = sum(index.shard_bytes for index, _ in indexes)
@@ -136,6 +140,7 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
         "member_bytes": _extents(sizes),
         "fields": fields,
         "members": named,
+        "label_counts": {name: dict(counts) for name, counts in labels.items()},
     }
     shard_rows = tuple(
         (shard.url, f"{len(index):,}", size_text(index.shard_bytes), "yes" if is_indexed else "no")
@@ -156,10 +161,20 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
             ),
             Table("members", ("suffix", "present", "smallest", "median", "largest"), member_rows),
             Table("what they are, by the bytes of a few", ("suffix", "format", "found", "field"), found_rows),
+            *(_histogram(name, counts, num_samples) for name, counts in labels.items() if counts),
         ),
         data,
         proposed_job([str(pattern) for pattern in patterns], fields, named),
     )
+
+
+def _histogram(name: str, counts: Counter[str], num_samples: int) -> Table:
+    total = counts.total()
+    title = f"label {name}" if total >= num_samples else f"label {name}, in {total:,} of the samples"
+    rows = [(text, f"{count:,}", f"{count / total:.1%}") for text, count in counts.most_common(_MAX_CLASSES)]
+    if len(counts) > len(rows):
+        rows.append((f"… {len(counts) - len(rows):,} more", "", ""))
+    return Table(title, ("value", "samples", "share"), tuple(rows))
 
 
 def _becomes(found: Found) -> str:

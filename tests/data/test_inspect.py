@@ -70,6 +70,18 @@ def test_an_index_that_is_there_is_used(tmp_path: Path) -> None:
     assert changed.tables[0].rows[0][3] == "no" and changed.data["num_samples"] == 1
 
 
+def test_the_labels_of_tars_are_counted(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for i in range(10):
+        members |= {f"{i}.cls": str(i % 3).encode(), f"{i}.json": json.dumps({"kind": "ab"[i % 2]}).encode()}
+    members["9.json"] = b'{"kind": null}'
+    found = _described(write_tar(tmp_path / "0.tar", members))
+    assert found.data["label_counts"] == {"label": {"0": 4, "1": 3, "2": 3}, "kind": {"a": 5, "b": 4}}
+    labels = _table(found.tables, "label label")
+    assert labels["0"] == {"value": "0", "samples": "4", "share": "40.0%"}
+    assert _table(found.tables, "label kind, in 9 of the samples")["a"]["samples"] == "5"
+
+
 def test_datasets_and_tars_are_described_in_their_order(tmp_path: Path) -> None:
     root = make_dataset(tmp_path / "train", 4, fields=("label",))
     tars = [write_tar(tmp_path / f"{i}.tar", {f"{i}.txt": b""}) for i in range(2)]
