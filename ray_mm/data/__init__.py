@@ -21,6 +21,7 @@ decode/           one module per field type: members → arrays
 collate.py        samples → one batch
 quarantine.py     what happens to a bad sample
 replay.py         quarantined members, decoded once more
+foresight.py      when the plan reads a block of a remote shard next: what a cache keeps
 members.py        shard and row → bytes, from disk or from a store
 reader.py         positions → a decoded batch, without Ray
 blocks.py         a batch ↔ an Arrow table, without a copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -56,6 +57,28 @@ class Epochs:
                 here = (streams == stream) & (shards == shard)
                 rows[here] = chosen[ranks[here]]
         return Places(self._sources[streams], shards, rows)
+
+    def drawn(self, epoch: int, position: int) -> Indices:
+        """Samples that each stream has given before a position of an epoch, int64 [streams]."""
+        return self._mixture.drawn(epoch, position)
+
+    def next_use(self, dataset: int, shard: int, share: tuple[float, float], drawn: Indices) -> float:
+        """When a part of a shard is read next, in epochs since the first one; to within a window, and never too late.
+
+        Args:
+            dataset: number of it.
+            shard: of the dataset.
+            share: where the part begins and ends, as shares of the shard.
+            drawn: see ``drawn``.
+        """
+        found = math.inf
+        for number in np.flatnonzero(self._sources == dataset).tolist():
+            size = int(self.samples.streams[number].shard_sizes[shard])
+            if size:
+                # Samples are about as large as each other; nothing but the order of eviction depends on it.
+                first, last = (min(int(size * each), size - 1) for each in share)
+                found = min(found, self._mixture.next_use(number, shard, range(first, last + 1), int(drawn[number])))
+        return found
 
     def _read_rows(self, stream: int, shard: int) -> Indices | None:
         if self.samples.is_whole(stream):

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+import google_crc32c
 import numpy as np
 
 from ray_mm.data.index import ShardIndex, points_path
@@ -40,16 +41,31 @@ class _OpenShard:
     suffixes: dict[str, list[str]]
     reader: RangeReader
 
-    def places(self, row: int) -> dict[str, Range]:
-        """Field → where its member lies; absent ones are left out."""
-        found: dict[str, Range] = {}
+    def found(self, row: int) -> dict[str, str]:
+        """Field → the suffix of its member; absent ones are left out."""
+        found: dict[str, str] = {}
         for field, suffixes in self.suffixes.items():
             for suffix in suffixes:
-                size = int(self.index.sizes[suffix][row])
-                if size > 0:
-                    found[field] = int(self.index.offsets[suffix][row]), size
+                if self.index.sizes[suffix][row] > 0:
+                    found[field] = suffix
                     break
         return found
+
+    def places(self, row: int) -> dict[str, Range]:
+        """Field → where its member lies; absent ones are left out."""
+        offsets, sizes = self.index.offsets, self.index.sizes
+        return {
+            field: (int(offsets[suffix][row]), int(sizes[suffix][row])) for field, suffix in self.found(row).items()
+        }
+
+    def damaged(self, row: int, members: Members) -> dict[str, str]:
+        """Field → what is wrong with its member, where the index knows better."""
+        bad: dict[str, str] = {}
+        for field, suffix in self.found(row).items() if self.index.checksums else ():
+            wanted, is_there = int(self.index.checksums[suffix][row]), google_crc32c.value(bytes(members[field]))
+            if is_there != wanted:
+                bad[field] = f"has other bytes than when it was indexed: CRC32C {is_there:08x}, expected {wanted:08x}"
+        return bad
 
 
 class SampleReader:
@@ -94,6 +110,10 @@ class SampleReader:
         opened = self._shard(shard)
         return opened.path, opened.index.keys[row]
 
+    def damaged(self, shard: int, row: int, members: Members) -> dict[str, str]:
+        """Field → what is wrong with its member, for those whose CRC32C is in the index and not that of the bytes."""
+        return self._shard(shard).damaged(row, members)
+
     def prefetch(self, shards: Sequence[int], rows: Sequence[int]) -> None:
         """Starts to read samples of remote shards that ``members`` will be asked for; returns at once."""
         samples = [
@@ -123,9 +143,22 @@ class SampleReader:
                 f"{error} Nothing of it is trained on; restore the shard, or make the dataset again."
             ) from None
         left = {shard: iter(found) for shard, found in zip(shards, views, strict=True)}
-        return [
+        found = [
             {field: next(left[shard]) for field in place} for (shard, _), place in zip(samples, places, strict=True)
         ]
+        for number, (shard, row) in enumerate(samples):
+            if opened[shard].reader.is_remote and opened[shard].damaged(row, found[number]):
+                # On its way, or in the cache: in the store it may be whole.
+                place = places[number]
+                found[number] = dict(
+                    zip(place, self._read_anew(opened[shard].reader, list(place.values())), strict=True)
+                )
+        return found
+
+    def _read_anew(self, reader: RangeReader, ranges: Sequence[Range]) -> list[memoryview]:
+        if self._cache is not None:
+            self._cache.drop(reader, ranges)
+        return reader.read(ranges)
 
     def _read_many(
         self, wanted: Sequence[tuple[RangeReader, Sequence[Range]]], arena: Arena | None

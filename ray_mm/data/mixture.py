@@ -8,6 +8,7 @@ samples again and again, each pass in an order of its own; where an epoch ends, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -84,6 +85,35 @@ class Mixture:
         # Stable: of several streams at the same time the first comes first, as in _counts.
         order = np.argsort(times, kind="stable")
         return Located(*(np.concatenate(column)[order] for column in zip(*parts, strict=True)))
+
+    def drawn(self, epoch: int, position: int) -> Indices:
+        """Samples that each stream has given before a position of an epoch, since the first one, int64 [streams]."""
+        return epoch * self._quotas + (self._counts(position) if len(self._streams) > 1 else position)
+
+    def next_use(self, stream: int, shard: int, ranks: range, drawn: int) -> float:
+        """When some samples of a shard are drawn next, in epochs since the first one; as exactly as windows tell.
+
+        Of the window that is being read, all counts as wanted now.
+
+        Args:
+            stream: which is shuffled.
+            shard: of its dataset.
+            ranks: places among the stream's samples in that shard; not empty.
+            drawn: samples that the stream has given.
+        """
+        assert self._shuffle is not None
+        quota, size = int(self._quotas[stream]), self._sizes[stream]
+        if not quota:
+            return math.inf
+        number, within = divmod(drawn, size)
+        # One of each chunk speaks for all of it.
+        spread = {*ranks[:: self._shuffle.chunk_samples], ranks[-1]}
+        windows = [self._order(stream, number).window(shard, rank) for rank in spread]
+        ahead = [max(start, within) for start, stop in windows if within < stop]
+        if ahead:
+            return (number * size + min(ahead)) / quota
+        following = min(self._order(stream, number + 1).window(shard, rank)[0] for rank in spread)
+        return ((number + 1) * size + following) / quota
 
     def _counts(self, position: int) -> Indices:
         """Samples of each stream before a position of an epoch, int64 [streams]."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,7 @@ class Order:
         self._group_starts = _starts(self._sizes)[self._group_shards]
         self._group = lru_cache(maxsize=2)(self._make_group)
         self._window = lru_cache(maxsize=2)(self._make_window)
+        self._sorted_chunks = lru_cache(maxsize=64)(self._sort_chunks)
 
     def locate(self, start: int, stop: int) -> tuple[Indices, Indices]:
         """Shards and rows of the positions from ``start`` up to ``stop``, int64 [stop − start] each."""
@@ -106,6 +107,30 @@ class Order:
             np.concatenate([shards for shards, _ in parts] or [empty]),
             np.concatenate([rows for _, rows in parts] or [empty]),
         )
+
+    def window(self, shard: int, row: int) -> tuple[int, int]:
+        """First and after-last position of the window in which a sample is drawn; of a shuffled order only."""
+        assert self._shuffle is not None
+        group = int(np.searchsorted(self._group_shards, self._places[shard], side="right")) - 1
+        keys, chunks = self._sorted_chunks(group)
+        chunk = chunks[np.searchsorted(keys, _chunk_key(shard, row // self._shuffle.chunk_samples))]
+        found = self._group(group)
+        window = int(np.searchsorted(found.window_chunks, chunk, side="right")) - 1
+        first = int(self._group_starts[group])
+        return first + int(found.window_starts[window]), first + int(found.window_starts[window + 1])
+
+    @cached_property
+    def _places(self) -> Indices:
+        """Of each shard, where it stands among the permuted ones."""
+        return np.argsort(self._shards)
+
+    def _sort_chunks(self, group: int) -> tuple[Indices, Indices]:
+        """Keys of a group's chunks in ascending order, and the places of these chunks in the group."""
+        assert self._shuffle is not None
+        found = self._group(group)
+        keys = _chunk_key(found.shards, found.rows // self._shuffle.chunk_samples)
+        order = np.argsort(keys)
+        return keys[order], order
 
     def _make_group(self, group: int) -> _Group:
         assert self._shuffle is not None
@@ -146,6 +171,14 @@ def permutation(size: int, *key: object) -> Indices:
 
 def _permutation(size: int, shuffle: Shuffle, number: int, what: str, part: int) -> Indices:
     return permutation(size, shuffle.digest, shuffle.seed, number, what, part)
+
+
+Number = TypeVar("Number", int, Indices)
+
+
+def _chunk_key(shards: Number, numbers: Number) -> Number:
+    """A number for the chunk of a number within its shard."""
+    return shards * (1 << 32) + numbers
 
 
 def _starts(sizes: Indices) -> Indices:

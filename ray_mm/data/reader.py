@@ -76,21 +76,27 @@ class BatchReader:
         keys = [""] * size
         arrays[POSITION][: len(places.rows)] = np.arange(start, start + len(places.rows))
         group: list[Members] = []
+        damaged: dict[int, dict[str, str]] = {}
         group_bytes = 0
         where = list(zip(*(column.tolist() for column in places), strict=True))
         for slot, (number, shard, row) in enumerate(where):
             keys[slot] = self._samples[number].name(shard, row)[1]
             members = self._samples[number].members(shard, row, self._arena)
             group.append(members)
+            if bad := self._samples[number].damaged(shard, row, members):
+                damaged[slot] = bad
             group_bytes += sum(map(len, members.values()))
             if group_bytes >= _GROUP_BYTES or slot + 1 == len(where):
                 first = slot + 1 - len(group)
                 draws = None
                 if draw_from is not None:
                     draws = [Draw(*draw_from, start + place) for place in range(first, slot + 1)]
-                for bad, reasons in self._collator.fill(arrays, first, group, draws).items():
-                    self._set_aside(where[bad], group[bad - first], reasons)
-                group, group_bytes = [], 0
+                unread = self._collator.fill(arrays, first, group, draws)
+                for place in damaged:  # it may decode all the same
+                    self._collator.clear(arrays, place)
+                for place, reasons in {**unread, **damaged}.items():
+                    self._set_aside(where[place], group[place - first], reasons)
+                group, damaged, group_bytes = [], {}, 0
                 self._arena.reset()
         return arrays, keys
 

@@ -25,6 +25,7 @@ from ray_mm.config.cache import RemoteCache
 from ray_mm.data.blocks import to_table
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import field_arrays
+from ray_mm.data.foresight import Foresight
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
@@ -195,12 +196,19 @@ class _FeedReader:
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
         self._train = Epochs(open_planned(feed.train), feed.train, feed.shuffle)
-        cache = None if feed.cache is None else BlockCache(local_path(feed.cache.folder), feed.cache.size)
-        self._train_reader = BatchReader(self._train.datasets, feed.preprocessor, feed.quarantine, cache)
-        self._validation, self._validation_reader = self._train, self._train_reader
+        self._validation = self._train
         if feed.validation is not None:
             self._validation = Epochs(open_planned(feed.validation), feed.validation, None)
-            self._validation_reader = BatchReader(self._validation.datasets, feed.preprocessor, feed.quarantine, cache)
+        self._foresight = None
+        if feed.shuffle is not None:  # without one, all is read once
+            self._foresight = Foresight(self._train, self._validation if feed.validation is not None else None)
+        cache = None
+        if feed.cache is not None:
+            cache = BlockCache(local_path(feed.cache.folder), feed.cache.size, self._foresight)
+        self._train_reader, self._validation_reader = (
+            BatchReader(epochs.datasets, feed.preprocessor, feed.quarantine, cache)
+            for epochs in (self._train, self._validation)
+        )
 
     def read(self, blocks: Iterable[tuple[int, int]]) -> Iterator[pa.Table]:
         """Blocks of the plan, in their order; while one is decoded, the next ones are read ahead.
@@ -224,6 +232,8 @@ class _FeedReader:
         item = self.feed.schedule.item(number)
         start, stop, size = self.feed.share(number, rank)
         draw_from = None
+        if self._foresight is not None:
+            self._foresight.now = item.epoch, start if item.phase == "train" else self._train.num_samples
         if item.phase == "train":
             reader, places = self._train_reader, self._train.places(start, stop, item.epoch)
             # Without a shuffle, as in an evaluation, nothing is left to chance.

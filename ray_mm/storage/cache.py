@@ -97,9 +97,17 @@ class BlockCache:
         run_all(jobs)
         return found
 
+    def drop(self, reader: RangeReader, ranges: Sequence[Range]) -> None:
+        """Forgets blocks that turned out to be damaged."""
+        for offset, size in ranges:
+            for number in range(offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES)):
+                _remove(self._block(reader, number))
+
+    def _block(self, reader: RangeReader, number: int) -> Path:
+        return self._folder / url_hash(reader.info.url) / url_hash(reader.info.version) / f"{number}.block"
+
     def _fill(self, reader: RangeReader, number: int, pieces: list[_Piece]) -> None:
-        folder = self._folder / url_hash(reader.info.url) / url_hash(reader.info.version)
-        block, size = folder / f"{number}.block", _block_size(reader, number)
+        block, size = self._block(reader, number), _block_size(reader, number)
         give_up = time.monotonic() + _WAIT_S
         while not _take(block, size, pieces):
             part = None if self._is_broken or time.monotonic() > give_up else self._begin(block)

@@ -24,15 +24,13 @@ def local_path(path: str | Path) -> Path:
     """An absolute path on this machine.
 
     Raises:
-        UsageError: a URL of a store that this version can't read.
+        UsageError: a URL of a store.
     """
     text = str(path)
     scheme, separator, rest = text.partition("://")
     if separator:
         if scheme != "file":
-            raise UsageError(
-                f"{text}: {scheme}:// can't be read by this version; give a folder on a disk that every node sees."
-            )
+            raise UsageError(f"{text}: {scheme}:// can't be used here; give a path on a disk that every node sees.")
         text = unquote(rest)
     try:
         return Path(text).expanduser().absolute()

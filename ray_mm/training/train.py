@@ -20,6 +20,7 @@ from ray_mm import errors
 from ray_mm.config.model import check_model
 from ray_mm.config.source import source_of, train_sources
 from ray_mm.config.train import TrainJob
+from ray_mm.data.foresight import check_cache
 from ray_mm.data.loader import Loader
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Shuffle
@@ -95,6 +96,8 @@ def plan_training(job: TrainJob) -> Training:
     """
     datasets, train = plan_samples(train_sources(job.data.train), job.data.balance, job.data.epoch_samples)
     named = [("data.train", dataset) for dataset in datasets]
+    if job.data.cache.remote is not None:
+        check_cache(job.data.cache.remote, datasets, job.data.shuffle)
     validation = None
     if job.data.validation is not None:
         dataset, validation = select_all(source_of(job.data.validation), "data.validation")

@@ -12,15 +12,17 @@ import pytest
 from ray_mm.config.fields import ImageField
 from ray_mm.data.epochs import sequence
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
+from ray_mm.data.index import index_path, index_shard, read_index, write_index
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.quarantine import list_quarantine
 from ray_mm.data.reader import BatchReader, read_batches
 from ray_mm.errors import DatasetError, StorageError
+from ray_mm.storage.cache import BlockCache
 from ray_mm.storage.ranges import REMOTE_POLICY
 from tests.factories import class_of, make_dataset, member_of, number_of
-from tests.object_store import Fault, Proxy, delete_object, put_object, upload
+from tests.object_store import Fault, Proxy, delete_object, first_times, put_object, upload
 
 FIELDS = ("image", "vector", "label", "number")
 
@@ -257,6 +259,51 @@ def test_a_local_shard_that_is_cut_while_it_is_read_is_an_error_and_no_crash(tmp
         stream.truncate(1000)
     with pytest.raises(DatasetError, match=r"000000\.tar\[sample000003\]: was replaced"):
         reader.members(0, 3)
+
+
+def _with_checksums(folder: Path) -> None:
+    for path in sorted(folder.glob("shards/*.tar")):
+        index = read_index(index_path(path), str(path))
+        write_index(index_path(path), replace(index, checksums=index_shard(path, with_checksums=True).checksums))
+
+
+def test_a_member_whose_checksum_is_not_that_of_the_index_is_quarantined(tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path / "train", 6, FIELDS, num_shards=2)
+    _with_checksums(folder)
+    dataset, preprocessor = _opened(folder)
+    # A bit in a number: it decodes as well as before.
+    members = SampleReader(dataset, list(FIELDS))
+    offset = dataset.read_index(1).offsets["vector.npy"][1] + 130
+    path = dataset.shard_path(1)
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+    assert members.damaged(1, 1, members.members(1, 1)).keys() == {"vector"}
+    arrays, keys = BatchReader([dataset], preprocessor, tmp_path / "quarantine").read(
+        sequence(dataset).places(0, 6), 0, 6
+    )
+    assert arrays[WEIGHT].tolist() == [1, 1, 1, 1, 0, 1] and keys[4] == "sample000004"
+    assert not any(arrays[presence_name(field)][4] for field in FIELDS)
+    (error,) = [one.error for one in list_quarantine(tmp_path / "quarantine")]
+    assert (error.key, error.field) == ("sample000004", "vector") and "CRC32C" in error.reason
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_bit_that_flips_on_its_way_is_read_again(
+    bucket: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    folder = make_dataset(tmp_path / "local", 6, FIELDS, num_shards=1)
+    _with_checksums(folder)
+    upload(proxy.endpoint, folder, f"{bucket}/data")
+    dataset, _ = _opened(f"s3://{bucket}/data")
+    cache = BlockCache(tmp_path / "cache", 10**9) if cached else None
+    reader = SampleReader(dataset, list(FIELDS), cache)
+    offset = int(dataset.read_index(0).offsets["image.jpg"][0])
+    proxy.faults = first_times(1, Fault("flip", at=offset + 20 if cached else 20))
+    assert reader.members(0, 0)["image"] == member_of("image", 0)[1]
+    assert len(proxy.gets(".tar")) == 2
+    # The next reader must not find the flipped bit in the cache.
+    assert SampleReader(dataset, list(FIELDS), cache).members(0, 0)["image"] == member_of("image", 0)[1]
 
 
 @pytest.mark.parametrize("group_bytes", [1, 700, 3000])

@@ -326,7 +326,7 @@ def test_killed_in_the_middle_it_never_looks_whole_and_ends_with_the_same_bytes(
         ({"columns": {"label": "lable"}}, {}, r"columns\.label: .* has no column 'lable'; did you mean 'label'\?"),
         ({"fields": {"label": {"type": "label", "classes": ["left"]}}}, {}, r"fields\.label\.classes: \d+ rows"),
         ({"fields": {"image": {"type": "image"}}, "root": "/"}, {}, r"names files that can't be used in 6 cells"),
-        ({}, {"table": "s3://bucket/t.csv"}, r"s3:// can't be read by this version"),
+        ({}, {"table": "s3://bucket/t.csv"}, r"s3:// can't be used here"),
     ],
 )
 def test_bad_input_ends_with_status_two_before_ray_is_imported(

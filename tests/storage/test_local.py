@@ -38,7 +38,7 @@ def test_the_home_folder_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("s3://bucket/a", "s3:// can't be read by this version"), ("~nobody-of-that-name/a", "no such home")],
+    [("s3://bucket/a", "s3:// can't be used here"), ("~nobody-of-that-name/a", "no such home")],
 )
 def test_what_is_not_on_this_machine_is_refused(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason) as caught:

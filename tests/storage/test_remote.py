@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_mm.errors import ObjectMissingError, StorageError, UsageError, WriteConflictError
+from ray_mm.storage.ranges import RangeReader
 from ray_mm.storage.remote import (
     is_remote,
     join,
@@ -159,3 +160,14 @@ def test_nothing_of_a_store_is_imported_before_it_is_used() -> None:
     code = "import sys, ray_mm.storage.ranges; print('obstore' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.stdout == "False\n", ran.stderr
+
+
+def test_google_storage_is_read(s3_endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its XML interface answers reads and listings as S3's does; nothing more of it is here.
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", s3_endpoint)
+    put_object(s3_endpoint, f"{bucket}/deep/x.tar", b"0123456789")
+    url = f"gs://{bucket}/deep/x.tar"
+    info = stat(url)
+    assert info.size == 10 and info.etag and read_object(url) == b"0123456789"
+    assert [found.url for found in list_objects(f"gs://{bucket}/deep")] == [url]
+    assert bytes(RangeReader(info).read([(3, 4)])[0]) == b"3456"

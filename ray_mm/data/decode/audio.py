@@ -17,12 +17,9 @@ import soundfile
 import soxr
 
 from ray_mm.config.fields import AudioField
-from ray_mm.data.decode.container import read_sound, sound_length
+from ray_mm.data.decode.container import check_rate, read_sound, sound_length
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import SOUND_IN_CONTAINERS, known_format
-
-MAX_RATE_HZ = 384_000
-"""Recordings that claim a higher rate are refused."""
 
 _VALUES_AT_ONCE = 1 << 20
 _AT_MOST_16_BITS = ("PCM_16", "PCM_S8", "PCM_U8")
@@ -88,7 +85,7 @@ def recording_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
         frames, rate = sound_length(payload)
     if frames <= 0:
         raise DecodeError("the recording is empty")
-    _check_rate(rate)
+    check_rate(rate)
     return frames, rate
 
 
@@ -97,7 +94,7 @@ def _read(payload: bytes | memoryview, seconds: float, channels: int) -> tuple[n
     try:
         with soundfile.SoundFile(_Stream(payload)) as recording:
             rate = int(recording.samplerate)
-            _check_rate(rate)
+            check_rate(rate)
             # libsndfile does not scale floats when it is asked for integers: a float WAV would be silence.
             dtype = "int16" if recording.subtype in _AT_MOST_16_BITS else "float32"
             # Block by block: a header may claim more frames and channels than there is memory for.
@@ -117,7 +114,6 @@ def _read(payload: bytes | memoryview, seconds: float, channels: int) -> tuple[n
         if not _for_pyav(payload):
             raise _unreadable(error) from None
         frames, rate = read_sound(payload, seconds)
-        _check_rate(rate)
         return _to_int16(_mix(frames, channels), frames.dtype), rate
     if not parts:
         raise DecodeError("the recording is empty")
@@ -137,11 +133,6 @@ def _for_pyav(payload: bytes | memoryview | Path) -> bool:
 def _unreadable(error: Exception) -> DecodeError:
     # libsndfile names the stream's address, which tells a reader nothing.
     return DecodeError(f"not a readable recording ({str(error).rpartition(': ')[2]})")
-
-
-def _check_rate(rate: int) -> None:
-    if not 1 <= rate <= MAX_RATE_HZ:
-        raise DecodeError(f"its header claims {rate} Hz; at most {MAX_RATE_HZ} are read")
 
 
 def _mix(frames: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ray_mm.errors import UsageError
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,wav,w64,mp3,flac,ogg,aac,amr,aiff,au,caf,ac3,eac3"
 )
+MAX_RATE_HZ = 384_000
+"""Recordings that claim a higher rate are refused."""
 _MAX_CHANNELS = 64
 _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
 
@@ -80,12 +83,13 @@ def read_sound(payload: bytes | memoryview, seconds: float) -> tuple[npt.NDArray
     with open_container(payload, "recording") as container:
         stream = _audio_stream(container)
         parts: list[npt.NDArray[np.float32]] = []
-        rate, missing = 0, 1.0
+        rate = missing = wanted = 0
         for frame in container.decode(stream):
             part = _frames(frame)
             if not parts:
                 rate = int(frame.sample_rate)
-                missing = seconds * rate + 1
+                check_rate(rate)
+                missing = wanted = math.ceil(seconds * rate) + 1
             elif frame.sample_rate != rate or part.shape[1] != parts[0].shape[1]:
                 raise DecodeError(f"its rate changes from {rate} Hz to {frame.sample_rate} Hz, or its channels do")
             parts.append(part)
@@ -94,7 +98,18 @@ def read_sound(payload: bytes | memoryview, seconds: float) -> tuple[npt.NDArray
                 break
     if not parts:
         raise DecodeError("the recording is empty")
-    return np.concatenate(parts), rate
+    # A frame of sound may be long, and at the rate that a damaged header claims, resampled to hours.
+    return np.concatenate(parts)[:wanted], rate
+
+
+def check_rate(rate: int) -> None:
+    """Refuses what no recording has.
+
+    Raises:
+        DecodeError: a rate of 0, or over ``MAX_RATE_HZ``.
+    """
+    if not 1 <= rate <= MAX_RATE_HZ:
+        raise DecodeError(f"its header claims {rate} Hz; at most {MAX_RATE_HZ} are read")
 
 
 def sound_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
@@ -114,7 +129,8 @@ def sound_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
                 stop = max(stop, begins + float((packet.duration or 0) * packet.time_base))
                 # What lies before 0 only warms the decoder up.
                 start = max(0.0, begins if start is None else min(start, begins))
-    if rate <= 0 or start is None or stop <= start:
+    check_rate(rate)
+    if start is None or stop <= start:
         raise DecodeError("the recording is empty")
     return round((stop - start) * rate), rate
 

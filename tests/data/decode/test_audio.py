@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
@@ -182,6 +183,21 @@ def test_no_more_is_decoded_than_is_needed() -> None:
     tracemalloc.start()
     assert len(_decode(hour)) == 4000
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_a_rate_of_one_hertz_does_not_make_hours_of_a_second() -> None:
+    # A damaged header, in a file that only FFmpeg reads: 8,000 frames at 1 Hz are two hours.
+    slow = _riff(0x55, _encode(_tone(seconds=1.0), format="MP3"), rate_hz=1)
+    plain = bytearray(_encode(_tone(), subtype="PCM_16"))
+    plain[24:28] = (1).to_bytes(4, "little")
+    tracemalloc.start()
+    for payload in (slow, bytes(plain)):
+        with contextlib.suppress(DecodeError):
+            assert len(_decode(payload)) <= 4000
+    frames, _ = read_sound(bytes(plain), 0.5)
+    assert len(frames) == 2
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
 

@@ -26,7 +26,7 @@ _TOKENIZER = train_tokenizer(["stop at the line"])
 _PREPROCESSOR = Preprocessor(
     fields=SPECS, tokenizers={name: _TOKENIZER for name, spec in SPECS.items() if spec.type == "text"}
 )
-_MAX_GROWTH_KB = 1_500_000
+_MAX_GROWTH_KB = 1_000_000
 """A picture just under the pixel limit takes 350 MB while it is converted, and some of it twice."""
 
 # Libraries warn about what is odd in a damaged file; here that is no news.
