@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +19,31 @@ from ray_mm.data.decode.decoder import Arrays
 _ITEM = b"ray_mm.item"
 _KEYS = b"ray_mm.keys"
 _SHAPES = b"ray_mm.arrays"
+_WORK = b"ray_mm.work"
 
 
-def to_table(arrays: Arrays, keys: list[str], item: int = -1) -> pa.Table:
+class Work(NamedTuple):
+    """What making a batch took.
+
+    Attributes:
+        read_s: seconds of reading members, or of waiting for them.
+        decode_s: seconds of decoding.
+        done_at: when it was ready, seconds since 1970.
+    """
+
+    read_s: float
+    decode_s: float
+    done_at: float
+
+
+def to_table(arrays: Arrays, keys: list[str], item: int = -1, work: Work | None = None) -> pa.Table:
     """A table of the arrays; their memory is shared, not copied.
 
     Args:
         arrays: of a batch, the batch as first axis.
         keys: of the samples; empty for padding.
         item: number of the planned batch that this is a share of (see ``plan.Item``); −1: of none.
+        work: what making it took; None: not known.
     """
     columns: dict[str, pa.Array] = {}
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -39,6 +56,8 @@ def to_table(arrays: Arrays, keys: list[str], item: int = -1) -> pa.Table:
             pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:])) if array.ndim > 1 else values
         )
     metadata = {_SHAPES: json.dumps(shapes).encode(), _KEYS: json.dumps(keys).encode(), _ITEM: str(item).encode()}
+    if work is not None:
+        metadata[_WORK] = json.dumps(work).encode()
     return pa.table(columns).replace_schema_metadata(metadata)
 
 
@@ -64,3 +83,9 @@ def block_keys(table: pa.Table) -> list[str]:
 def block_item(table: pa.Table) -> int:
     """Number of the planned batch that a table is a share of; −1: of none."""
     return int(table.schema.metadata[_ITEM])
+
+
+def block_work(table: pa.Table) -> Work | None:
+    """What making a table took; None: not known."""
+    found = table.schema.metadata.get(_WORK)
+    return None if found is None else Work(*json.loads(found))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ray_mm.data.blocks import block_item, block_keys, to_arrays
+from ray_mm.data.blocks import block_item, block_keys, block_work, to_arrays
 from ray_mm.data.fields import POSITION
 from ray_mm.data.plan import Item, Schedule, rank_slice
 from ray_mm.errors import OrderError
@@ -34,6 +34,10 @@ class LoadedBatch:
         start: first position of this rank's share.
         stop: position after its last.
         wait_s: seconds that the worker waited for it.
+        transfer_s: seconds of bringing it to the device.
+        queued_s: seconds that it lay ready before that.
+        read_s: seconds of reading its members, in some process.
+        decode_s: seconds of decoding them there.
     """
 
     item: Item
@@ -42,6 +46,10 @@ class LoadedBatch:
     start: int
     stop: int
     wait_s: float
+    transfer_s: float = 0.0
+    queued_s: float = 0.0
+    read_s: float = 0.0
+    decode_s: float = 0.0
 
 
 class Loader:
@@ -109,10 +117,24 @@ class Loader:
             )
         item = self._schedule.item(number)
         start, stop = rank_slice(item, self._schedule.batch_size, self._rank, self._world_size)
+        waited = time.perf_counter()
+        work, now = block_work(table), time.time()
         arrays = to_arrays(table)
         check_positions(arrays[POSITION], start, stop)
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
-        return LoadedBatch(item, tensors, block_keys(table), start, stop, time.perf_counter() - started)
+        return LoadedBatch(
+            item,
+            tensors,
+            block_keys(table),
+            start,
+            stop,
+            wait_s=waited - started,
+            transfer_s=time.perf_counter() - waited,
+            # Clocks of two machines may differ.
+            queued_s=max(0.0, now - work.done_at) if work is not None else 0.0,
+            read_s=work.read_s if work is not None else 0.0,
+            decode_s=work.decode_s if work is not None else 0.0,
+        )
 
 
 def check_positions(found: np.ndarray[Any, Any], start: int, stop: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ray_mm.data.blocks import Work
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import Draw
 from ray_mm.data.decode.decoder import Arrays
@@ -46,6 +48,8 @@ class BatchReader:
         self._collator = Collator(preprocessor)
         self._quarantine_folder = quarantine_folder
         self._arena = Arena(_GROUP_BYTES)
+        self.work = Work(0.0, 0.0, 0.0)
+        """What the last batch took."""
 
     def prefetch(self, places: Places) -> None:
         """Starts to read samples that lie in a store, and returns at once."""
@@ -78,6 +82,7 @@ class BatchReader:
         group: list[Members] = []
         damaged: dict[int, dict[str, str]] = {}
         group_bytes = 0
+        started, decode_s = time.perf_counter(), 0.0
         where = list(zip(*(column.tolist() for column in places), strict=True))
         for slot, (number, shard, row) in enumerate(where):
             keys[slot] = self._samples[number].name(shard, row)[1]
@@ -91,13 +96,16 @@ class BatchReader:
                 draws = None
                 if draw_from is not None:
                     draws = [Draw(*draw_from, start + place) for place in range(first, slot + 1)]
+                decoding = time.perf_counter()
                 unread = self._collator.fill(arrays, first, group, draws)
+                decode_s += time.perf_counter() - decoding
                 for place in damaged:  # it may decode all the same
                     self._collator.clear(arrays, place)
                 for place, reasons in {**unread, **damaged}.items():
                     self._set_aside(where[place], group[place - first], reasons)
                 group, damaged, group_bytes = [], {}, 0
                 self._arena.reset()
+        self.work = Work(time.perf_counter() - started - decode_s, decode_s, time.time())
         return arrays, keys
 
     def _set_aside(self, where: tuple[int, int, int], members: Members, reasons: Mapping[str, str]) -> None:

@@ -243,7 +243,12 @@ class _FeedReader:
             # The same samples after every epoch.
             reader, places = self._validation_reader, self._validation.places(start, stop)
         reader.prefetch(places)
-        return lambda: to_table(*reader.read(places, start, size, draw_from), number)
+
+        def finish() -> pa.Table:
+            arrays, keys = reader.read(places, start, size, draw_from)
+            return to_table(arrays, keys, number, reader.work)
+
+        return finish
 
 
 _readers: dict[Any, _FeedReader] = {}

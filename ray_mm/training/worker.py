@@ -100,7 +100,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
             if item.phase == "train":
                 step = _train_step(training, ranks, wrapped, optimizer, batch)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
-                loss_meter.add(step.loss_sum, step.weight_sum, batch.wait_s, step.met)
+                loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
                 state = replace(
                     state,
                     next_item=item.number + 1,
@@ -199,11 +199,12 @@ def _train_step(
 
 
 class _LossMeter:
-    """Loss, speed and waiting since the last time that it was read."""
+    """Loss, speed, and where the time went since the last time that it was read."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._started = time.perf_counter()
+        self._first_batch_s: float | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -211,14 +212,17 @@ class _LossMeter:
         self._since = time.perf_counter()
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
         self._weight_sum = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
-        self._wait_s = 0.0
+        self._seconds = dict.fromkeys(_STAGES, 0.0)
         self._samples = 0
 
-    def add(self, loss_sum: Tensor, weight_sum: Tensor, wait_s: float, samples: int) -> None:
-        """One step: this rank's sums, its waiting, and the samples of all ranks."""
+    def add(self, loss_sum: Tensor, weight_sum: Tensor, batch: LoadedBatch, samples: int) -> None:
+        """One step: this rank's sums, its batch, and the samples of all ranks."""
+        if self._first_batch_s is None:
+            self._first_batch_s = batch.wait_s
         self._loss_sum += loss_sum
         self._weight_sum += weight_sum
-        self._wait_s += wait_s
+        for stage in _STAGES:
+            self._seconds[stage] += getattr(batch, stage)
         self._samples += samples
 
     def due(self, step: int, every: int) -> bool:
@@ -227,24 +231,50 @@ class _LossMeter:
         return step % every == 0 or slow
 
     def read(self, step: int) -> dict[str, float]:
-        """The values for a line of metrics, the same on every rank but for speed and waiting; then starts anew.
+        """The values for a line of metrics; then starts anew.
+
+        Of all ranks: loss, samples_per_s, and the means over the ranks of
+
+            data_wait         share of the time spent waiting for a batch
+            data_transfer     share of the time spent bringing batches to the device
+            read_cores        processes that were busy reading for this rank, on average
+            decode_cores      processes that were busy decoding for this rank
+            queued_batches    batches that lay ready, on average
+
+        Of the first line after a start: first_batch_s, seconds until the first batch was there.
 
         Raises:
             TrainingDivergedError: the loss is not finite.
         """
-        loss_sum, weight_sum = self._ranks.sum([float(self._loss_sum), float(self._weight_sum)])
+        loss_sum, weight_sum, *seconds = self._ranks.sum(
+            [float(self._loss_sum), float(self._weight_sum), *self._seconds.values()]
+        )
         if not math.isfinite(loss_sum):
             raise _diverged(f"the loss at step {step} is {loss_sum}")
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
+        shares = [round(total / self._ranks.world_size / elapsed, 4) for total in seconds]
         values = {
             "loss": loss_sum / max(weight_sum, 1.0),
             "samples_per_s": round(self._samples / elapsed, 2),
-            "data_wait": round(self._wait_s / elapsed, 4),
+            **dict(zip(_STAGES.values(), shares, strict=True)),
             "seconds": round(now - self._started, 3),
         }
+        if self._first_batch_s is not None and self._first_batch_s >= 0:
+            values["first_batch_s"] = round(self._first_batch_s, 3)
+            self._first_batch_s = -1.0
         self.restart()
         return values
+
+
+_STAGES = {
+    "wait_s": "data_wait",
+    "transfer_s": "data_transfer",
+    "read_s": "read_cores",
+    "decode_s": "decode_cores",
+    "queued_s": "queued_batches",
+}
+"""Attribute of a batch → its name in a line of metrics: seconds per second."""
 
 
 class _ValidationSums:

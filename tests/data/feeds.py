@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,4 +100,4 @@ def _copied(batch: LoadedBatch) -> LoadedBatch:
     tensors = {
         name: batch.tensors[name].clone() for name in (POSITION, "weight", "label", "image") if name in batch.tensors
     }
-    return LoadedBatch(batch.item, tensors, batch.keys, batch.start, batch.stop, batch.wait_s)
+    return replace(batch, tensors=tensors)

@@ -38,6 +38,8 @@ def _check(feed: Feed, found: list[list[LoadedBatch]]) -> None:
         assert [batch.item.number for batch in batches] == list(range(feed.first_item, feed.schedule.num_items))
         for batch in batches:
             assert batch.keys == planned_keys(feed, batch.item.number, rank)
+            assert min(batch.wait_s, batch.transfer_s, batch.read_s, batch.queued_s) >= 0
+            assert (batch.decode_s > 0) == (batch.stop > batch.start)
             size = batch.stop - batch.start
             assert batch.tensors[POSITION].tolist() == [
                 *range(batch.start, batch.stop),

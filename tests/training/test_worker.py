@@ -80,7 +80,9 @@ def test_every_line_says_where_the_training_is(data: Path) -> None:
         *(("train", step, 2) for step in range(6, 11)),
         ("validation", 10, 2),
     ]
-    assert {"loss", "lr", "samples_per_s", "data_wait", "seconds"} < lines[0].keys()
+    shares = {"data_wait", "data_transfer", "read_cores", "decode_cores", "queued_batches"}
+    assert {"loss", "lr", "samples_per_s", "seconds", "first_batch_s", *shares} < lines[0].keys()
+    assert [("first_batch_s" in line) for line in lines] == [True, *[False] * 11]
     assert lines[5]["num_samples"] == 20
     assert all(line["seconds"] > 0 and 0 <= line["data_wait"] <= 1 for line in lines if line["kind"] == "train")
 
