@@ -154,12 +154,19 @@ def demo(output: Annotated[Path, typer.Option(help="Folder for its data and runs
 
 
 @_verb
-def inspect(paths: Annotated[list[str], typer.Argument(metavar="DATASET|TARS...")]) -> None:
+def inspect(
+    paths: Annotated[list[str], typer.Argument(metavar="DATASET|TARS...")],
+    html: Annotated[Path | None, typer.Option(help="Of tars: also write a page with a few samples drawn.")] = None,
+) -> None:
     """Show what is in a dataset, or in tars: files, folders, globs, {0..9}, s3://, gs://, https://."""
     from ray_mm.data.inspect import describe
     from ray_mm.summary import titled_table
 
-    for inspection in describe(paths):
+    if html is not None:
+        from ray_mm.gallery import write_gallery
+
+        found = [write_gallery(html, paths)]
+    for inspection in describe(paths) if html is None else found:
         _show(titled_table(*table) for table in inspection.tables)
         if inspection.job:
             print(f"a job to begin with:\n\n{inspection.job}")

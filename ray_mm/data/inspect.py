@@ -184,6 +184,11 @@ def _becomes(found: Found) -> str:
     return ", ".join(shown)
 
 
+def indexed_shards(patterns: Sequence[str | Path]) -> list[tuple[ObjectInfo, ShardIndex]]:
+    """The shard that comes first, with its index; the errors are those of ``inspect_tars``."""
+    return [(shard, _index_of(shard, _DEFAULT)[0]) for shard in find_shards(patterns)[:1]]
+
+
 def _index_of(shard: ObjectInfo, settings: IndexSettings) -> tuple[ShardIndex, bool]:
     if not is_remote(shard.url):
         (place,) = sidecars([shard], None)

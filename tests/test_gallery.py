@@ -1,0 +1,92 @@
+"""The page of ``inspect --html``: every kind of field drawn, nothing of a tar but text, and whole in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_mm.gallery import write_gallery
+from tests.conftest import missing
+from tests.factories import member_of, write_tar
+
+_EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    members: dict[str, bytes] = {}
+    for i in range(10):
+        extension, picture = member_of("image", i)
+        members |= {
+            f"d/{_EVIL if i == 0 else i}.{extension}": picture,
+            f"d/{_EVIL if i == 0 else i}.txt": f"{_EVIL} number {i}".encode(),
+            f"d/{_EVIL if i == 0 else i}.wav": member_of("audio", i)[1],
+            f"d/{_EVIL if i == 0 else i}.imu.npy": member_of("series", i)[1],
+            f"d/{_EVIL if i == 0 else i}.radar.npy": member_of("points", i)[1],
+            f"d/{_EVIL if i == 0 else i}.state.npy": member_of("vector", i)[1],
+            f"d/{_EVIL if i == 0 else i}.json": json.dumps({"kind": _EVIL[: i % 2 + 3]}).encode(),
+        }
+    members["d/9.imu.npy"] = b"\x93NUMPY this is no array"
+    return write_tar(tmp_path / "0.tar", members)
+
+
+def test_every_field_is_drawn_and_nothing_gets_into_the_page(tars: Path, tmp_path: Path) -> None:
+    found = write_gallery(tmp_path / "page.html", [tars])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert found.data["num_samples"] == 10 and "imu" not in found.data["fields"], "a broken member makes no field"
+    assert page.count('<article class="card">') == 8
+    assert page.count("<img ") == 8 and page.count("<audio ") == 8 and page.count("waveform of field audio") == 8
+    assert page.count("points of field radar") == 8 and page.count("values of field state") == 8
+    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; number 0" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_member_that_can_not_be_drawn_says_why(tmp_path: Path) -> None:
+    members = {f"{i:02d}.jpg": member_of("image", 2 * i)[1] for i in range(40)}
+    members["06.jpg"] = b"\xff\xd8\xff\xe0 this is no picture"
+    tar = write_tar(tmp_path / "0.tar", members)
+    write_gallery(tmp_path / "page.html", [tar])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 7 and page.count("<span>unreadable</span>") == 1
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, headless."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    executable = os.environ.get("RAY_MM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        missing("no Chromium on the PATH; install it or name it in RAY_MM_CHROMIUM", required="RAY_MM_REQUIRE_BROWSER")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_it_whole(tars: Path, tmp_path: Path, browser: Any, width: int) -> None:
+    write_gallery(tmp_path / "page.html", [tars])
+    page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+    faults: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_load_state("load")
+    assert faults == [] and [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    assert page.title() == f"{tars} · inspect"
+    pictures = page.eval_on_selector_all("img", "nodes => nodes.map(node => [node.naturalWidth, node.clientWidth])")
+    assert len(pictures) == 8 and all(natural > 0 and shown > 0 for natural, shown in pictures)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.eval_on_selector_all("svg", "nodes => nodes.every(n => n.getBoundingClientRect().height > 20)")
+    page.context.close()
