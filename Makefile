@@ -2,6 +2,7 @@
 # make check  lint, format, types, import contract    make fix     what the linter can mend by itself
 # make bench  the benchmarks                          make docs-check   run what the docs say
 # make fuzz   damage 20,000 inputs at random, FUZZ_CASES=… for more
+# make install  make .venv and install into it; then . .venv/bin/activate puts ray-mm on the path
 #
 # PYTHON=python3.12 chooses the Python that .venv is made with; PIP_ARGS is passed on to pip.
 
@@ -21,6 +22,7 @@ help:
 demo: $(INSTALLED)
 	@echo "ray_mm: running the demo"
 	@$(BIN)/ray-mm demo
+	@echo "ray_mm: to go on with ray-mm in this shell: . $(BIN)/activate"
 
 test: $(INSTALLED)
 	@echo "ray_mm: running all tests"
@@ -67,4 +69,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  $(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'; \
 	fi
 	@touch $@
-	@echo "ray_mm: installed"
+	@echo "ray_mm: installed; to put ray-mm on the path: . $(BIN)/activate"

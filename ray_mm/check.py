@@ -16,18 +16,22 @@ from typing_extensions import assert_never
 
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
-from ray_mm.config.explain import nearest
+from ray_mm.config.explain import no_column
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.load import Job
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.config.source import Source, source_of, train_sources
-from ray_mm.config.train import TrainJob
+from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.data.fields import merge_fields
+from ray_mm.data.fit import lacking_text, no_dataset, require_fit
+from ray_mm.data.plan import Schedule
 from ray_mm.data.shards import find_shards
 from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, UsageError
+from ray_mm.run_folder import check_output
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import join, located, read_object
+from ray_mm.training.advice import course, warnings
 from ray_mm.version import CHECKPOINT_FORMAT, DATASET_FORMAT
 
 _TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -47,6 +51,7 @@ def check_job(job: Job) -> list[str]:
     Raises:
         UsageError: something is missing, or does not fit.
     """
+    check_output(job, SETTLED if isinstance(job, TrainJob) else ())
     match job:
         case PreprocessJob():
             return list(_preprocess(job))
@@ -69,6 +74,8 @@ def _preprocess(job: PreprocessJob) -> Iterator[str]:
         raise UsageError(f"table: {table} must end in .csv, .jsonl or .parquet.")
     if not table.is_file():
         raise UsageError(f"table: {table}: no such file.")
+    if table.stat().st_size == 0:
+        raise UsageError(f"table: {table}: the table is empty; expected a row per sample.")
     root = local_path(job.root) if job.root is not None else table.parent
     if not root.is_dir():
         raise UsageError(f"root: {root} is not a folder; paths in the table are relative to it.")
@@ -77,9 +84,7 @@ def _preprocess(job: PreprocessJob) -> Iterator[str]:
     if header is not None:
         for key, column in _columns(job):
             if column not in header:
-                near = nearest(column, header)
-                hint = f"did you mean {near!r}?" if near else f"its columns are {', '.join(header)}."
-                raise UsageError(f"{key}: {table} has no column {column!r}; {hint}")
+                raise UsageError(f"{key}: {table} {no_column(column, header)}")
         yield f"columns: {', '.join(header)}"
 
 
@@ -132,19 +137,54 @@ def _train(job: TrainJob) -> Iterator[str]:
         found = _read_dataset(source.path)
         _require_same_fields(job.model, content["fields"], found["fields"], source.path)
         yield _found(key, source.path, found)
+    yield from _course(job)
+
+
+def _course(job: TrainJob) -> Iterator[str]:
+    """How many steps it will take, where that can be told without looking at indexes, and what is hardly meant."""
+    sources = train_sources(job.data.train)
+    counted = [_num_samples(source) for source in sources]
+    total = job.data.epoch_samples
+    if total is None and not any(source.weight for source in sources):
+        total = sum(count for count in counted if count is not None) if None not in counted else None
+    if total is None:
+        return
+    schedule = Schedule(total, 0, job.data.batch_size, job.train.epochs)
+    yield f"train: {course(schedule)}"
+    same = False
+    if job.data.validation is not None:
+        validation = source_of(job.data.validation)
+        same = any(_is_same(source, validation) for source in sources)
+    for warning in warnings(schedule, same):
+        yield f"warning: {warning}"
+
+
+def _num_samples(source: Source) -> int | None:
+    """Samples that take part; None where only the index can tell."""
+    if source.require or source.where or source.fraction is not None:
+        return None
+    count = int(_read_dataset(source.path)["samples"])
+    return count if source.limit is None else min(count, source.limit)
+
+
+def _is_same(source: Source, other: Source) -> bool:
+    keys = {"path", "weight"}
+    return located(source.path) == located(other.path) and (
+        source.model_dump(exclude=keys) == other.model_dump(exclude=keys)
+    )
 
 
 def _scored(checkpoint: str, datasets: dict[str, str | Source]) -> Iterator[str]:
-    folder, config = _read_model(checkpoint)
+    folder, config, fields = _read_model(checkpoint)
     yield f"checkpoint: {folder}, {config.task.type} {config.task.label} from {', '.join(sorted(config.fields))}"
     for key, given in datasets.items():
         source = source_of(given)
         content = _read_dataset(source.path)
-        try:
-            check_model(config, content["fields"])
-        except UsageError as error:
-            raise DatasetError(f"{key}: {located(source.path)} does not fit the checkpoint: {error}") from None
+        may_lack = sorted(config.fields) if key == "data" else []
+        lacking = require_fit(f"{key}: {located(source.path)}", content["fields"], fields, may_lack)
         yield _found(key, source.path, content)
+        if lacking:
+            yield f"{key}: {lacking_text(lacking)}"
 
 
 def _require_same_fields(
@@ -165,7 +205,7 @@ def _read_dataset(path: str) -> dict[str, Any]:
     try:
         content = _read_versioned(file, "ray_mm.dataset", DATASET_FORMAT, DatasetError)
     except ObjectMissingError:
-        raise DatasetError(f"{root}: no dataset there (no dataset.json); make it with a preprocess job.") from None
+        raise DatasetError(no_dataset(root)) from None
     try:
         return content | {"fields": _FIELDS.validate_python(content["fields"]), "samples": int(content["num_samples"])}
     except (ValidationError, KeyError, TypeError, ValueError):
@@ -177,8 +217,8 @@ def _found(key: str, path: str, content: dict[str, Any]) -> str:
     return f"{key}: {located(path)}, {content['samples']:,} samples of {fields}"
 
 
-def _read_model(path: str) -> tuple[Path, ModelConfig]:
-    """The folder of a checkpoint or an artifact, and its model's config."""
+def _read_model(path: str) -> tuple[Path, ModelConfig, dict[str, FieldSpec]]:
+    """The folder of a checkpoint or an artifact, its model's config, and the fields that the model reads."""
     root = local_path(path)
     kind = None
     if (root / "job.json").is_file():
@@ -188,11 +228,14 @@ def _read_model(path: str) -> tuple[Path, ModelConfig]:
     if folder is None:
         what = f"the {kind} run has no model yet" if kind in _MODEL_PLACES else "no checkpoint there"
         raise CheckpointError(f"checkpoint: {root}: {what}; run the job that makes it.")
-    content = _read_versioned(str(folder / "model.json"), "ray_mm.model", CHECKPOINT_FORMAT, CheckpointError)
+    content, preprocessor = (
+        _read_versioned(str(folder / f"{name}.json"), f"ray_mm.{name}", CHECKPOINT_FORMAT, CheckpointError)
+        for name in ("model", "preprocessor")
+    )
     try:
-        return folder, ModelConfig.model_validate(content["model"])
+        return folder, ModelConfig.model_validate(content["model"]), _FIELDS.validate_python(preprocessor["fields"])
     except (ValidationError, KeyError):
-        raise CheckpointError(f"{folder / 'model.json'}: is damaged; train again.") from None
+        raise CheckpointError(f"{folder}: model.json or preprocessor.json is damaged; train again.") from None
 
 
 def _read_versioned(file: str, name: str, newest: int, error: type[UsageError]) -> dict[str, Any]:
@@ -210,6 +253,10 @@ def _read_versioned(file: str, name: str, newest: int, error: type[UsageError]) 
 def _read_json(file: str, error: type[UsageError]) -> dict[str, Any]:
     try:
         content = json.loads(read_object(file))
+    except ObjectMissingError:
+        if error is DatasetError:
+            raise
+        raise error(f"{file}: is missing; the model is not whole.") from None
     except ValueError as reason:
         raise error(f"{file}: can't be read ({reason}).") from None
     if not isinstance(content, dict):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_mm.errors import GateRefused, RayMMError, UsageError
+from ray_mm.errors import GateRefused, JobFileError, RayMMError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="ray-mm",
     help="Train one fusion model over image, text, audio, sensor series and point clouds in WebDataset tars, on Ray.",
-    epilog="Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused.",
+    epilog="Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused; 130 interrupted.",
     rich_markup_mode=None,  # rich would take a fifth of the time that --help may take
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -47,6 +47,16 @@ ClusterAddress = Annotated[
     ),
 ]
 _debug = False
+_WRONG_CALL: Any = typer.BadParameter.__base__
+"""What is raised when a call is wrong; typer gives it no public name of its own."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from ray_mm.version import __version__
+
+        print(f"ray_mm {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:
@@ -54,12 +64,26 @@ def main() -> None:
     arguments = sys.argv[1:]
     if "--debug" in arguments:  # it may stand anywhere: that is where one adds it after an error
         arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
-    app(arguments, prog_name="ray-mm")
+    try:
+        status = app(arguments or ["--help"], prog_name="ray-mm", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(1)
+    except _WRONG_CALL as error:
+        from ray_mm.config.calls import wrong_call
+
+        command = error.ctx.command_path if error.ctx is not None else "ray-mm"
+        verbs = [verb.callback.__name__ for verb in app.registered_commands if verb.callback is not None]
+        print(f"ray-mm: {wrong_call(command, error.format_message(), arguments, verbs)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(status if arguments else 2)
 
 
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and everything logged.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     from ray_mm.logs import configure_logging
 
@@ -80,17 +104,27 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _fail("interrupted; running the same command again goes on from what is there.", 130)
         except RayMMError as error:
-            _fail(str(error), error.exit_status)
+            _fail(_placed(error, kwargs), error.exit_status)
         except Exception as error:
             from ray_mm.session import cause_of
 
             cause = cause_of(error)
             if isinstance(cause, RayMMError):
-                _fail(str(cause), cause.exit_status)
+                _fail(_placed(cause, kwargs), cause.exit_status)
             text = " ".join(line.strip() for line in str(cause).strip().splitlines()[:3])
             _fail(f"{type(cause).__name__}: {text or 'no message'} (for the traceback, run again with --debug)", 1)
 
     return app.command()(guarded)
+
+
+def _placed(error: RayMMError, arguments: Mapping[str, Any]) -> str:
+    """An error's text, after the file and the line of the key that it is about, where it is about one."""
+    job = arguments.get("job")
+    if error.exit_status != UsageError.exit_status or isinstance(error, JobFileError) or not isinstance(job, str):
+        return str(error)
+    from ray_mm.config.load import parse_overrides, placed
+
+    return placed(str(error), job, parse_overrides(arguments.get("overrides") or []))
 
 
 def _fail(message: str, status: int) -> None:
@@ -128,21 +162,31 @@ def check(job: JobFile, overrides: Overrides = None) -> None:
     from ray_mm.config.load import load_job, parse_overrides
 
     loaded = load_job(job, parse_overrides(overrides or []))
-    print(f"{job}: a valid {loaded.kind} job, {loaded.name!r}")
     from ray_mm.check import check_job
 
-    for line in check_job(loaded):
+    lines = check_job(loaded)
+    print(f"{job}: a valid {loaded.kind} job, {loaded.name!r}")
+    for line in lines:
         print(f"  {line}")
 
 
 @_verb
-def schema(kind: Annotated[str | None, typer.Argument(help="preprocess, train, evaluate or compress.")] = None) -> None:
-    """Print the JSON Schema of job files, for editors."""
+def schema(
+    kind: Annotated[str | None, typer.Argument(help="preprocess, train, evaluate or compress.")] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="A line per key instead: what it takes, default, meaning.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of job files, for editors; or their keys, for people."""
     import json
 
+    from ray_mm.config.keys import key_lines
     from ray_mm.config.load import job_schema
 
-    print(json.dumps(job_schema(kind), indent=2))
+    if keys:
+        print("\n".join(key_lines(kind)))
+    else:
+        print(json.dumps(job_schema(kind), indent=2))
 
 
 @_verb
@@ -207,12 +251,15 @@ def quarantine(
 
 
 @_verb
-def doctor(job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job file.")] = None) -> None:
+def doctor(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job file.")] = None, overrides: Overrides = None
+) -> None:
     """Look at this machine, Ray, the GPU and access tokens, and at what a job would need."""
+    from ray_mm.config.load import parse_overrides
     from ray_mm.doctor import Level, examine
 
     worst = Level.OK
-    for finding in examine(job):
+    for finding in examine(job, parse_overrides(overrides or [])):
         worst = max(worst, finding.level)
         print(finding.line(), flush=True)
     if worst is Level.FAIL:

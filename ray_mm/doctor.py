@@ -9,10 +9,11 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -23,7 +24,7 @@ from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import Job, load_job
 from ray_mm.config.train import TrainJob
 from ray_mm.errors import UsageError
-from ray_mm.session import cause_of, divide, local_cpus, ray_session
+from ray_mm.session import cause_of, crowding, divide, local_cpus, ray_session
 from ray_mm.storage import local_path
 
 _GIB = 2**30
@@ -57,19 +58,22 @@ class Finding:
         return f"{self.level.name.lower():4}  {self.name}: {self.found}{f' → {self.advice}' if self.advice else ''}"
 
 
-def examine(job: str | None = None) -> Iterator[Finding]:
+def examine(job: str | None = None, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
     """Looks at everything, the quick things first.
 
     Args:
         job: a job file, to see whether it would run here.
+        overrides: of its keys: dotted key → value.
     """
     loaded: Job | None = None
     if job is not None:
         try:
-            loaded = load_job(job)
+            loaded = load_job(job, overrides)
             yield Finding(Level.OK, "job", f"{job} is a valid {loaded.kind} job, {loaded.name!r}")
             for line in check_job(loaded):
-                yield Finding(Level.OK, "job", line)
+                found, _, advice = line.removeprefix("warning: ").rpartition("; ")
+                is_warning = line.startswith("warning: ")
+                yield Finding(Level.WARN, "job", found, advice) if is_warning else Finding(Level.OK, "job", line)
         except UsageError as error:
             yield Finding(Level.FAIL, "job", str(error), "correct it, or run the job that comes before it")
     yield _cpus()
@@ -233,6 +237,8 @@ def placement(resources: Resources, cpus: float, gpus: float) -> Finding:
         f"{plan.workers} worker(s) with {plan.cpus_per_worker:g} CPUs and {plan.gpus_per_worker:g} GPUs each; "
         f"{plan.data_cpus:g} CPUs read data"
     )
+    if crowded := crowding(plan, cpus):
+        return Finding(Level.WARN, "resources", found, crowded)
     if gpus and not plan.gpus_per_worker:
         return Finding(Level.WARN, "resources", found, "this machine has a GPU: set resources.gpus_per_worker to 1")
     return Finding(Level.OK, "resources", found)

@@ -7,26 +7,23 @@ A folder is an artifact if it holds ``artifact.json`` ({"format": "ray_mm.artifa
 from __future__ import annotations
 
 import abc
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
-from PIL import Image
 
 from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
-from ray_mm.config.fields import AudioField, FieldSpec, ImageField, LabelField, TextField
+from ray_mm.config.fields import LabelField
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, decoder_for
-from ray_mm.data.decode.arrays import as_finite
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.fields import presence_name
+from ray_mm.data.payload import member_bytes
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
 from ray_mm.storage import local_path, sha256_file
@@ -115,19 +112,63 @@ class Predictor(abc.ABC):
                 int16 or floats in −1 … 1, [frames] or [frames, channels], at the field's rate; series, points and vector
                 arrays or nested lists. What is missing, None or empty is absent. The label is ignored.
 
+        Returns:
+            The answer; where nothing is present, too: ``presence`` tells.
+
         Raises:
             UsageError: a field that the model does not have, or a value that can't be read.
         """
+        if not isinstance(sample, Mapping):
+            raise UsageError(
+                f"predict takes one sample, a mapping from field to value, and found a {type(sample).__name__}; for several "
+                "samples there is predict_many."
+            )
+        return self._predict([sample])[0]
+
+    def predict_many(self, samples: Iterable[Mapping[str, Any]], batch_size: int = 64) -> Iterator[Prediction]:
+        """The answers for many samples, in their order; no more than a batch of them is held at a time.
+
+        Args:
+            samples: each as for ``predict``.
+            batch_size: samples per forward pass.
+
+        Raises:
+            UsageError: as ``predict``, with the number of the sample, from 0; when its batch is reached.
+        """
+        if isinstance(samples, (Mapping, str, bytes)) or batch_size < 1:
+            raise UsageError("predict_many takes samples, such as a list of mappings, and a batch_size of at least 1.")
+        left, start = iter(samples), 0
+        while batch := list(islice(left, batch_size)):
+            yield from self._predict(batch, start)
+            start += len(batch)
+
+    def _predict(self, samples: Sequence[Mapping[str, Any]], start: int | None = None) -> list[Prediction]:
+        batch = self._collator.empty(len(samples))
+        for row, sample in enumerate(samples):
+            try:
+                self._fill_row(batch, row, sample)
+            except UsageError as error:
+                if start is None:
+                    raise
+                raise UsageError(f"sample {start + row}: {error}") from None
+        answers = self.outputs(batch)[0]
+        return [
+            self._prediction(answers[row], {name: bool(batch[presence_name(name)][row]) for name in self.input_fields})
+            for row in range(len(samples))
+        ]
+
+    def _fill_row(self, batch: Arrays, row: int, sample: Mapping[str, Any]) -> None:
+        if not isinstance(sample, Mapping):
+            raise UsageError(f"expected a mapping from field to value, found a {type(sample).__name__}.")
         for name in sample:
             if name not in self.input_fields and name != self.config.task.label:
                 raise UsageError(
                     f"{name}: the model has no such input field; its fields are {', '.join(self.input_fields)}."
                 )
-        batch = self._collator.empty(1)
         for name in self.input_fields:
-            self._fill(batch, name, sample.get(name))
-        answer = self.outputs(batch)[0, 0]
-        present = {name: bool(batch[presence_name(name)][0]) for name in self.input_fields}
+            self._fill(batch, row, name, sample.get(name))
+
+    def _prediction(self, answer: Any, present: dict[str, bool]) -> Prediction:
         label = self._label
         if label.target == "number":
             return Prediction(float(answer), None, present)
@@ -135,11 +176,11 @@ class Predictor(abc.ABC):
         probabilities = dict(zip(label.classes, answer.tolist(), strict=True))
         return Prediction(label.classes[int(answer.argmax())], probabilities, present)
 
-    def _fill(self, batch: Arrays, name: str, value: Any) -> None:
+    def _fill(self, batch: Arrays, row: int, name: str, value: Any) -> None:
         try:
-            payload = b"" if value is None else _payload(self.preprocessor.fields[name], value)
+            payload = b"" if value is None else member_bytes(self.preprocessor.fields[name], value)
             if len(payload):
-                batch[presence_name(name)][0] = self._decoders[name](payload, batch, 0)
+                batch[presence_name(name)][row] = self._decoders[name](payload, batch, row)
         except DecodeError as error:
             raise UsageError(f"{name}: the value can't be read: {error}.") from None
 
@@ -307,64 +348,3 @@ def _files(artifact: dict[str, Any]) -> dict[str, Any]:
     """Name → SHA-256 of an artifact's files; of names in its own folder only."""
     files = artifact.get("files", {})
     return {Path(name).name: digest for name, digest in files.items()} if isinstance(files, dict) else {}
-
-
-def _payload(spec: FieldSpec, value: Any) -> bytes | memoryview:
-    """A value as the bytes of a member, so that it takes the way that training data took.
-
-    Raises:
-        DecodeError: it is nothing that the field can hold.
-    """
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    if isinstance(value, str) and isinstance(spec, TextField):
-        return value.encode() if spec.path is None else json.dumps(_nested(spec.path, value)).encode()
-    if isinstance(value, (str, Path)):
-        try:
-            return Path(value).read_bytes()
-        except OSError as error:
-            raise DecodeError(f"{value}: {error.strerror}") from None
-    if spec.type == "text":
-        raise DecodeError(f"a text must be a str, found {type(value).__name__}")
-    return _encode(spec, value)
-
-
-def _nested(path: str, value: str) -> Any:
-    """JSON that has a value at a path."""
-    nested: Any = value
-    for step in reversed(path.split(".")):
-        nested = [None] * int(step) + [nested] if step.isdecimal() else {step: nested}
-    return nested
-
-
-def _encode(spec: FieldSpec, value: Any) -> bytes:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise DecodeError(f"not an array ({error})") from None
-    if array.size == 0:
-        raise DecodeError("an empty array; leave the field out if there is nothing")
-    sink = io.BytesIO()
-    match spec:
-        case ImageField():
-            if (
-                array.dtype != np.uint8
-                or array.ndim not in (2, 3)
-                or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
-            ):
-                raise DecodeError(
-                    f"a picture must be uint8 [height, width, channels], found {array.dtype} {list(array.shape)}"
-                )
-            pixels = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-            Image.fromarray(pixels).save(sink, format="PNG", compress_level=0)
-        case AudioField():
-            if array.ndim not in (1, 2) or (array.dtype != np.int16 and array.dtype.kind != "f"):
-                raise DecodeError(
-                    f"audio must be int16 or floats, [frames] or [frames, channels], found {array.dtype} {list(array.shape)}"
-                )
-            assert spec.rate_hz is not None
-            wave = array if array.dtype == np.int16 else as_finite(array)
-            soundfile.write(sink, wave, spec.rate_hz, format="WAV", subtype="PCM_16")
-        case _:
-            np.lib.format.write_array(sink, as_finite(array), allow_pickle=False)
-    return sink.getvalue()

@@ -4,7 +4,8 @@
         bar.advance(64, accuracy=0.981)
 
 The rate, and the time left that follows from it, come from the last half minute only: an average since the start would
-promise too much after a fast beginning and too little after a slow one.
+promise too much after a fast beginning and too little after a slow one. The clock starts with the first step: what comes
+before it, such as starting processes, says nothing about the steps.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _WINDOW_S = 30.0
 _MAX_MARKS = 512
+_MIN_BAR, _MAX_BAR = 6, 40
+_BESIDE = 90
+"""Columns that a bar leaves to the text beside it, as far as there are so many."""
 
 Shown = float | int | str
 
@@ -33,28 +37,38 @@ class Progress:
         total: units to do, or None where nobody knows.
         unit: what is counted, in the plural.
         done: units that an earlier run did already; they don't count into the rate.
+        waiting: what is going on before the first step, in a few words.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, description: str, total: int | None, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        description: str,
+        total: int | None,
+        unit: str,
+        done: int = 0,
+        waiting: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.description = description
         self.total = total
         self.unit = unit
         self.done = done
         self.shown: dict[str, Shown] = {}
+        self.waiting = waiting
         self.on_advance: Callable[[], None] | None = None
+        self.on_note: Callable[[str], None] | None = None
         self._clock = clock
-        self._marks: deque[tuple[float, int]] = deque([(clock(), done)])
+        self._marks: deque[tuple[float, int]] = deque()
 
     def advance(self, n: int = 1, **shown: Shown) -> None:
         """Counts ``n`` units more; ``shown`` values stand beside the bar until they are given again."""
         self.done += n
+        self.waiting = ""
         self.shown.update(shown)
         now = self._clock()
         # Many small steps would otherwise fill the window with marks that tell nothing more.
-        if len(self._marks) < 2 or now - self._marks[-2][0] > _WINDOW_S / _MAX_MARKS:
+        if len(self._marks) < 3 or now - self._marks[-2][0] > _WINDOW_S / _MAX_MARKS:
             self._marks.append((now, self.done))
         else:
             self._marks[-1] = (now, self.done)
@@ -62,8 +76,15 @@ class Progress:
         if self.on_advance is not None:
             self.on_advance()
 
+    def note(self, text: str) -> None:
+        """A line that stays, above the bar or between the lines of a log."""
+        if self.on_note is not None:
+            self.on_note(text)
+
     def rate(self) -> float | None:
-        """Units per second over the last half minute; None before anything was done."""
+        """Units per second over the last half minute; None before there is a second step to go by."""
+        if not self._marks:
+            return None
         now = self._clock()
         self._forget(now)
         started, before = self._marks[0]
@@ -104,8 +125,20 @@ class Progress:
     def line(self) -> str:
         """Everything in one line, for a log."""
         percent = f" ({100 * self.done // self.total}%)" if self.total else ""
-        parts = [f"{self.count_text()}{percent}", self.rate_text(), self.shown_text(), self.left_text()]
-        return f"{self.description}: {', '.join(part for part in parts if part)}"
+        parts = [f"{self.count_text()}{percent}", self.shown_text(), self.rate_text(), self.left_text()]
+        return f"{self.description}: {self.waiting or ', '.join(part for part in parts if part)}"
+
+    def beside_text(self) -> str:
+        """What stands beside the bar: what matters most comes first, because a narrow terminal cuts the end."""
+        parts = [self.shown_text(), self.count_text(), self.left_text(), self.rate_text()]
+        return self.waiting or "  ".join(part for part in parts if part)
+
+
+def notice(text: str, stream: TextIO | None = None) -> None:
+    """Says on stderr what one should know although nothing failed: a paragraph, above whatever bar is shown there."""
+    stream = stream or sys.stderr
+    stream.write(f"ray-mm: {text}\n")
+    stream.flush()
 
 
 @contextlib.contextmanager
@@ -115,6 +148,7 @@ def progress(
     unit: str,
     *,
     done: int = 0,
+    waiting: str = "",
     stream: TextIO | None = None,
     every_s: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
@@ -126,6 +160,7 @@ def progress(
         total: units to do, or None where nobody knows.
         unit: what is counted, in the plural.
         done: units that an earlier run did already.
+        waiting: what is going on before the first step, in a few words; a log gets it as its first line.
         stream: where to; stderr by default.
         every_s: where it is not a terminal, at most one line in so many seconds, and one at the end.
         clock: seconds, monotonic.
@@ -133,7 +168,7 @@ def progress(
     from rich.console import Console
 
     stream = stream or sys.stderr
-    bar = Progress(description, total, unit, done, clock)
+    bar = Progress(description, total, unit, done, waiting, clock)
     console = Console(file=stream)
     if console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter:
         with _terminal(bar, console):
@@ -147,17 +182,22 @@ def progress(
 def _plain(bar: Progress, stream: TextIO, every_s: float, clock: Callable[[], float]) -> Iterator[None]:
     written_at, written = clock(), ""
 
+    def put(text: str) -> None:
+        stream.write(text + "\n")
+        stream.flush()
+
     def write() -> None:
         nonlocal written_at, written
         written_at, written = clock(), bar.line()
-        stream.write(written + "\n")
-        stream.flush()
+        put(written)
 
     def on_advance() -> None:
         if clock() - written_at >= every_s:
             write()
 
-    bar.on_advance = on_advance
+    bar.on_advance, bar.on_note = on_advance, put
+    if bar.waiting:
+        write()
     try:
         yield
     finally:
@@ -183,15 +223,13 @@ def _terminal(bar: Progress, console: Console) -> Iterator[None]:
 
     columns = (
         TextColumn("{task.description}", style="bold"),
-        BarColumn(bar_width=None),
-        Live(bar.count_text, ""),
-        Live(bar.rate_text, "cyan"),
-        Live(bar.shown_text, "green"),
-        Live(bar.left_text, "dim"),
+        BarColumn(bar_width=max(_MIN_BAR, min(_MAX_BAR, console.width - _BESIDE))),
+        Live(bar.beside_text, "green"),
     )
-    with RichProgress(*columns, console=console, expand=True, refresh_per_second=5) as live:
+    with RichProgress(*columns, console=console, refresh_per_second=5) as live:
         task = live.add_task(bar.description, total=bar.total, completed=bar.done)
         bar.on_advance = lambda: live.update(task, completed=bar.done)
+        bar.on_note = lambda text: live.console.print(text, highlight=False, markup=False)
         yield
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,29 @@ def quiet_data() -> Iterator[None]:
         context.enable_progress_bars, context.raise_original_map_exception = before
         for handler in terminals:
             handler.removeFilter(_is_warning)
+
+
+@contextlib.contextmanager
+def quiet_raylet() -> Iterator[None]:
+    """Sends what the raylet reports, such as many worker processes, to our log: Ray prints it on stdout, among results.
+
+    Ray has no setting for it. Should the function have another name one day, Ray is as loud as it always was.
+    """
+    from ray._private import worker
+
+    before = getattr(worker, "print_to_stdstream", None)
+    if before is None:
+        yield
+        return
+
+    def log(data: dict[str, Any], *_: object, **__: object) -> None:
+        _log.info("ray says: %s", " ".join(" ".join(data["lines"]).split()))
+
+    worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

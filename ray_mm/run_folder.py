@@ -99,6 +99,30 @@ def open_run_folder(job: Job, settled: tuple[str, ...] = ()) -> RunFolder:
     Raises:
         OutputFolderError: the folder belongs to another job, or to the same job with other settings.
     """
+    earlier = check_output(job, settled)
+    path, content = local_path(job.output), job.model_dump(mode="json")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if content != earlier:  # running a job again changes nothing
+            write_json(path / "job.json", content)
+    except OSError as error:
+        raise OutputFolderError(f"output: {path} can't be written ({error.strerror}); choose another output.") from None
+    return RunFolder(path, job)
+
+
+def check_output(job: Job, settled: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    """Checks that the job's output folder is free or its own; writes nothing.
+
+    Args:
+        job: validated.
+        settled: as for ``open_run_folder``.
+
+    Returns:
+        The job of an earlier run there, with every default filled in, or None.
+
+    Raises:
+        OutputFolderError: the folder belongs to another job, or to the same job with other settings.
+    """
     path = local_path(job.output)
     content = job.model_dump(mode="json")
     earlier = _read_json(path / "job.json")
@@ -117,13 +141,7 @@ def open_run_folder(job: Job, settled: tuple[str, ...] = ()) -> RunFolder:
             )
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputFolderError(f"output: {path} exists and is not a run's folder; choose another output.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if content != earlier:  # running a job again changes nothing
-            write_json(path / "job.json", content)
-    except OSError as error:
-        raise OutputFolderError(f"output: {path} can't be written ({error.strerror}); choose another output.") from None
-    return RunFolder(path, job)
+    return earlier
 
 
 def versions() -> dict[str, str]:

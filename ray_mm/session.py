@@ -18,7 +18,8 @@ from typing import Any
 from ray_mm.auth import protect_token
 from ray_mm.config.base import Resources
 from ray_mm.errors import RayMMError, UsageError
-from ray_mm.quiet import quiet_core, quiet_data, without_token_notice
+from ray_mm.progress import notice
+from ray_mm.quiet import quiet_core, quiet_data, quiet_raylet, without_token_notice
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster may take to accept a connection. Ray itself would try for minutes."""
@@ -40,10 +41,11 @@ def use_address(address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None, announce: bool = False) -> Iterator[None]:
     """Joins the Ray that is already there, or starts a private one and stops it at the end.
 
     Args:
+        announce: whether to say on stderr that Ray is started, which takes some seconds.
         address: of a cluster. None: what ``use_address`` says, else the cluster of the Ray job that this process
             belongs to (``RAY_ADDRESS``), else a private Ray on this machine.
 
@@ -58,6 +60,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     address = address or _address.get() or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
+    if announce:
+        notice("starting Ray" if address == "local" else f"joining Ray at {address}")
     if address == "local":
         protect_token()
         # Data and training share the cores: a thread that spins while it waits for another, as OpenMP's do by default,
@@ -80,7 +84,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             "machine alone."
         ) from error
     try:
-        with quiet_data(), _own_interrupt():
+        with quiet_data(), quiet_raylet(), _own_interrupt():
             yield
     finally:
         ray.shutdown()
@@ -159,7 +163,20 @@ def place(resources: Resources) -> Placement:
     import ray
 
     total = ray.cluster_resources()
-    return divide(resources, total.get("CPU", 0.0), total.get("GPU", 0.0))
+    placement = divide(resources, total.get("CPU", 0.0), total.get("GPU", 0.0))
+    if crowded := crowding(placement, total.get("CPU", 0.0)):
+        notice(crowded)
+    return placement
+
+
+def crowding(placement: Placement, cpus: float) -> str | None:
+    """What is to be said of workers that get in each other's way; None where they don't."""
+    if placement.workers <= cpus or placement.gpus_per_worker:
+        return None
+    return (
+        f"resources.workers: {placement.workers} workers share the {cpus:g} CPUs that Ray has, which makes them slower, not "
+        f"faster; set it to {max(1, math.floor(cpus) - 1)}."
+    )
 
 
 def divide(resources: Resources, cpus: float, gpus: float) -> Placement:
@@ -179,8 +196,8 @@ def divide(resources: Resources, cpus: float, gpus: float) -> Placement:
     wanted_gpus = resources.workers * resources.gpus_per_worker
     if wanted_gpus > gpus:
         raise UsageError(
-            f"resources: {resources.workers} workers × {resources.gpus_per_worker:g} GPUs need {wanted_gpus:g} GPUs and Ray "
-            f"has {gpus:g}; lower resources.workers or resources.gpus_per_worker."
+            f"resources: {resources.workers} worker(s) with {resources.gpus_per_worker:g} GPU(s) each need {wanted_gpus:g} and "
+            f"Ray has {gpus:g}; lower resources.workers or resources.gpus_per_worker."
         )
     if resources.cpus_per_worker is None:
         share = (cpus - 1.0) / resources.workers
@@ -191,8 +208,8 @@ def divide(resources: Resources, cpus: float, gpus: float) -> Placement:
     left = cpus - resources.workers * per_worker
     if left < 1.0 or per_worker <= 0.0:
         raise UsageError(
-            f"resources: {resources.workers} workers × {per_worker:g} CPUs leave {max(left, 0):g} of Ray's {cpus:g} CPUs for "
-            "reading data, which needs one; lower resources.workers or resources.cpus_per_worker."
+            f"resources: {resources.workers} worker(s) with {per_worker:g} CPU(s) each leave {max(left, 0):g} of Ray's "
+            f"{cpus:g} CPUs for reading data, which needs one; lower resources.workers or resources.cpus_per_worker."
         )
     return Placement(resources.workers, per_worker, resources.gpus_per_worker, left)
 

@@ -18,7 +18,8 @@ from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import Job, load_job
 from ray_mm.config.preprocess import PreprocessJob
-from ray_mm.config.train import TrainJob
+from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.run_folder import check_output
 from ray_mm.session import use_address
 
 
@@ -45,6 +46,8 @@ def run_job(
 
 def run_stage(job: Job, address: str | None = None) -> dict[str, Any]:
     """Runs a loaded job; see ``run_job``. The stage starts Ray when it has checked what can be checked without."""
+    # The stage looks again; here it is known before torch or Ray is imported.
+    check_output(job, SETTLED if isinstance(job, TrainJob) else ())
     with use_address(address):
         match job:
             case PreprocessJob():

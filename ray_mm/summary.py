@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_mm import figures
 from ray_mm.storage import local_path
 
 if TYPE_CHECKING:
@@ -28,26 +30,88 @@ def read_result(output: str) -> dict[str, Any]:
 
 
 def result_parts(result: Mapping[str, Any], output: str) -> Iterator[RenderableType]:
-    """The metrics of a run, and where its files are."""
-    from rich.table import Table
-
-    if result:
-        yield f"{result.get('kind')} {result.get('name')}: {result.get('status')} in {result.get('seconds', 0):.1f} s"
+    """What a run came to, and where its files are."""
     metrics = result.get("metrics") or {}
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in metrics.items():
-        if not isinstance(value, (Mapping, list)):
-            table.add_row(name.replace("_", " "), _text(value))
-    if table.row_count:
-        yield table
+    if result:
+        yield _headline(result)
+    yield from _figures(metrics)
+    match result.get("kind"):
+        case "preprocess":
+            yield from _preprocess_tables(metrics)
+        case "compress":
+            # Of a refusal, the error tells what the gate said.
+            yield from _compress_tables(metrics, with_gate=result.get("status") != "refused")
     subsets = metrics.get("subsets")
     if isinstance(subsets, Mapping) and subsets:
         yield _subset_table(subsets)
-    folder = local_path(output)
+    yield from _places(local_path(output))
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    run, seconds = f"{result.get('kind')} {result.get('name')}", result.get("seconds", 0)
+    if result.get("status") == "unchanged":
+        return f"{run}: finished already (it took {seconds:.1f} s); nothing was done"
+    return f"{run}: {result.get('status')} in {seconds:.1f} s"
+
+
+def _figures(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in metrics.items():
+        if not isinstance(value, (Mapping, list)):
+            table.add_row(figures.label(name), figures.text(name, value))
+    if table.row_count:
+        yield table
+
+
+def _preprocess_tables(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
+    counts, absent, unusable = (metrics.get(key) or {} for key in ("num_samples", "num_absent", "num_unusable"))
+    if counts:
+        yield titled_table("samples", ("split", "samples"), [(split, f"{n:,}") for split, n in counts.items()])
+    if absent:
+        rows = [(field, f"{n:,}", f"{unusable.get(field, 0):,}") for field, n in absent.items()]
+        yield titled_table("fields", ("field", "samples without it", "cells that can't be used"), rows)
+
+
+def _compress_tables(metrics: Mapping[str, Any], with_gate: bool) -> Iterator[RenderableType]:
+    checks = metrics.get("checks")
+    if checks and with_gate:
+        rows = [
+            (
+                check["criterion"],
+                figures.text("", check["measured"]),
+                f"{'≤' if check['at_most'] else '≥'} {figures.plain(check['limit'])}",
+                "met" if check["passed"] else "missed",
+            )
+            for check in checks
+        ]
+        yield titled_table("gate", ("criterion", "measured", "limit", ""), rows)
+    latencies = metrics.get("latency")
+    if latencies:
+        speedups = metrics.get("speedups_p50") or {}
+        rows = [
+            (
+                batch_size,
+                f"{found['original_p50_ms']:.2f} ms",
+                f"{found['artifact_p50_ms']:.2f} ms",
+                figures.text("speedup_p50", speedups.get(batch_size)),
+            )
+            for batch_size, found in latencies.items()
+        ]
+        yield titled_table("median latency", ("batch size", "original", "compressed", "speed-up"), rows)
+
+
+def _places(folder: Path) -> Iterator[str]:
     yield f"output: {folder}"
     for place in [*_PLACES, *sorted(path.parent.name for path in folder.glob("*/dataset.json"))]:
         if (folder / place).exists():
             yield f"        {folder / place}"
+    quarantine = folder / "quarantine"
+    if quarantine.is_dir() and any(quarantine.iterdir()):
+        yield f"        {quarantine}: samples that can't be read, and why"
+    if (folder / "unusable.jsonl").is_file():
+        yield f"        {folder / 'unusable.jsonl'}: cells that can't be used, and why"
 
 
 def quarantine_table(members: Sequence[tuple[Quarantined, Sequence[str]]], more: Sequence[str]) -> RenderableType:
@@ -72,11 +136,11 @@ def _subset_table(subsets: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     from rich.table import Table
 
     columns = [name for name, value in next(iter(subsets.values())).items() if not isinstance(value, (Mapping, list))]
-    table = Table("fields", box=None, pad_edge=False)
+    table = Table("with only these fields", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
+        table.add_column(figures.label(column), justify="right")
     for subset, values in subsets.items():
-        table.add_row(subset, *(_text(values.get(column)) for column in columns))
+        table.add_row(subset, *(figures.text(column, values.get(column)) for column in columns))
     return table
 
 
@@ -104,11 +168,3 @@ def status_table(statuses: Iterable[Status]) -> RenderableType:
         seconds = f"{status.seconds:,.0f}" if status.seconds is not None else "–"
         table.add_row(status.id, status.state.lower(), started, seconds, status.message)
     return table
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

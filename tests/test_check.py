@@ -10,9 +10,9 @@ import pytest
 
 from ray_mm.check import check_job
 from ray_mm.config.load import load_job
-from ray_mm.errors import CheckpointError, DatasetError, UsageError
+from ray_mm.errors import CheckpointError, DatasetError, OutputFolderError, UsageError
 from tests.config.jobs import SMALLEST
-from tests.factories import make_dataset
+from tests.factories import SPECS, make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_dataset(folder / "train", 6)
     make_dataset(folder / "poor", 6, ("audio", "label"))
     (folder / "table.csv").write_text("\ufeffimage,label,speaker\na.png,x,1\n", encoding="utf-8")
+    (folder / "semicolons.csv").write_text("image;label\na.png;x\n")
+    (folder / "empty.csv").touch()
+    make_dataset(folder / "soundless", 6, ("image", "label"))
     write_model(folder / "run" / "best")
     (folder / "run" / "job.json").write_text('{"kind": "train"}')
     return folder
@@ -31,6 +34,9 @@ def write_model(folder: Path, **changes: Any) -> None:
     folder.mkdir(parents=True)
     content = {"format": "ray_mm.model", "version": 1, "model": SMALLEST["train"]["model"]} | changes
     (folder / "model.json").write_text(json.dumps(content))
+    fields = {name: SPECS[name].model_dump() for name in ("audio", "image", "label")}
+    preprocessor = {"format": "ray_mm.preprocessor", "version": 1, "fields": fields}
+    (folder / "preprocessor.json").write_text(json.dumps(preprocessor))
 
 
 def check(folder: Path, kind: str, **overrides: Any) -> list[str]:
@@ -50,9 +56,33 @@ def test_what_a_preprocess_job_names_is_found(folder: Path) -> None:
 
 
 def test_what_a_train_job_names_is_found(folder: Path) -> None:
-    (train, validation) = check(folder, "train", **{"data.validation": folder / "train"})
+    train, validation, steps, *warnings = check(folder, "train", **{"data.validation": folder / "train"})
     assert train.startswith(f"data.train: {folder / 'train'}, 6 samples of audio (audio), image (image), label (label)")
     assert validation.startswith("data.validation: ")
+    assert steps == "train: 10 steps: 10 epochs of 1 step, 128 samples each"
+    too_large, same = warnings
+    assert too_large.startswith("warning: data.batch_size: 128 is more than the 6 samples of an epoch")
+    assert same.startswith("warning: data.validation: these are samples that the model is trained on")
+
+
+def test_few_steps_are_told_and_a_usual_training_is_not_warned_about(folder: Path) -> None:
+    half = {"path": str(folder / "train"), "limit": 3}
+    *_, steps, warning = check(folder, "train", **{"data.train": [half, str(folder / "train")], "data.batch_size": 2})
+    assert steps == "train: 50 steps: 10 epochs of 5 steps, 2 samples each"
+    assert warning.startswith("warning: train.epochs: the training has only 50 steps")
+    lines = check(folder, "train", **{"data.batch_size": 2, "train.epochs": 50, "data.validation": half})
+    assert lines[-1] == "train: 150 steps: 50 epochs of 3 steps, 2 samples each"
+
+
+def test_steps_that_only_an_index_can_tell_are_left_out(folder: Path) -> None:
+    (train,) = check(folder, "train", **{"data.train": {"path": str(folder / "train"), "fraction": 0.5}})
+    assert train.startswith("data.train: ")
+
+
+def test_an_output_folder_of_another_job_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"kind": "evaluate", "name": "score"}')
+    with pytest.raises(OutputFolderError, match="holds a run of the evaluate job 'score', not of the train job 'fit'"):
+        check(folder, "train", output=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "compress"])
@@ -70,12 +100,16 @@ def test_what_a_job_on_a_checkpoint_names_is_found(folder: Path, kind: str) -> N
         ({"root": "absent"}, "root: .*absent is not a folder"),
         ({"fields.imagee": {"type": "image"}}, "fields.imagee: .* has no column 'imagee'; did you mean 'image'"),
         ({"columns": {"image": "xyzzy"}}, "columns.image: .* no column 'xyzzy'; its columns are image, label, speaker"),
-        ({"key": "idd"}, "key: .* has no column 'idd'"),
+        ({"key": "idd"}, "key: .* has no column 'idd'; its columns are image, label, speaker"),
+        ({"table": "semicolons.csv"}, r"its only column is 'image;label'\. Is it separated by \";\"\?"),
+        ({"table": "empty.csv"}, "empty.csv: the table is empty"),
         ({"splits": {"by": "column", "column": "splt"}}, "splits.column: .* has no column 'splt'"),
         ({"splits": {"by": "hash", "group": "speakr"}}, "splits.group: .* did you mean 'speaker'"),
     ],
 )
 def test_what_a_preprocess_job_names_wrongly_is_told(folder: Path, overrides: dict[str, Any], message: str) -> None:
+    if "table" in overrides:
+        overrides = overrides | {"table": folder / overrides["table"]}
     with pytest.raises(UsageError, match=message):
         check(folder, "preprocess", **overrides)
 
@@ -83,13 +117,20 @@ def test_what_a_preprocess_job_names_wrongly_is_told(folder: Path, overrides: di
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"data.train": "absent"}, "absent: no dataset there"),
+        (
+            {"data.train": "absent"},
+            "absent: no such dataset folder; .* starts from the folder where the command is given, now /",
+        ),
         ({"model.fields": {"camera": {}}}, "model.fields.camera: the dataset has no field 'camera'"),
         (
             {"model.task.label": "action"},
             "model.task.label: the dataset has no field 'action'; labels are label, number",
         ),
-        ({"model.task.label": "number"}, "classify needs a label with target class"),
+        ({"model.task.label": "number"}, "classify needs a label with target class, .* set model.task.type to regress"),
+        (
+            {"model.task": {"type": "regress", "label": "label"}},
+            r"make the dataset again with label: \{type: label, target: number\}, or, to tell its 3 classes apart",
+        ),
         ({"model.fields": {"image": {"encoder": "mlp"}}}, "'mlp' does not take a field of type image"),
         ({"data.fields": {"camera": {"type": "image"}}}, "data.fields.camera: the dataset has no such field"),
     ],
@@ -105,10 +146,21 @@ def test_a_validation_dataset_without_an_input_is_told(folder: Path) -> None:
 
 
 def test_a_dataset_that_does_not_fit_the_checkpoint_is_told(folder: Path) -> None:
-    with pytest.raises(
-        DatasetError, match=r"calibration_data: .*poor does not fit the checkpoint: model\.fields\.image"
-    ):
+    with pytest.raises(DatasetError, match=r"calibration_data: .*poor does not fit the model: has no field 'image'\."):
         check(folder, "compress", calibration_data=folder / "poor")
+
+
+def test_scored_data_may_lack_an_input_and_not_all_of_them(folder: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "two", model={**SMALLEST["train"]["model"], "fields": {"audio": {}, "image": {}}})
+    for kind in ("evaluate", "compress"):
+        lines = check(folder, kind, checkpoint=tmp_path / "two", data=folder / "soundless")
+        assert "data: has no field 'audio': absent in every sample" in lines
+    make_dataset(tmp_path / "other", 6, ("vector", "label"))
+    with pytest.raises(DatasetError, match="it has none of the fields that the model reads, audio, image"):
+        check(folder, "evaluate", checkpoint=tmp_path / "two", data=tmp_path / "other")
+    make_dataset(tmp_path / "unlabelled", 6, ("image", "audio"))
+    with pytest.raises(DatasetError, match="has no field 'label'"):
+        check(folder, "evaluate", checkpoint=tmp_path / "two", data=tmp_path / "unlabelled")
 
 
 @pytest.mark.parametrize(

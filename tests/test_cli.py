@@ -99,11 +99,44 @@ def test_it_runs_as_a_module(tmp_path: Path) -> None:
     assert python(code, tmp_path).stdout.startswith("ray_mm ")
 
 
-@pytest.mark.parametrize("arguments", [("rum",), ("run",), ("run", "--sett", "a=1"), ("logs",), ()])
-def test_a_wrong_call_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("rum",), "there is no verb 'rum'; did you mean 'run'? Verbs are run, check, "),
+        (("run",), "run: missing argument 'JOB'; ray-mm run --help says what it takes."),
+        (("run", "j", "--sett", "a=1"), "run: there is no option --sett; ray-mm run --help shows those that it has."),
+        (
+            ("run", "j", "--epochs", "3"),
+            "run: there is no option --epochs; a setting is overridden with --set train.epochs=3.",
+        ),
+        (
+            ("check", "j", "--lr=1e-4"),
+            "check: there is no option --lr; a setting is overridden with --set train.optimizer.lr=1e-4.",
+        ),
+        (("logs",), "logs: missing argument 'ID'; "),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
     ran = ray_mm(tmp_path, *arguments)
-    assert ran.returncode == 2
-    assert "Usage: ray-mm" in ran.stdout + ran.stderr
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"ray-mm: {told}")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_no_arguments_show_the_help_and_are_no_success(tmp_path: Path) -> None:
+    ran = ray_mm(tmp_path)
+    assert ran.returncode == 2 and "Usage: ray-mm" in ran.stdout
+
+
+def test_the_version_is_an_option_too(tmp_path: Path) -> None:
+    ran = ray_mm(tmp_path, "--version")
+    assert (ran.returncode, ran.stdout.split()[0], ran.stderr) == (0, "ray_mm", "")
+
+
+def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    ran = ray_mm(tmp_path, "run", "runs")
+    assert (ran.returncode, ran.stderr) == (2, "ray-mm: runs: is a folder; expected a job file, in YAML.\n")
 
 
 @pytest.mark.parametrize("verb", ["run", "check", "submit"])
@@ -139,13 +172,48 @@ def test_check_ends_with_status_2_where_something_is_missing(tmp_path: Path) -> 
     write_job(tmp_path)
     ran = ray_mm(tmp_path, "check", "job.yaml")
     assert ran.returncode == 2
-    assert ran.stdout == "job.yaml: a valid train job, 'fit'\n", "the file itself is right"
-    assert "data/small/train: no dataset there" in ran.stderr
+    assert ran.stdout == "", "nothing sounds like success"
+    # All of it stands in one line of JSON.
+    assert ran.stderr.startswith(f"ray-mm: job.yaml:1: data.train: {tmp_path}/data/small/train: no such dataset folder")
+
+
+def test_what_the_data_says_is_told_with_the_line_of_the_key(datasets: Path) -> None:
+    lines = ["kind: train", "name: fit", "data:", "  train: data/small/train", "model:", "  fields: {camera: {}}"]
+    lines += ["  task: {type: classify, label: label}", "output: out"]
+    (datasets / "lines.yaml").write_text("\n".join(lines))
+    ran = ray_mm(datasets, "check", "lines.yaml")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("ray-mm: lines.yaml:6: model.fields.camera: the dataset has no field 'camera'")
+    ran = ray_mm(datasets, "check", "lines.yaml", "--set", "data.train=nowhere")
+    assert ran.stderr.startswith("ray-mm: lines.yaml with data.train='nowhere': data.train: /")
+
+
+def test_an_output_folder_of_another_job_is_told_before_anything_heavy_is_imported(datasets: Path) -> None:
+    (datasets / "taken").mkdir()
+    (datasets / "taken" / "holiday.jpg").touch()
+    write_job(datasets, output="taken")
+    for verb in ("check", "run"):
+        before = "import atexit; atexit.register(lambda: print(sorted({'torch', 'ray'} & set(sys.modules))))"
+        ran = ray_mm(datasets, verb, "job.yaml", before=before)
+        assert ran.returncode == 2 and "exists and is not a run's folder" in ran.stderr
+        assert ran.stdout == "[]\n"
 
 
 def test_schema_is_json_of_one_kind_or_of_all(tmp_path: Path) -> None:
     assert json.loads(ray_mm(tmp_path, "schema").stdout)["discriminator"]["mapping"].keys() == JOB_KINDS.keys()
     assert json.loads(ray_mm(tmp_path, "schema", "train").stdout)["title"] == "TrainJob"
+
+
+def test_keys_are_listed_for_people(tmp_path: Path) -> None:
+    ran = ray_mm(tmp_path, "schema", "train", "--keys")
+    lines = ran.stdout.splitlines()
+    assert (ran.returncode, ran.stderr) == (0, "")
+    at = lines.index("train.optimizer.lr: number, default 0.001")
+    assert lines[at + 1] == "    Peak learning rate."
+    assert "output: text, required" in lines
+    assert "  model.fusion, where method is cross_attention:" in lines
+    assert "model.fields.NAME.encoder: cnn | recurrent | transformer | mel_cnn | pointnet | mlp, default unset" in lines
+    assert ray_mm(tmp_path, "schema", "tran", "--keys").returncode == 2
 
 
 def test_a_pipe_that_is_closed_early_is_no_error(tmp_path: Path) -> None:
@@ -188,8 +256,8 @@ def test_run_shows_the_metrics_and_where_the_outputs_are(tmp_path: Path) -> None
     assert (ran.returncode, ran.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
     assert lines[0] == "evaluate score: done in 3.2 s"
-    assert {"accuracy 0.9877", "num samples 12,345", "ece –"} <= set(lines)
-    assert {"fields accuracy num samples", "image 0.9 12,345", "audio+image 0.9877 –"} <= set(lines)
+    assert {"accuracy 98.8%", "samples scored 12,345", "calibration error (ECE) –"} <= set(lines)
+    assert {"with only these fields accuracy samples scored", "image 90.0% 12,345", "audio+image 98.8% –"} <= set(lines)
     assert lines[-2:] == [f"output: {tmp_path / 'out'}", f"{tmp_path / 'out' / 'report.html'}"]
     assert "confusion" not in ran.stdout
 
@@ -201,7 +269,44 @@ def test_a_gate_that_refuses_ends_with_status_3_after_the_metrics(tmp_path: Path
     (tmp_path / "out" / "result.json").write_text(json.dumps(result))
     ran = ray_mm(tmp_path, "run", "job.yaml", before=stage("raise GateRefused('size_ratio 0.9 is over 0.35.')"))
     assert (ran.returncode, ran.stderr) == (3, "ray-mm: size_ratio 0.9 is over 0.35.\n")
-    assert "compress shrink: refused" in ran.stdout and "size ratio  0.9" in ran.stdout
+    assert "compress shrink: refused" in ran.stdout and "size, relative to the original  90.0%" in ran.stdout
+
+
+def test_a_preprocess_run_shows_every_split_and_what_is_absent(tmp_path: Path) -> None:
+    write_job(tmp_path, "preprocess", output="out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unusable.jsonl").touch()
+    metrics = {
+        "num_samples": {"train": 1200, "test": 30},
+        "num_shards": 2,
+        "size_bytes": 1_300_000,
+        "num_absent": {"image": 6, "text": 0},
+        "num_unusable": {"image": 5, "text": 0},
+    }
+    result = {"kind": "preprocess", "name": "p", "status": "unchanged", "seconds": 48.04, "metrics": metrics}
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage(f"return {result!r}"))
+    lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
+    assert lines[0] == "preprocess p: finished already (it took 48.0 s); nothing was done"
+    assert {"size 1.3 MB", "train 1,200", "test 30", "image 6 5", "text 0 0"} <= set(lines)
+    assert f"{tmp_path / 'out' / 'unusable.jsonl'}: cells that can't be used, and why" in lines
+
+
+def test_a_compression_that_passed_shows_the_limits_beside_the_figures(tmp_path: Path) -> None:
+    write_job(tmp_path, "compress", output="out")
+    (tmp_path / "out" / "quarantine").mkdir(parents=True)
+    metrics = {
+        "checks": [{"criterion": "size_ratio", "measured": 0.31, "limit": 0.35, "at_most": True, "passed": True}],
+        "speedups_p50": {"1": 2.5},
+        "latency": {"1": {"original_p50_ms": 5.0, "artifact_p50_ms": 2.0}},
+    }
+    result = {"kind": "compress", "name": "c", "status": "done", "seconds": 1, "metrics": metrics}
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage(f"return {result!r}"))
+    lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
+    assert {"size_ratio 0.31 ≤ 0.35 met", "1 5.00 ms 2.00 ms 2.50×"} <= set(lines)
+    assert "quarantine" not in ran.stdout, "nothing lies in it"
+    (tmp_path / "out" / "quarantine" / "a.json").touch()
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage(f"return {result!r}"))
+    assert f"{tmp_path / 'out' / 'quarantine'}: samples that can't be read, and why" in ran.stdout
 
 
 def test_an_interrupted_run_says_how_it_goes_on(tmp_path: Path) -> None:

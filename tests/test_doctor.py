@@ -37,9 +37,11 @@ def test_everything_is_looked_at_and_a_job_that_can_run_is_placed(
     monkeypatch.chdir(tmp_path)
     make_dataset(tmp_path / "data" / "small" / "train", 6)
     (tmp_path / "job.yaml").write_text(json.dumps(SMALLEST["train"]))
-    findings = list(doctor.examine("job.yaml"))
+    findings = list(doctor.examine("job.yaml", {"train.epochs": 3}))
     names = [finding.name for finding in findings]
-    assert names[:6] == ["job", "job", "CPUs", "memory", "disk", "shared memory"]
+    assert names[:8] == ["job", "job", "job", "job", "CPUs", "memory", "disk", "shared memory"]
+    assert findings[2].found == "train: 3 steps: 3 epochs of 1 step, 128 samples each", "as it was overridden"
+    assert findings[3].level is Level.WARN and "is more than the 6 samples" in findings[3].found
     assert names[-4:] == ["access token", "GPU", "Ray", "resources"]
     assert findings[-1].found == "1 worker(s) with 1 CPUs and 0 GPUs each; 1 CPUs read data"
     assert all(finding.advice for finding in findings if finding.level is not Level.OK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,45 @@ def test_what_can_not_be_read_is_refused_by_name(
 def test_a_field_that_the_model_does_not_have_is_refused(predictor: TorchPredictor) -> None:
     with pytest.raises(UsageError, match=r"^radar: the model has no such input field; its fields are audio, image"):
         predictor.predict({"radar": POINTS})
+
+
+def test_many_samples_are_answered_as_each_alone(predictor: TorchPredictor) -> None:
+    samples = [{"text": "one"}, {"points": POINTS}, {}, {"text": "three", "points": POINTS}, {"text": "one"}]
+    taken = 0
+
+    def given() -> Iterator[dict[str, Any]]:
+        nonlocal taken
+        for sample in samples:
+            taken += 1
+            yield sample
+
+    found = predictor.predict_many(given(), batch_size=2)
+    answers = [next(found)]
+    assert taken == 2, "no more than a batch is held"
+    answers += found
+    assert len(answers) == len(samples)
+    for answer, sample in zip(answers, samples, strict=True):
+        alone = predictor.predict(sample)
+        assert (answer.label, answer.presence) == (alone.label, alone.presence)
+        assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    assert not any(answers[2].presence.values()), "nothing was there"
+
+
+def test_a_bad_one_of_many_samples_is_named_by_its_number(predictor: TorchPredictor) -> None:
+    samples: list[Any] = [{"text": "one"}, {"text": "two"}, {"text": 5}]
+    found = predictor.predict_many(samples, batch_size=2)
+    assert len([next(found), next(found)]) == 2
+    with pytest.raises(UsageError, match=r"^sample 2: text: "):
+        next(found)
+    with pytest.raises(UsageError, match=r"^sample 0: expected a mapping from field to value, found a str"):
+        next(predictor.predict_many(["text"]))  # type: ignore[list-item]
+
+
+def test_several_samples_are_sent_to_predict_many(predictor: TorchPredictor) -> None:
+    with pytest.raises(UsageError, match="found a list; for several samples there is predict_many"):
+        predictor.predict([{}, {}])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="predict_many takes samples"):
+        next(predictor.predict_many({"text": "one"}))  # type: ignore[arg-type]
 
 
 def test_the_size_is_that_of_the_weights(checkpoint: Path, predictor: TorchPredictor) -> None:

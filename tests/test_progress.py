@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from ray_mm.logs import configure_logging
-from ray_mm.progress import Progress, progress
+from ray_mm.progress import Progress, notice, progress
 
 
 class Clock:
@@ -39,11 +39,11 @@ def test_a_log_gets_one_line_per_interval_and_one_at_the_end() -> None:
             bar.advance(1, loss=1 / (step + 1), epoch=1)
     lines = stream.getvalue().splitlines()
     assert lines == [
-        "train: 20/100 steps (20%), 2 steps/s, loss 0.05000  epoch 1, 0:40 left",
-        "train: 40/100 steps (40%), 2 steps/s, loss 0.02500  epoch 1, 0:30 left",
-        "train: 60/100 steps (60%), 2 steps/s, loss 0.01667  epoch 1, 0:20 left",
-        "train: 80/100 steps (80%), 2 steps/s, loss 0.01250  epoch 1, 0:10 left",
-        "train: 100/100 steps (100%), 2 steps/s, loss 0.01000  epoch 1",
+        "train: 20/100 steps (20%), loss 0.05000  epoch 1, 2 steps/s, 0:40 left",
+        "train: 40/100 steps (40%), loss 0.02500  epoch 1, 2 steps/s, 0:30 left",
+        "train: 60/100 steps (60%), loss 0.01667  epoch 1, 2 steps/s, 0:20 left",
+        "train: 80/100 steps (80%), loss 0.01250  epoch 1, 2 steps/s, 0:10 left",
+        "train: 100/100 steps (100%), loss 0.01000  epoch 1, 2 steps/s",
     ]
 
 
@@ -71,6 +71,7 @@ def test_time_left_follows_the_recent_rate_and_not_the_average() -> None:
 def test_a_stall_lowers_the_rate_although_nothing_arrives() -> None:
     clock = Clock()
     bar = Progress("train", 1000, "steps", clock=clock)
+    bar.advance(1)
     clock.now += 1
     bar.advance(100)
     assert bar.rate() == pytest.approx(100)
@@ -85,12 +86,16 @@ def test_what_an_earlier_run_did_counts_as_done_but_not_as_fast() -> None:
     assert bar.seconds_left() is None
     clock.now += 10
     bar.advance(10)
-    assert bar.line() == "train: 910/1,000 steps (91%), 1 steps/s, 1:30 left"
+    assert bar.line() == "train: 910/1,000 steps (91%)", "what came before the first step says nothing about the steps"
+    clock.now += 10
+    bar.advance(10)
+    assert bar.line() == "train: 920/1,000 steps (92%), 1 steps/s, 1:20 left"
 
 
 def test_an_unknown_total_shows_the_count_and_the_rate() -> None:
     clock, stream = Clock(), io.StringIO()
     with progress("read", None, "rows", stream=stream, clock=clock) as bar:
+        bar.advance(0)
         clock.now += 2
         bar.advance(2500)
     assert stream.getvalue() == "read: 2,500 rows, 1,250 rows/s\n"
@@ -116,6 +121,45 @@ def test_a_terminal_gets_a_bar_with_everything_beside_it(monkeypatch: pytest.Mon
     shown = stream.getvalue()
     for text in ("evaluate", "━", "640/640 samples", "samples/s", "accuracy 0.9812"):
         assert text in shown
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_a_narrow_terminal_cuts_what_matters_least(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream, clock = Terminal(), Clock()
+    with progress("train", 12_000, "steps", stream=stream, clock=clock) as bar:
+        for _ in range(3):
+            clock.now += 1
+            bar.advance(10, **{"loss": 0.3121, "validation accuracy": 0.91})
+    last = stream.getvalue().split("train")[-1]
+    assert "loss 0.3121  validation accuracy 0.9100  30/12,000 st" in last
+    assert 6 <= last.count("━") <= 40
+
+
+def test_what_comes_before_the_first_step_is_told() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("train", 20, "steps", waiting="starting the workers", stream=stream, clock=clock) as bar:
+        assert stream.getvalue() == "train: starting the workers\n"
+        clock.now += 9
+        bar.advance(10)
+        bar.note("epoch 1/2: loss 0.5")
+    assert stream.getvalue().splitlines()[1:] == ["epoch 1/2: loss 0.5", "train: 10/20 steps (50%)"]
+
+
+def test_a_notice_is_a_paragraph_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    notice("the disk is nearly full.")
+    assert capsys.readouterr() == ("", "ray-mm: the disk is nearly full.\n")
+
+
+def test_a_note_stays_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    with progress("train", 20, "steps", waiting="starting the workers", stream=stream) as bar:
+        bar.advance(10)
+        bar.note("epoch 1/2: loss 0.5")
+    assert "starting the workers" in stream.getvalue() and "epoch 1/2: loss 0.5\n" in stream.getvalue()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ray_mm import session
 from ray_mm.config.base import Resources
 from ray_mm.errors import QuarantineBudgetError, SampleError, UsageError
-from ray_mm.session import cause_of, divide, local_cpus, ray_session, use_address
+from ray_mm.session import cause_of, crowding, divide, local_cpus, ray_session, use_address
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -46,8 +46,11 @@ def test_gpus_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Resources(workers=2, gpus_per_worker=1), "2 workers × 1 GPUs need 2 GPUs and Ray has 1"),
-        (Resources(workers=2, cpus_per_worker=2), "2 workers × 2 CPUs leave 0 of Ray's 4 CPUs for reading data"),
+        (Resources(workers=2, gpus_per_worker=1), "2 worker\\(s\\) with 1 GPU\\(s\\) each need 2 and Ray has 1"),
+        (
+            Resources(workers=2, cpus_per_worker=2),
+            "2 worker\\(s\\) with 2 CPU\\(s\\) each leave 0 of Ray's 4 CPUs for reading data",
+        ),
         (Resources(workers=1, cpus_per_worker=9), "leave 0 of Ray's 4 CPUs"),
     ],
 )
@@ -250,3 +253,38 @@ def test_the_address_of_a_block_ends_with_it() -> None:
         with use_address(None):
             assert session._address.get() is None
     assert session._address.get() is None
+
+
+def test_workers_that_crowd_the_cpus_are_told() -> None:
+    many = divide(Resources(workers=8), 2, 0)
+    assert "8 workers share the 2 CPUs that Ray has" in (crowding(many, 2) or "")
+    assert (crowding(many, 2) or "").endswith("set it to 1.")
+    assert crowding(divide(Resources(workers=2), 8, 0), 8) is None
+
+
+RAYLET = """
+import time
+from ray_mm.session import ray_session
+with ray_session(announce=True):
+    import ray
+    from ray._private import worker
+    from ray._private.utils import publish_error_to_driver
+    client = worker.global_worker.gcs_client
+    publish_error_to_driver("worker_pool_large", "WARNING: too many\\nprocesses", gcs_client=client)
+    time.sleep(2)
+print("done")
+"""
+
+
+@pytest.mark.ray
+def test_what_the_raylet_reports_is_not_among_the_results(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    debug = "from ray_mm.logs import configure_logging; configure_logging(True)\n"
+    for code in (RAYLET, debug + RAYLET):
+        ran = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert (ran.returncode, ran.stdout) == (0, "done\n")
+        assert "ray-mm: starting Ray" in ran.stderr
+        assert ("WARNING: too many processes" in ran.stderr) is (code != RAYLET), "it is in the log"

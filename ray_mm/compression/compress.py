@@ -54,7 +54,7 @@ from ray_mm.storage import local_path, write_atomic
 
 EVALUATION = "evaluation"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_STEPS = ("export", "quantize", "reload", "latency")
+_STEPS = ("export to ONNX", "quantize", "load and try it", "measure the latency")
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,10 @@ def _check(job: CompressJob) -> _Inputs:
         key: select_all(source_of(given), key)
         for key, given in (("calibration_data", job.calibration_data), ("data", job.data))
     }
-    for dataset, _ in opened.values():
-        check_dataset_fits(dataset, checkpoint.preprocessor)
     (calibration, _), (data, _) = opened["calibration_data"], opened["data"]
+    # What calibrates has to show every field; what is scored may lack some, as in an evaluation.
+    check_dataset_fits(calibration, checkpoint.preprocessor)
+    check_dataset_fits(data, checkpoint.preprocessor, may_lack=sorted(checkpoint.config.fields))
     if calibration.manifest.digest == data.manifest.digest:
         raise DatasetError(
             f"calibration_data and data are the same dataset ({calibration.root}, {data.root}): a model must not be judged "
@@ -142,7 +143,7 @@ def _measure(job: CompressJob, inputs: _Inputs, run: Path, candidate: Path) -> _
     checkpoint = inputs.checkpoint
     # Of an earlier run: nothing of it may be taken for a result of this one.
     shutil.rmtree(run / EVALUATION, ignore_errors=True)
-    with progress("compress", len(_STEPS), "steps") as bar:
+    with progress("compress", len(_STEPS), "steps", waiting=_STEPS[0]) as bar:
         quantized = _build(job, inputs, candidate, bar)
         describe_artifact(candidate, checkpoint, job.quantize, {}, {}, None)
         size = (candidate / GRAPH_FILE).stat().st_size
@@ -154,12 +155,12 @@ def _measure(job: CompressJob, inputs: _Inputs, run: Path, candidate: Path) -> _
             _check_answers(original, artifact, inputs.data)
         except Exception as error:  # of onnxruntime, whose errors have no common class that is public
             return _Findings(measured, size, quantized, error=str(error))
-        bar.advance(step="reload")
+        bar.advance(now=_STEPS[3])
         latencies = _time(job, original, artifact, inputs.data)
-        bar.advance(step="latency")
-    with ray_session():
+        bar.advance(now="done")
+    with ray_session(announce=True):
         before, after = (
-            _evaluate(job, model, run / EVALUATION / name)
+            _evaluate(job, model, run / EVALUATION / name, f"evaluate {name}")
             for name, model in (("original", checkpoint.path), ("artifact", candidate))
         )
     measured = replace(
@@ -176,7 +177,7 @@ def _build(job: CompressJob, inputs: _Inputs, candidate: Path, bar: Progress) ->
     with tempfile.TemporaryDirectory(prefix="ray_mm.") as folder:
         graph = Path(folder) / "float.onnx"
         export_onnx(inputs.checkpoint.build(), preprocessor, graph)
-        bar.advance(step="export")
+        bar.advance(now=_STEPS[1])
         batches = read_spread(inputs.calibration, preprocessor, job.quantize.calibration_samples)
         if not batches:
             raise RayMMError(
@@ -184,7 +185,7 @@ def _build(job: CompressJob, inputs: _Inputs, candidate: Path, bar: Progress) ->
             )
         fields = sorted(inputs.checkpoint.config.fields)
         quantized = quantize(graph, candidate / GRAPH_FILE, list(with_absences(batches, fields)), job.quantize)
-    bar.advance(step="quantize")
+    bar.advance(now=_STEPS[2])
     return quantized
 
 
@@ -222,7 +223,7 @@ def _batch_of(data: Epochs, predictor: Predictor, size: int) -> dict[str, Any]:
     return {name: np.resize(values, (size, *values.shape[1:])) for name, values in batch.items()}
 
 
-def _evaluate(job: CompressJob, model: Path, output: Path) -> dict[str, Any]:
+def _evaluate(job: CompressJob, model: Path, output: Path, title: str) -> dict[str, Any]:
     result = run_evaluate(
         EvaluateJob(
             kind="evaluate",
@@ -231,7 +232,8 @@ def _evaluate(job: CompressJob, model: Path, output: Path) -> dict[str, Any]:
             data=job.data,
             resources=job.resources,
             output=str(output),
-        )
+        ),
+        title,
     )
     metrics: dict[str, Any] = result["metrics"]
     return metrics
@@ -271,7 +273,8 @@ def _settle(run: RunFolder, verdict: Verdict, metrics: dict[str, Any]) -> dict[s
     reason = f" It can't be used: {metrics['error']}" if "error" in metrics else ""
     raise GateRefused(
         f"{run.job.name}: the compressed model was refused because of {missed}; no artifact was published, the model and its "
-        f"measurements are in {refused}.{reason} Change the recipe, or the limits under gate.\n{describe(verdict)}"
+        f"measurements are in {refused}.{reason} Change how it is made (quantize.calibrate, quantize.calibration_samples), "
+        f"train longer, or change the limits under gate.\n{describe(verdict)}"
     )
 
 

@@ -12,4 +12,6 @@ compress.py     kind: compress
 read.py         YAML 1.2 → values, and the line of each
 explain.py      what pydantic found wrong → one paragraph
 load.py         file or mapping, with overrides → job
+keys.py         every key in a line, for people
+calls.py        a wrong call of the command line → what to call instead
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -53,10 +55,14 @@ def explain(error: ValidationError, model: type[BaseModel], source: Source) -> s
     first = details[0]
     path = _place(first, model)
     message = f"{source.at(path)}: {_dotted(path) or 'job'}: {_reason(first, model, path)}"
-    others = sorted({_dotted(_place(detail, model)) for detail in details[1:]} - {_dotted(path)})
-    if others:
-        more = "" if len(others) <= 3 else f" and {len(others) - 3} more"
-        message += f" Also wrong: {', '.join(others[:3])}{more}."
+    for what, is_missing in (("Also missing", True), ("Also wrong", False)):
+        others = sorted(
+            {_dotted(_place(detail, model)) for detail in details[1:] if (detail["type"] == "missing") is is_missing}
+            - {_dotted(path)}
+        )
+        if others:
+            more = "" if len(others) <= 3 else f" and {len(others) - 3} more"
+            message += f" {what}: {', '.join(others[:3])}{more}."
     return message
 
 
@@ -69,6 +75,22 @@ def nearest(word: str, options: list[str]) -> str | None:
     """The option that a misspelled word was meant to be, if one is near."""
     found = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def no_column(column: str, columns: list[str]) -> str:
+    """What to say of a table that has no such column: the nearest if one is very near, and all that it has."""
+    # Columns are named by the user: half a likeness, as among our own keys, would be chance.
+    near = difflib.get_close_matches(column, columns, n=1, cutoff=0.75)
+    hint = f"did you mean {near[0]!r}? Its" if near else "its"
+    text = f"has no column {column!r}; {hint} columns are {', '.join(columns)}."
+    if len(columns) == 1:
+        other = next((mark for mark in (";", "\t", "|") if mark in columns[0]), None)
+        if other is not None:
+            text = (
+                f"has no column {column!r}; its only column is {columns[0]!r}. Is it separated by {json.dumps(other)}? "
+                "Columns of a CSV are separated by commas."
+            )
+    return text
 
 
 def _reason(detail: Any, model: type[BaseModel], path: KeyPath) -> str:
@@ -91,16 +113,30 @@ def _reason(detail: Any, model: type[BaseModel], path: KeyPath) -> str:
         case "value_error":
             return str(detail["ctx"]["error"]) + "."
         case _:
-            return f"{detail['msg'][0].lower()}{detail['msg'][1:]}; found {_short(found)}."
+            text = (
+                f"{detail['msg'][0].lower()}{detail['msg'][1:]}; found {'nothing' if found is None else _short(found)}"
+            )
+            return f"{text}; write it without quotes." if _is_quoted_number(detail["type"], found) else f"{text}."
+
+
+def _is_quoted_number(error: str, found: Any) -> bool:
+    if error not in ("int_type", "float_type", "int_parsing", "float_parsing") or not isinstance(found, str):
+        return False
+    return re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", found.strip()) is not None
 
 
 def _unknown_key(key: str, model: type[BaseModel], section: KeyPath) -> str:
     known = _known_keys(model, section)
-    near = nearest(key, known)
+    elsewhere = [path for path in all_keys(model) if path.rpartition(".")[2] == key]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5 if not elsewhere else 0.8)
     if near:
-        return f"unknown key {key!r}; did you mean {near!r}?"
-    elsewhere = [path for path in _all_keys(model) if path.rpartition(".")[2] == key]
-    hint = f"did you mean {elsewhere[0]!r}? Valid" if elsewhere else "valid"
+        return f"unknown key {key!r}; did you mean {near[0]!r}?"
+    hint = "valid"
+    if elsewhere:
+        section_there = elsewhere[0].rpartition(".")[0]
+        hint = (
+            f"it belongs {f'under {section_there}' if section_there else 'at the left margin'} ({elsewhere[0]}). Valid"
+        )
     return f"unknown key {key!r}; {hint} keys here are {', '.join(known)}."
 
 
@@ -145,25 +181,25 @@ def _known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
         for annotation in annotations:
             if _is_model(annotation):
                 info = annotation.model_fields.get(str(part))
-                following += _members(info.annotation) if info else []
+                following += members(info.annotation) if info else []
             elif get_origin(annotation) is dict:
-                following += _members(get_args(annotation)[1])
+                following += members(get_args(annotation)[1])
             elif get_origin(annotation) in (list, tuple):
-                following += _members(get_args(annotation)[0])
+                following += members(get_args(annotation)[0])
         annotations = following
     return sorted({key for annotation in annotations if _is_model(annotation) for key in annotation.model_fields})
 
 
-def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys below a section, without those under names that the user chooses."""
     for name, info in model.model_fields.items():
         yield prefix + name
-        for member in _members(info.annotation):
+        for member in members(info.annotation):
             if _is_model(member):
-                yield from _all_keys(member, f"{prefix}{name}.")
+                yield from all_keys(member, f"{prefix}{name}.")
 
 
-def _members(annotation: Any) -> list[Any]:
+def members(annotation: Any) -> list[Any]:
     return [_unwrap(member) for member in _options(annotation)]
 
 

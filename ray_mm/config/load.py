@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +63,43 @@ def load_job(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
         raise JobFileError(explain(error, JOB_KINDS[kind], where)) from None
     except (TypeError, ValueError) as error:
         raise JobFileError(f"{name}: holds something that JSON can't say ({first_line(error)}).") from None
+
+
+def placed(message: str, file: str, overrides: Mapping[str, Any]) -> str:
+    """A message about a key, or about what a key names, with the file and the line of the key before it.
+
+    Args:
+        message: such as ``data.train: …``, or ``/data/train: …``; others come back as they are.
+        file: the job file.
+        overrides: dotted key → value.
+    """
+    try:
+        content, lines = read_mapping(Path(file))
+    except JobFileError:
+        return message
+    for dotted, value in overrides.items():
+        _set(content, dotted, value)
+    overridden: dict[KeyPath, Any] = {tuple(dotted.split(".")): value for dotted, value in overrides.items()}
+    source = Source(file, lines, overridden)
+    head = re.match(r"([a-z_]\w*(?:\.\w+)*)(?: \([a-z]+\))?: ", message)
+    if head is not None:
+        path: KeyPath = tuple(head[1].split("."))
+        return f"{source.at(path)}: {message}" if path[0] in content else message
+    for path, text in _texts(content):
+        # Job files name places relative to the working directory; messages name them in full.
+        if len(path) > 1 or path[0] not in ("kind", "name", "output"):
+            place = text if "://" in text else str(Path(text).expanduser().absolute())
+            if message.startswith((f"{place}: ", f"{place} ")):
+                return f"{source.at(path)}: {'.'.join(map(str, path))}: {message}"
+    return message
+
+
+def _texts(content: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(content, str) and content:
+        yield path, content
+    elif isinstance(content, (Mapping, list)):
+        for key, inner in content.items() if isinstance(content, Mapping) else enumerate(content):
+            yield from _texts(inner, (*path, key))
 
 
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:

@@ -178,10 +178,16 @@ def _check_label(task: TaskConfig, fields: Mapping[str, FieldSpec]) -> None:
         raise UsageError(f"model.task.label: {task.label!r} is a field of type {spec.type}, not a label; {known}.")
     target = "class" if task.type == "classify" else "number"
     if spec.target != target:
-        other = "regress" if task.type == "classify" else "classify"
+        remedy = "set model.task.type to regress, or choose another label."
+        if task.type == "regress":
+            # To classify instead would fit the dataset, and not what was asked for.
+            remedy = (
+                f"make the dataset again with {task.label}: {{type: label, target: number}}, or, to tell its "
+                f"{len(spec.classes or ()):,} classes apart, set model.task.type to classify."
+            )
         raise UsageError(
             f"model.task.type: {task.type} needs a label with target {target}, and {task.label!r} has target {spec.target}; "
-            f"set model.task.type to {other}, or choose another label."
+            f"{remedy}"
         )
     if target == "class" and len(spec.classes or ()) < 2:
         raise UsageError(

@@ -76,6 +76,8 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise JobFileError(f"{path}: no such job file.") from None
+    except IsADirectoryError:
+        raise JobFileError(f"{path}: is a folder; expected a job file, in YAML.") from None
     except UnicodeDecodeError as error:
         raise JobFileError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except (OSError, ValueError) as error:
@@ -88,7 +90,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         _collect_lines(node, (), lines)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise JobFileError(f"{path}:{line}: not valid YAML: {error.problem or first_line(error)}.") from None
+        raise JobFileError(f"{path}:{line}: not valid YAML: {_in_words(error, text.splitlines(), line)}.") from None
     except (yaml.YAMLError, ValueError) as error:
         raise JobFileError(f"{path}: not valid YAML: {first_line(error)}.") from None
     except RecursionError:
@@ -97,6 +99,34 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         found = "nothing" if content is None else f"a {_WORDS.get(type(content), type(content).__name__)}"
         raise JobFileError(f"{path}: a job file is a mapping that begins with kind:; found {found}.")
     return content, lines
+
+
+def _in_words(error: yaml.MarkedYAMLError, lines: list[str], line: int) -> str:
+    """What PyYAML found, for somebody who does not know how YAML is parsed."""
+    problem = error.problem or first_line(error)
+    opened = f"in line {error.context_mark.line + 1}" if error.context_mark else "above"
+    if "mapping values are not allowed" in problem:
+        above = next(
+            (each for each in reversed(lines[: line - 1]) if each.strip() and not each.lstrip().startswith("#")), ""
+        )
+        if _indent(lines[line - 1]) > _indent(above):
+            return "this line is indented differently from the ones above"
+        return "a value that holds ': ' must stand in quotes"
+    if "expected <block end>" in problem:
+        return "this line is indented differently from the ones above"
+    if "'\\t'" in problem:
+        return "a tab can't indent a line; use spaces"
+    if "expected ',' or" in problem:
+        return f"a {problem.split('or ')[1][:3]} is missing: what was opened {opened} is not closed"
+    if "unexpected end of stream" in problem and "quoted" in (error.context or ""):
+        return f"the quote that was opened {opened} is not closed"
+    if "could not find expected ':'" in problem:
+        return "expected key: value"
+    return problem
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
 
 
 _WORDS = {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}

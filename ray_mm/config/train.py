@@ -12,6 +12,22 @@ from ray_mm.config.fields import FieldSpec
 from ray_mm.config.model import ModelConfig
 from ray_mm.config.source import AnySource, Balance, TrainSources
 
+SETTLED = (
+    # Not all of data: who is told to raise data.bad_samples goes on in the same folder.
+    *("data.train", "data.validation", "data.balance", "data.epoch_samples"),
+    *("data.batch_size", "data.fields", "data.shuffle"),
+    *(
+        "model",
+        "seed",
+        "train.epochs",
+        "train.optimizer",
+        "train.schedule",
+        "train.clip_norm",
+        "train.modality_dropout",
+    ),
+)
+"""Keys that may not change between two runs in the same folder: what is there was made with them."""
+
 
 class ShuffleConfig(Config):
     """The order of an epoch: chunks of shards are permuted, then rows within a window of chunks."""

@@ -10,6 +10,7 @@ shards.py         patterns → the shards that they name
 indexing.py       many shards → their indexes, where they are not there yet
 infer.py          a few members → what they are, and the fields that they would make
 inspect.py        what is in a dataset or a tar, for people
+fit.py            whether a dataset has the fields that a model reads
 preprocessor.py   what turns members into a model's input; it travels with the model
 order.py          every sample once, mixed: a pure function
 mixture.py        several streams of samples in one epoch, in exact proportions
@@ -19,6 +20,7 @@ epochs.py         epoch and position → dataset, shard, row
 plan.py           the course of a training: item → batch, read task → blocks
 decode/           one module per field type: members → arrays
 collate.py        samples → one batch
+payload.py        a plain value → the bytes of a member
 quarantine.py     what happens to a bad sample
 replay.py         quarantined members, decoded once more
 foresight.py      when the plan reads a block of a remote shard next: what a cache keeps

@@ -255,7 +255,11 @@ def _fields_table(dataset: Dataset, sizes: Mapping[str, npt.NDArray[np.int64]]) 
 
 def _label_table(field: str, counts: Mapping[str, int]) -> Table:
     total = sum(counts.values())
-    rows = tuple((name, f"{count:,}", f"{count / total:.1%}" if total else "–") for name, count in counts.items())
+    shown = list(counts.items())[:_MAX_CLASSES]
+    rows = tuple((name, f"{count:,}", f"{count / total:.1%}" if total else "–") for name, count in shown)
+    if len(counts) > len(shown):
+        rest = total - sum(count for _, count in shown)
+        rows = (*rows, (f"… {len(counts) - len(shown):,} more", f"{rest:,}", f"{rest / total:.1%}" if total else "–"))
     return Table(f"label {field}", ("class", "samples", "share"), rows)
 
 

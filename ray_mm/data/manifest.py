@@ -27,9 +27,10 @@ from pydantic import Field, ValidationError
 from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import require_complete
+from ray_mm.data.fit import no_dataset
 from ray_mm.data.index import ShardIndex, ShardState, index_path, is_current, read_index, require_current
 from ray_mm.errors import DatasetError, ObjectMissingError
-from ray_mm.storage import is_remote, local_path, sha256_file, write_atomic, write_json
+from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.storage.remote import ObjectInfo, join, located, read_object
 from ray_mm.version import DATASET_FORMAT
 
@@ -198,7 +199,7 @@ def open_dataset(path: str | Path) -> Dataset:
     try:
         content = json.loads(read_object(file))
     except ObjectMissingError:
-        raise DatasetError(_not_a_dataset(root)) from None
+        raise DatasetError(no_dataset(root)) from None
     except ValueError as error:
         raise DatasetError(f"{file}: can't be read ({error}); make the dataset again.") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT_NAME:
@@ -285,15 +286,3 @@ def _require_place(root: str, shard: ShardInfo) -> None:
     if index.is_absolute() or ".." in index.parts or ".." in path.parts or (elsewhere and shard.is_content_hash):
         named = shard.path if ".." in path.parts or elsewhere else shard.index
         raise DatasetError(f"{root}: shards.parquet names {named!r}, which is outside the dataset; refused.")
-
-
-def _not_a_dataset(root: str) -> str:
-    if not is_remote(root):
-        folder = Path(root)
-        if not folder.exists():
-            return f"{root}: no such dataset folder; make it with a preprocess job."
-        children = folder.iterdir() if folder.is_dir() else iter(())
-        inside = sorted(child.name for child in children if (child / "dataset.json").is_file())
-        if inside:
-            return f"{root}: holds the datasets {', '.join(inside)}; name one of them."
-    return f"{root}: has no dataset.json, so it is not a (whole) dataset; run the preprocess job that makes it."

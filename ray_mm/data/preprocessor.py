@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import merge_fields
+from ray_mm.data.fit import require_fit
 from ray_mm.data.manifest import Dataset, Statistics
 from ray_mm.errors import DatasetError
 from ray_mm.version import CHECKPOINT_FORMAT
@@ -51,36 +52,10 @@ def preprocessor_for(dataset: Dataset, overrides: Mapping[str, FieldSpec], names
     )
 
 
-def check_dataset_fits(dataset: Dataset, preprocessor: Preprocessor) -> None:
-    """Checks that a dataset holds what a model reads: its fields, with the same types, channels and classes.
+def check_dataset_fits(dataset: Dataset, preprocessor: Preprocessor, may_lack: Collection[str] = ()) -> list[str]:
+    """``data.fit.require_fit`` for a dataset and a model's preprocessor; returns the fields that are lacking.
 
     Raises:
         DatasetError: with every difference.
     """
-    found = dataset.manifest.fields
-    differences = []
-    for name, spec in sorted(preprocessor.fields.items()):
-        if name not in found:
-            differences.append(f"has no field {name!r}")
-        elif found[name].type != spec.type:
-            differences.append(f"{name} is {found[name].type}, the model reads {spec.type}")
-        else:
-            differences += [
-                f"{name}.{key} is {getattr(found[name], key)!r}, the model has {getattr(spec, key)!r}"
-                for key in _MUST_AGREE[spec.type]
-                if getattr(found[name], key) != getattr(spec, key)
-            ]
-    if differences:
-        raise DatasetError(f"{dataset.root} does not fit the model: {'; '.join(differences)}.")
-
-
-_MUST_AGREE: dict[str, tuple[str, ...]] = {
-    "image": (),
-    "text": (),  # the model's own tokenizer is used, whatever the dataset has
-    "audio": (),
-    "video": (),
-    "series": ("channels",),
-    "points": ("channels",),
-    "vector": ("size",),
-    "label": ("target", "classes"),
-}
+    return require_fit(str(dataset.root), dataset.manifest.fields, preprocessor.fields, may_lack)

@@ -19,6 +19,7 @@ from ray_mm.config.source import source_of
 from ray_mm.data.blocks import to_arrays
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import POSITION
+from ray_mm.data.fit import lacking_text
 from ray_mm.data.loader import check_positions
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.quarantine import check_budget
@@ -32,7 +33,7 @@ from ray_mm.evaluation.scorer import KEY, Scorer
 from ray_mm.evaluation.subsets import Subset, field_subsets
 from ray_mm.evaluation.tally import Tally
 from ray_mm.predictor import Predictor, load_predictor
-from ray_mm.progress import progress
+from ray_mm.progress import notice, progress
 from ray_mm.run_folder import open_run_folder
 from ray_mm.session import cause_of, place, ray_session
 from ray_mm.storage import local_path
@@ -42,8 +43,12 @@ PREDICTIONS = "predictions.parquet"
 QUARANTINE = "quarantine"
 
 
-def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
+def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
     """Scores a model on a dataset.
+
+    Args:
+        job: validated.
+        title: what stands before the progress.
 
     Returns:
         The content of ``result.json``.
@@ -56,17 +61,19 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
     # The actors load the model again; here it is loaded to find out before Ray starts if that is possible.
     predictor = load_predictor(job.checkpoint, device="cpu", threads=1)
     dataset, samples = select_all(source_of(job.data), "data")
-    check_dataset_fits(dataset, predictor.preprocessor)
+    lacking = check_dataset_fits(dataset, predictor.preprocessor, may_lack=predictor.input_fields)
+    if lacking:
+        notice(f"data: {dataset.root} {lacking_text(lacking)}.")
     subsets = field_subsets(predictor.input_fields, job.subsets)
     label = predictor.config.task.label
     if dataset.manifest.presence.get(label, 0) == 0:
         raise DatasetError(f"{dataset.root}: no sample has the label {label!r}, so nothing can be scored.")
     folder = open_run_folder(job)
     tally = _empty_tally(job, predictor, subsets)
-    with folder.locked(), ray_session():
+    with folder.locked(), ray_session(announce=True):
         _clear(folder.path)
         try:
-            _score(job, predictor, samples, subsets, tally, folder.path)
+            _score(job, predictor, samples, subsets, tally, folder.path, title)
         except Exception as error:
             cause = cause_of(error)
             if cause is error and isinstance(error, RayMMError):
@@ -86,6 +93,7 @@ def run_evaluate(job: EvaluateJob) -> dict[str, Any]:
                 "path": str(dataset.root),
                 "digest": dataset.manifest.digest,
                 "selection": samples.selections[0].description,
+                "lacks": lacking,
             },
             report=str(folder.path / REPORT),
             predictions=str(folder.path / PREDICTIONS),
@@ -115,7 +123,13 @@ def _clear(folder: Path) -> None:
 
 
 def _score(
-    job: EvaluateJob, predictor: Predictor, samples: Samples, subsets: tuple[Subset, ...], tally: Tally, folder: Path
+    job: EvaluateJob,
+    predictor: Predictor,
+    samples: Samples,
+    subsets: tuple[Subset, ...],
+    tally: Tally,
+    folder: Path,
+    title: str,
 ) -> None:
     """Streams the samples through the actors, in order, and takes note of every row."""
     placement = place(job.resources)
@@ -143,7 +157,7 @@ def _score(
         predictions_writer(
             folder / PREDICTIONS, label, predictor.input_fields, label_classes(predictor)
         ) as predictions,
-        progress("evaluate", total, "samples") as bar,
+        progress(title, total, "samples", waiting="loading the model") as bar,
     ):
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             rows, keys = to_arrays(table), table.column(KEY).to_pylist()

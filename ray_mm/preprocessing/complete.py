@@ -56,6 +56,13 @@ def complete_fields(
 
 def _complete(name: str, spec: FieldSpec, found: FieldSummary, text: TextFacts | None) -> FieldSpec:
     update: dict[str, Any]
+    if not found.present and found.unusable:
+        row, reason = found.first_unusable or (0, "")
+        first = f" (row {row}: {reason})" if row else ""
+        raise RayMMError(
+            f"fields.{name}: none of its {found.unusable:,} cells could be used{first}; is it the right column, and of type "
+            f"{spec.type}? Correct the job or the table, or remove the field."
+        )
     match spec:
         case ImageField() | VideoField():
             unset = spec.height is None or spec.width is None

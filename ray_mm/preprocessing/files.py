@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from ray_mm.config.fields import FieldSpec
 from ray_mm.errors import UsageError
+from ray_mm.preprocessing.summary import BadCell
 from ray_mm.preprocessing.table import Source, listing
 
 _THREADS = 16
 _AT_ONCE = 1024
+_SURELY_WRONG = 3  # cells: fewer may all be missing by chance
 NO_FILE = -1
 """Size of a cell that names no file: it is empty, or holds the value itself."""
 MISSING = -2
@@ -74,6 +76,14 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
             np.array([state.size for state in states], np.int64), np.array([state.time for state in states], np.int64)
         )
         rows = np.flatnonzero(found[field].sizes == MISSING)
+        num_filled = sum(cell is not None and cell != "" for cell in cells)
+        if on_missing == "absent" and len(rows) == num_filled >= _SURELY_WRONG:
+            row = int(rows[0])
+            raise UsageError(
+                f"fields.{field}: none of the {len(rows):,} cells of column {column!r} of {source.path} names a usable file "
+                f"(row {row + 1}: {source.root / str(names[row])}: {states[row].problem}); is it the right column? If it is, "
+                f"say with root: which folder its paths start from (now {source.root})."
+            )
         num_missing += len(rows)
         missing += [
             (int(row), f"row {row + 1} {field} {source.root / str(names[row])} ({states[row].problem})")
@@ -88,6 +98,19 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
     return found
 
 
+def missing_cells(source: Source, files: dict[str, FileStates]) -> list[BadCell]:
+    """Every cell whose file is not there, with what is wrong with it."""
+    cells = []
+    for field, states in files.items():
+        (column,) = source.columns[field]
+        names = source.table.column(column)
+        for row in np.flatnonzero(states.sizes == MISSING).tolist():
+            name = names[row].as_py()
+            problem = _state(source.root, name).problem or "was not there when the run began"
+            cells.append(BadCell(row=row + 1, field=field, reason=f"{source.root / name}: {problem}"))
+    return cells
+
+
 @dataclass(frozen=True)
 class _State:
     size: int
@@ -98,20 +121,21 @@ class _State:
 _NOT_NAMED = _State(NO_FILE, 0)
 
 
-def _look(root: Path, names: Sequence[str], known: dict[str, _State]) -> None:
-    def state(name: str) -> _State:
-        try:
-            found = os.stat(root / name)  # noqa: PTH116 - half the time of Path.stat, and there may be millions
-        except (OSError, ValueError) as error:
-            return _State(MISSING, 0, "no such file" if isinstance(error, FileNotFoundError) else _reason(error))
-        if not stat.S_ISREG(found.st_mode):
-            return _State(MISSING, 0, "a folder" if stat.S_ISDIR(found.st_mode) else "not a plain file")
-        if found.st_size == 0:
-            return _State(MISSING, 0, "an empty file")
-        return _State(found.st_size, found.st_mtime_ns)
+def _state(root: Path, name: str) -> _State:
+    try:
+        found = os.stat(root / name)  # noqa: PTH116 - half the time of Path.stat, and there may be millions
+    except (OSError, ValueError) as error:
+        return _State(MISSING, 0, "no such file" if isinstance(error, FileNotFoundError) else _reason(error))
+    if not stat.S_ISREG(found.st_mode):
+        return _State(MISSING, 0, "a folder" if stat.S_ISDIR(found.st_mode) else "not a plain file")
+    if found.st_size == 0:
+        return _State(MISSING, 0, "an empty file")
+    return _State(found.st_size, found.st_mtime_ns)
 
+
+def _look(root: Path, names: Sequence[str], known: dict[str, _State]) -> None:
     def states(part: Sequence[str]) -> list[tuple[str, _State]]:
-        return [(name, state(name)) for name in part]
+        return [(name, _state(root, name)) for name in part]
 
     # Threads, because on a network disk each question waits for an answer.
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -2,6 +2,7 @@
 
     table.csv + files → <output>/<split>/{shards/NNNNNN.tar, shards/NNNNNN.index.parquet, tokenizer.<field>.json,
                                           shards.parquet, dataset.json}
+                        <output>/unusable.jsonl: a line per cell that on_missing: absent left out, if there are any
 
 Everything that can be known from the table and the file system is checked before Ray starts. Then each shard is written by
 one Ray Data task, and the summaries that the tasks return complete the fields' shapes and statistics. ``dataset.json`` of
@@ -11,10 +12,12 @@ every split comes last: a run that was killed leaves none, and the next one writ
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +31,23 @@ from ray_mm.data.index import index_path
 from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset, tokenizer_path, write_dataset
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError
 from ray_mm.preprocessing.complete import MAX_TOKENS, TextFacts, complete_fields
+from ray_mm.preprocessing.files import missing_cells
 from ray_mm.preprocessing.in_place import SETTLED_IN_PLACE, make_in_place, plan_in_place
 from ray_mm.preprocessing.members import EXTENSIONS
 from ray_mm.preprocessing.plan import SETTLED, Plan, plan_job
 from ray_mm.preprocessing.shards import ShardPlan
 from ray_mm.preprocessing.statistics import to_statistics
-from ray_mm.preprocessing.summary import ShardSummary, first_bad, merge_fields
+from ray_mm.preprocessing.summary import BadCell, ShardSummary, first_bad, merge_fields
 from ray_mm.preprocessing.table import listing
 from ray_mm.preprocessing.tokenizer import longest_text, train_tokenizer
 from ray_mm.preprocessing.writer import read_receipt, receipts_folder, remove_shard, write_shard
-from ray_mm.progress import progress
+from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path, write_atomic
 
 _log = logging.getLogger(__name__)
+UNUSABLE = "unusable.jsonl"
 _STATISTICS = ("series", "points", "vector", "label")
 
 
@@ -89,12 +94,32 @@ def _make(job: PreprocessJob, plan: Plan, folder: RunFolder) -> dict[str, Any]:
     summaries = kept | written
     _require_good(plan, summaries)
     manifests = _write_datasets(job, plan, summaries)
-    metrics = _metrics(plan, manifests, summaries)
+    unusable = missing_cells(plan.source, plan.files)
+    unusable += [cell for summary in summaries.values() for cell in summary.left_absent]
+    unusable.sort(key=lambda cell: (cell.row, cell.field))
+    _write_unusable(plan, unusable, output / UNUSABLE)
+    metrics = _metrics(plan, manifests, summaries, Counter(cell.field for cell in unusable))
     num_written = sum(summary.num_samples for summary in written.values())
     metrics["samples_per_second"] = round(num_written / seconds, 1) if num_written else None
     result = folder.write_result("done", metrics)
     shutil.rmtree(receipts_folder(output), ignore_errors=True)
     return result
+
+
+def _write_unusable(plan: Plan, cells: list[BadCell], path: Path) -> None:
+    """Says on stderr and in a file which cells were left absent although something stands in them."""
+    if not cells:
+        path.unlink(missing_ok=True)
+        return
+    lines = [
+        {"row": cell.row, "key": plan.source.keys[cell.row - 1], "field": cell.field, "reason": cell.reason}
+        for cell in cells
+    ]
+    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    examples = [f"row {cell.row} {cell.field} ({cell.reason})" for cell in cells[:3]]
+    notice(
+        f"values or files that can't be used were left absent in {listing(len(cells), 'cell', examples)}. All: {path}"
+    )
 
 
 def _datasets(output: Path) -> dict[str, Dataset]:
@@ -144,7 +169,7 @@ def _write(
     written: dict[ShardPlan, ShardSummary] = {}
     if not missing:
         return written, 0.0
-    with ray_session(), progress("preprocess", total, "samples", done=before) as bar:
+    with ray_session(announce=True), progress("preprocess", total, "samples", done=before) as bar:
         started = time.monotonic()
         for number, summary in _run_tasks(job, plan, missing):
             written[missing[number]] = summary
@@ -273,18 +298,20 @@ def _suffixes(field: str, plan: Plan, extensions: tuple[str, ...]) -> tuple[str,
     return tuple(f"{field}.{extension}" for extension in extensions or EXTENSIONS[plan.fields[field].type])
 
 
-def _metrics(plan: Plan, manifests: dict[str, Manifest], summaries: dict[ShardPlan, ShardSummary]) -> dict[str, Any]:
+def _metrics(
+    plan: Plan, manifests: dict[str, Manifest], summaries: dict[ShardPlan, ShardSummary], unusable: Mapping[str, int]
+) -> dict[str, Any]:
     num_samples = {split: manifest.num_samples for split, manifest in manifests.items()}
     present = {field: sum(manifest.presence[field] for manifest in manifests.values()) for field in sorted(plan.fields)}
-    unusable = {field: found.unusable for field, found in merge_fields(summaries.values()).items()}
     num_empty = plan.num_empty + sum(summary.num_empty for summary in summaries.values())
     if num_empty:
-        _log.warning("left out rows without any field: num_empty=%d table=%s", num_empty, plan.source.path)
+        rows = "1 row has" if num_empty == 1 else f"{num_empty:,} rows have"
+        notice(f"{rows} none of the fields and left no sample ({plan.source.path}).")
     return {
         "num_samples": num_samples,
         "num_shards": sum(manifest.num_shards for manifest in manifests.values()),
         "size_bytes": sum(manifest.size_bytes for manifest in manifests.values()),
         "num_absent": {field: sum(num_samples.values()) - count for field, count in present.items()},
-        "num_unusable": unusable,
+        "num_unusable": {field: unusable.get(field, 0) for field in sorted(plan.fields)},
         "num_empty": num_empty,
     }

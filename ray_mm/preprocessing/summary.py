@@ -24,6 +24,8 @@ class FieldSummary(Config):
     """Samples that have it."""
     unusable: int = 0
     """Cells that name a file or a value that can't be used."""
+    first_unusable: tuple[int, str] | None = None
+    """The row of the first of them and what is wrong with it, where its file is there."""
     extensions: tuple[str, ...] = ()
     """Of the members, sorted."""
     shapes: dict[str, int] = Field(default={})
@@ -60,6 +62,8 @@ class ShardSummary(Config):
     num_bad: int = 0
     bad: tuple[BadCell, ...] = ()
     """The first of them."""
+    left_absent: tuple[BadCell, ...] = ()
+    """All cells whose file is there and can't be used, where that is no error."""
 
 
 class FieldCollector:
@@ -68,6 +72,7 @@ class FieldCollector:
     def __init__(self, same_shape: bool) -> None:
         self.present = 0
         self.unusable = 0
+        self._first_unusable: tuple[int, str] | None = None
         self._same_shape = same_shape
         self._extensions: set[str] = set()
         self._shapes: Counter[str] = Counter()
@@ -96,11 +101,18 @@ class FieldCollector:
         self.present += 1
         self._extensions.add(extension)
 
+    def add_unusable(self, row: int, reason: str | None) -> None:
+        """Counts a cell (row from 1) that can't be used; without a reason where its file is not there."""
+        self.unusable += 1
+        if reason is not None:
+            self._first_unusable = _first(self._first_unusable, (row, reason))
+
     def summary(self) -> FieldSummary:
         """What was collected."""
         return FieldSummary(
             present=self.present,
             unusable=self.unusable,
+            first_unusable=self._first_unusable,
             extensions=tuple(sorted(self._extensions)),
             shapes=dict(sorted(self._shapes.items())),
             first_rows=dict(sorted(self._first_rows.items())),
@@ -148,6 +160,7 @@ def _merge(parts: list[FieldSummary]) -> FieldSummary:
     return FieldSummary(
         present=sum(part.present for part in parts),
         unusable=sum(part.unusable for part in parts),
+        first_unusable=_first(*(part.first_unusable for part in parts)),
         extensions=tuple(sorted({extension for part in parts for extension in part.extensions})),
         shapes=shapes,
         first_rows=first_rows,
@@ -155,6 +168,10 @@ def _merge(parts: list[FieldSummary]) -> FieldSummary:
         classes=_add(part.classes for part in parts),
         moments=moments.moments(),
     )
+
+
+def _first(*rows: tuple[int, str] | None) -> tuple[int, str] | None:
+    return min((row for row in rows if row is not None), default=None)
 
 
 def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

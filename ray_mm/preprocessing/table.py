@@ -5,7 +5,6 @@ Rows are counted from 1, without a CSV's header, in keys and in errors alike.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections import Counter
@@ -19,12 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from ray_mm.config.explain import no_column
 from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.errors import UsageError
 from ray_mm.storage import local_path, sha256_file
 
 _LINES_AT_ONCE = 65536
+_MANY_CLASSES = 10
+_WHOLE = re.compile(r"-?\d{1,18}")
 _KEY = re.compile(r"[^./\\\x00-\x1f]+(/[^./\\\x00-\x1f]+)*")
 
 
@@ -71,9 +73,7 @@ def open_source(job: PreprocessJob) -> Source:
         columns[field] = given if isinstance(given, tuple) else (given,)
     for column, what in _named_columns(job, columns):
         if column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"its columns are {', '.join(table.column_names)}."
-            raise UsageError(f"{what}: {path} has no column {column!r}; {hint}")
+            raise UsageError(f"{what}: {path} {no_column(column, table.column_names)}")
     root = local_path(job.root) if job.root is not None else path.parent
     if not root.is_dir():
         raise UsageError(f"root: {root} is not a folder; paths in the table are relative to it.")
@@ -92,6 +92,8 @@ def read_table(path: Path) -> pa.Table:
         raise UsageError(f"table: {path} must end in .csv, .jsonl or .parquet.")
     if not path.is_file():
         raise UsageError(f"table: {path}: no such file.")
+    if path.stat().st_size == 0:
+        raise UsageError(f"table: {path}: the table is empty; expected a row per sample.")
     try:
         table = reader(path)
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -122,6 +124,7 @@ def label_classes(source: Source, field: str, spec: LabelField) -> tuple[str, ..
         found = {text for text in texts if text is not None}
         if not found:
             raise UsageError(f"fields.{field}: column {column!r} of {source.path} is empty, so there are no classes.")
+        _require_no_number(field, column, found, sum(text is not None for text in texts))
         return in_order(found)
     known = set(spec.classes)
     wrong = [(row, text) for row, text in enumerate(texts, 1) if text is not None and text not in known]
@@ -137,8 +140,21 @@ def label_classes(source: Source, field: str, spec: LabelField) -> tuple[str, ..
 def in_order(classes: Iterable[str]) -> tuple[str, ...]:
     """Classes sorted; as numbers if they all are whole numbers."""
     found = set(classes)
-    whole = all(re.fullmatch(r"-?\d{1,18}", text) for text in found)
+    whole = all(_WHOLE.fullmatch(text) for text in found)
     return tuple(sorted(found, key=lambda text: (int(text), text) if whole else (0, text)))
+
+
+def _require_no_number(field: str, column: str, found: set[str], num_filled: int) -> None:
+    """Refuses to make a class of every value of a measurement."""
+    if len(found) < _MANY_CLASSES or 2 * len(found) <= num_filled:
+        return
+    if all(_is_number(text) for text in found) and not all(_WHOLE.fullmatch(text) for text in found):
+        examples = ", ".join(sorted(found)[:3])
+        raise UsageError(
+            f"fields.{field}: the {num_filled:,} values of column {column!r} are numbers, {len(found):,} different ones "
+            f"({examples}, …), too many to be classes. To predict the number itself, write "
+            f"{field}: {{type: label, target: number}}; if they are classes, list them under classes."
+        )
 
 
 def require_numbers(source: Source, field: str) -> None:

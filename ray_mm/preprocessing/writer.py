@@ -147,6 +147,7 @@ class _Collector:
         self._num_empty = 0
         self._num_bad = 0
         self._bad: list[BadCell] = []
+        self._left_absent: list[BadCell] = []
 
     def samples(self, rows: pa.Table) -> Iterator[tuple[str, dict[str, bytes]]]:
         """Key and members of each row."""
@@ -177,6 +178,7 @@ class _Collector:
             fields={name: field.summary() for name, field in self._fields.items()},
             num_bad=self._num_bad,
             bad=keep_first(self._bad),
+            left_absent=tuple(self._left_absent),
         )
 
     def _take_labels(self, members: Mapping[str, bytes]) -> None:
@@ -188,7 +190,7 @@ class _Collector:
         cells = [row[cell_column(name, number)] for number in range(self._settings.num_columns[name])]
         named = file_named(spec, cells[0]) if len(cells) == 1 else None
         if named is not None and row[size_column(name)] == MISSING:
-            self._fields[name].unusable += 1
+            self._fields[name].add_unusable(row["row"], None)
             return None
         path = None if named is None else self._settings.root / named
         if path is not None:
@@ -197,11 +199,13 @@ class _Collector:
             return member_of(spec, cells, path)
         except (DecodeError, OSError) as error:
             reason = str(error) if isinstance(error, DecodeError) else error.strerror or str(error)
-        self._fields[name].unusable += 1
+        cell = BadCell(row=row["row"], field=name, reason=f"{path}: {reason}" if path is not None else reason)
+        self._fields[name].add_unusable(cell.row, cell.reason)
         if self._settings.on_missing == "error":
             self._num_bad += 1
-            where = f"{path}: " if path is not None else ""
-            self._bad = list(keep_first([*self._bad, BadCell(row=row["row"], field=name, reason=where + reason)]))
+            self._bad = list(keep_first([*self._bad, cell]))
+        else:
+            self._left_absent.append(cell)
         return None
 
 

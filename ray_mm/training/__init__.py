@@ -5,6 +5,8 @@ worker.py     the loop, from top to bottom
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 dropout.py    hides present fields at random
 optim.py      the optimizer and its learning rate
+advice.py     what the training will be like, told before it starts
+shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts
 ledger.py     who trained what
 tracking.py   what is written down on the way: metrics.jsonl, TensorBoard

@@ -19,7 +19,7 @@ import ray.train.torch
 from ray_mm import errors
 from ray_mm.config.model import check_model
 from ray_mm.config.source import source_of, train_sources
-from ray_mm.config.train import TrainJob
+from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.data.foresight import check_cache
 from ray_mm.data.loader import Loader
 from ray_mm.data.manifest import Dataset
@@ -29,11 +29,13 @@ from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
 from ray_mm.data.samples import plan_samples, select_all
 from ray_mm.data.source import Feed, feed_dataset
 from ray_mm.errors import DatasetError, RayMMError, UsageError
-from ray_mm.progress import Progress, progress
+from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import cause_of, place, ray_session
 from ray_mm.storage import local_path, write_json
+from ray_mm.training.advice import warnings
 from ray_mm.training.parallel import Ranks, use_cores
+from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
     attempt_starts,
     begin_attempt,
@@ -45,20 +47,6 @@ from ray_mm.training.state import (
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import Training, run_worker
 
-_SETTLED = (
-    # Not all of data: who is told to raise data.bad_samples goes on in the same folder.
-    *("data.train", "data.validation", "data.balance", "data.epoch_samples"),
-    *("data.batch_size", "data.fields", "data.shuffle"),
-    *(
-        "model",
-        "seed",
-        "train.epochs",
-        "train.optimizer",
-        "train.schedule",
-        "train.clip_norm",
-        "train.modality_dropout",
-    ),
-)
 _FEED = "train"
 _FAILURE_FILE = "failure.json"
 _POLL_S = 0.5
@@ -75,15 +63,19 @@ def run_train(job: TrainJob) -> dict[str, Any]:
         RayMMError: the training failed.
     """
     training = plan_training(job)
-    folder = open_run_folder(job, settled=_SETTLED)
+    folder = open_run_folder(job, settled=SETTLED)
     earlier = folder.read_result()
     if earlier is not None and earlier.get("status") == "done":
         return earlier | {"status": "unchanged"}
     with folder.locked():
         (folder.path / _FAILURE_FILE).unlink(missing_ok=True)
         # What every new group of workers will find; here it is still an error of the call.
-        find_start(training.run, training.data_digest)
-        with ray_session():
+        latest, state = find_start(training.run, training.data_digest)
+        for warning in warnings(training.schedule, _validates_on_training_data(training)):
+            notice(warning)
+        if latest is not None:
+            notice(f"goes on at step {state.step:,} of {training.schedule.num_steps:,}.")
+        with ray_session(announce=True):
             _fit(training)
         return _result(folder, training)
 
@@ -228,6 +220,16 @@ def _raise_failure(run: Path) -> None:
         raise getattr(errors, failure["type"])(failure["message"])
 
 
+def _validates_on_training_data(training: Training) -> bool:
+    if training.validation is None:
+        return False
+    (validation,) = training.validation.selections
+    return any(
+        (selection.digest, selection.name) == (validation.digest, validation.name)
+        for selection in training.train.selections
+    )
+
+
 def _check_labelled(label: str, key: str, dataset: Dataset) -> None:
     if dataset.manifest.num_samples and not dataset.manifest.presence.get(label):
         raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
@@ -260,6 +262,7 @@ class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
 
     def __init__(self, training: Training) -> None:
         self._training = training
+        self._earlier = self._last_lines()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -272,29 +275,17 @@ class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
 
     def _watch(self) -> None:
         schedule = self._training.schedule
-        done = 0
-        with progress("train", schedule.num_steps, "steps") as bar:
+        _, state = find_start(self._training.run, self._training.data_digest)
+        with progress("train", schedule.num_steps, "steps", done=state.step, waiting="starting the workers") as bar:
+            shown = ShownTraining(bar, self._training.job.train.epochs, schedule.validation_batches > 0)
+            # Until the workers have begun, what stands there is of an earlier run.
+            while not self._stop.wait(_POLL_S) and self._last_lines() == self._earlier:
+                pass
             while not self._stop.wait(_POLL_S):
-                done = _advance(bar, self._last_lines(), done)
-            _advance(bar, self._last_lines(), done)
+                shown.show(self._last_lines())
+            shown.show(self._last_lines())
+            shown.end()
 
     def _last_lines(self) -> list[dict[str, Any]]:
         # All of them, twice a second, would cost a long training more and more of a core.
         return read_metrics(self._training.run, last_bytes=16_384)
-
-
-def _advance(bar: Progress, lines: list[dict[str, Any]], done: int) -> int:
-    """Brings the bar to the last line; after a restart of the workers it goes back with them."""
-    if not lines:
-        return done
-    shown: dict[str, float | str] = {}
-    for line in lines:
-        if line["kind"] == "train":
-            shown |= {"epoch": line["epoch"], "loss": round(line["loss"], 4), "samples/s": round(line["samples_per_s"])}
-            shown |= {"data wait": f"{line['data_wait']:.0%}"}
-        else:
-            shown |= {name: round(line[name], 4) for name in ("accuracy", "mae") if name in line}
-    step = int(lines[-1]["step"])
-    if step != done:
-        bar.advance(step - done, **shown)
-    return step

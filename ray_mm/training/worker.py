@@ -333,7 +333,7 @@ class _ValidationSums:
             metrics = {"loss": loss / count, "accuracy": first / count}
         else:
             metrics = {"loss": loss / count, "mae": first / count, "rmse": math.sqrt(second / count)}
-        return {**metrics, "num_samples": count}
+        return {**metrics, "num_samples": round(count)}
 
 
 def is_better(task: TaskConfig, metrics: dict[str, float], best: dict[str, float]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 
-from ray_mm.config.load import JOB_KINDS, job_schema, load_job, parse_overrides
+from ray_mm.config.load import JOB_KINDS, job_schema, load_job, parse_overrides, placed
 from ray_mm.config.train import TrainJob
 from ray_mm.errors import JobFileError
 from tests.config.jobs import SMALLEST, jobs
@@ -116,7 +116,7 @@ def test_a_misspelled_key_names_the_file_the_line_and_the_nearest_key(write: Wri
 
 def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(write: Write) -> None:
     message = refusal(write(TRAIN.replace("epochs: 3", "lr: 0.1")))
-    assert "job.yaml:10: train.lr: unknown key 'lr'; did you mean 'train.optimizer.lr'?" in message
+    assert "job.yaml:10: train.lr: unknown key 'lr'; it belongs under train.optimizer (train.optimizer.lr)." in message
 
 
 def test_a_key_that_resembles_none_lists_the_valid_keys(write: Write) -> None:
@@ -139,7 +139,8 @@ def test_a_misspelled_key_in_a_tagged_section_finds_the_nearest(write: Write) ->
     [
         ("train.epochs", "three", "train.epochs: input should be a valid integer; found 'three'."),
         ("train.epochs", True, "train.epochs: input should be a valid integer; found True."),
-        ("train.epochs", "3", "train.epochs: input should be a valid integer; found '3'."),
+        ("train.epochs", "3", "train.epochs: input should be a valid integer; found '3'; write it without quotes."),
+        ("train.epochs", None, "train.epochs: input should be a valid integer; found nothing."),
         ("train.epochs", 0, "train.epochs: input should be greater than or equal to 1; found 0."),
         ("train.optimizer.lr", float("nan"), "train.optimizer.lr: input should be a finite number; found nan."),
         ("train.optimizer.betas", [0.9], "train.optimizer.betas.1: this key is required and is missing."),
@@ -191,6 +192,33 @@ def test_the_first_wrong_line_is_told_in_full_and_the_others_by_name(write: Writ
     )
     assert ":2: name: " in message
     assert message.endswith("Also wrong: outptu, train.epochs.")
+
+
+def test_what_is_missing_is_not_called_wrong() -> None:
+    content = {key: value for key, value in SMALLEST["train"].items() if key not in ("model", "output")}
+    message = refusal(content | {"name": 7})
+    assert message.endswith("found 7. Also missing: model, output.")
+
+
+def test_a_section_at_the_left_margin_is_sent_to_where_it_belongs() -> None:
+    message = refusal(SMALLEST["train"], {"fusion": {"method": "gated"}})
+    assert "unknown key 'fusion'; it belongs under model (model.fusion). Valid keys here are data, kind" in message
+    assert "unknown key 'epochs'; it belongs under train (train.epochs)." in refusal(SMALLEST["train"], {"epochs": 3})
+
+
+def test_a_message_about_a_key_gets_the_line_of_the_key(write: Write) -> None:
+    path = write(TRAIN)
+    line = 1 + TRAIN.splitlines().index("  train: data/train")
+    place = Path("data/train").absolute()
+    assert placed("data.train: is odd.", str(path), {}) == f"{path}:{line}: data.train: is odd."
+    assert placed(f"{place}: no such dataset.", str(path), {}).startswith(
+        f"{path}:{line}: data.train: {place}: no such"
+    )
+    assert placed("data.train.limit: is odd.", str(path), {"data.train": "x"}).startswith(
+        f"{path} with data.train='x': "
+    )
+    for other in ("nothing of the kind.", "http: is no key.", "fit is a name"):
+        assert placed(other, str(path), {}) == other
 
 
 def test_many_wrong_keys_are_counted_not_listed() -> None:

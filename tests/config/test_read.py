@@ -87,8 +87,14 @@ def test_anchors_and_merge_keys_work_and_keep_their_lines(tmp_path: Path) -> Non
     [
         ("a: 1\nb: 2\na: 3\n", ":3: not valid YAML: key 'a' stands twice."),
         ("a:\n  b: 1\n  b: 2\n", ":3: not valid YAML: key 'b' stands twice."),
-        ("a: [1\nb: 2\n", "not valid YAML: expected ',' or ']'"),
-        ("a: 1\n\tb: 2\n", ":2: not valid YAML: found character '\\t'"),
+        ("a: [1\nb: 2\n", "not valid YAML: a ']' is missing: what was opened in line 1 is not closed"),
+        ("a: 1\n\tb: 2\n", ":2: not valid YAML: a tab can't indent a line; use spaces"),
+        ("a: 1\n b: 2\n", ":2: not valid YAML: this line is indented differently from the ones above."),
+        ("a:\n  b: 1\n # why\n   c: 2\n", ":4: not valid YAML: this line is indented differently from the ones above."),
+        ("a:\n  b: 1\n c: 2\n", ":3: not valid YAML: this line is indented differently from the ones above."),
+        ("a: b: c\n", ":1: not valid YAML: a value that holds ': ' must stand in quotes."),
+        ("a: 'b\nc: 1\n", "not valid YAML: the quote that was opened in line 1 is not closed."),
+        ("a: 1\nb\nc: 2\n", "not valid YAML: expected key: value."),
         ("? [a, b]\n: 1\n", ":1: not valid YAML: a key must be a plain text"),
         ("a: !!python/object/apply:os.system [ls]\n", ":1: not valid YAML: could not determine a constructor"),
         ("a: 1\n---\nb: 2\n", ":2: not valid YAML: but found another document"),
@@ -118,5 +124,5 @@ def test_a_missing_file_is_told_as_missing(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
-    with pytest.raises(JobFileError, match="can't be read"):
+    with pytest.raises(JobFileError, match="is a folder; expected a job file"):
         read_mapping(tmp_path)

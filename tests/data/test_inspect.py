@@ -42,6 +42,17 @@ def test_a_dataset_is_described_by_field_label_and_statistics(tmp_path: Path) ->
     json.dumps(found.data, allow_nan=False)
 
 
+def test_of_many_classes_the_first_are_shown(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "train", num_samples=6)
+    manifest = json.loads((root / "dataset.json").read_text())
+    names = [f"c{number:03d}" for number in range(100)]
+    manifest["fields"]["label"]["classes"] = names
+    manifest["label_counts"]["label"] = dict.fromkeys(names, 2)
+    (root / "dataset.json").write_text(json.dumps(manifest))
+    labels = _table(_described(root).tables, "label label")
+    assert len(labels) == 31 and labels["… 70 more"] == {"class": "… 70 more", "samples": "140", "share": "70.0%"}
+
+
 def test_tars_are_described_without_writing_anything(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"a.jpg": b"x" * 100, "a.txt": b"xyz", "b.txt": b""}, tarfile.PAX_FORMAT)
     write_tar(tmp_path / "1.tar", {"c.jpg": b"x" * 300, "c.txt": b"x"})

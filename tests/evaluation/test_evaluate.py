@@ -106,6 +106,22 @@ def test_one_and_two_actors_give_exactly_the_same(scene: Scene, tmp_path: Path) 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
+def test_a_dataset_without_one_of_the_inputs_is_scored_without_it(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blind = make_dataset(tmp_path / "blind", 24, ("vector", "label"))
+    result = run_evaluate(job_for(scene, tmp_path / "run", data=str(blind)))
+    assert f"ray-mm: data: {blind} has no field 'image': absent in every sample." in capsys.readouterr().err
+    assert result["data"]["lacks"] == ["image"]
+    subsets = result["metrics"]["subsets"]
+    assert subsets["image+vector"] == subsets["vector"], "nothing is there to see"
+    assert subsets["image"]["coverage"] == 0
+    assert result["metrics"]["num_samples"] == 24 and result["metrics"]["num_quarantined"] == 0
+    assert "in no sample: image" in Path(result["report"]).read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_a_number_is_judged_in_its_own_unit(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, ["vector", "series"], "number", 24, missing={"number": 0.2})
     result = run_evaluate(job_for(scene, tmp_path / "run", subsets="full"))
@@ -164,9 +180,13 @@ def test_an_error_inside_ray_is_told_in_its_own_words(tmp_path: Path) -> None:
 
 def test_a_dataset_that_does_not_fit_is_refused_with_every_difference(scene: Scene, tmp_path: Path) -> None:
     folder = make_dataset(
-        tmp_path / "other", 6, ["image", "label"], specs={"label": LabelField(classes=("left", "right", "go"))}
+        tmp_path / "other", 6, ["vector", "label"], specs={"label": LabelField(classes=("left", "right", "go"))}
     )
-    with pytest.raises(DatasetError, match=r"label\.classes .*'go'.*has no field 'vector'"):
+    manifest = json.loads((folder / "dataset.json").read_text())
+    manifest["fields"]["image"] = manifest["fields"]["vector"]
+    manifest["members"]["image"] = manifest["members"]["vector"]
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match=r"image is vector, the model reads image; label has classes .*: 'go' "):
         run_evaluate(job_for(scene, tmp_path / "run", data=str(folder)))
     assert not (tmp_path / "run").exists()
 

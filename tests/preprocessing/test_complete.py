@@ -115,3 +115,10 @@ def test_rows_that_differ_in_their_channels_are_named() -> None:
 def test_data_that_the_field_can_not_be_is_refused() -> None:
     with pytest.raises(RayMMError, match=r"fields\.x: .*greater than or equal to 2"):
         _complete(PointsField(), shapes={"1": 3}, longest=5)
+
+
+def test_a_field_of_which_nothing_can_be_used_says_why() -> None:
+    with pytest.raises(
+        RayMMError, match=r"fields\.x: none of its 3 cells could be used \(row 4: is not JPEG\); is it the"
+    ):
+        _complete(ImageField(height=8, width=8), unusable=3, first_unusable=(4, "is not JPEG"))

@@ -229,7 +229,9 @@ def test_files_that_are_something_else_are_listed_and_a_corrected_run_writes_onl
 
 
 @ray_test
-def test_what_is_missing_or_something_else_can_be_left_absent(local_ray: None, tmp_path: Path) -> None:
+def test_what_is_missing_or_something_else_can_be_left_absent(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = make_rows(tmp_path, 10)
     (tmp_path / "files/image1.bin").unlink()
     write_file(tmp_path / "files/image2.bin", b"no picture")
@@ -248,10 +250,34 @@ def test_what_is_missing_or_something_else_can_be_left_absent(local_ray: None, t
         "text": 1,
     }
     assert {field: count for field, count in metrics["num_unusable"].items() if count} == {"image": 2, "series": 1}
+    listed = [json.loads(line) for line in (tmp_path / "out/unusable.jsonl").read_text().splitlines()]
+    assert [(cell["row"], cell["key"], cell["field"]) for cell in listed] == [
+        (2, "k001", "image"),
+        (3, "k002", "image"),
+        (4, "k003", "series"),
+    ]
+    assert listed[0]["reason"] == f"{tmp_path}/files/image1.bin: no such file"
+    assert listed[1]["reason"].startswith(f"{tmp_path}/files/image2.bin: is not JPEG")
+    told = capsys.readouterr().err
+    assert "ray-mm: 1 row has none of the fields and left no sample" in told
+    assert f"left absent in 3 cells: row 2 image ({tmp_path}/files/image1.bin: no such file)" in told
+    assert f"All: {tmp_path}/out/unusable.jsonl" in told
     dataset = open_dataset(tmp_path / "out/train")
     assert dataset.manifest.presence["image"] == 8 and dataset.manifest.presence["text"] == 9
     samples = _samples(dataset)
     assert "image" not in samples["k001"] and "image" not in samples["k002"] and "text" not in samples["k004"]
+
+
+@ray_test
+def test_a_column_without_a_single_picture_is_refused(local_ray: None, tmp_path: Path) -> None:
+    rows = make_rows(tmp_path, 6)
+    fields = {"image": {"type": "image", "height": 8, "width": 8}, "label": {"type": "label"}}
+    job = make_job(write_csv(tmp_path / "t.csv", rows), fields, columns={"image": "audio"}, on_missing="absent")
+    with pytest.raises(
+        RayMMError, match=r"fields\.image: none of its 6 cells could be used \(row 1: .*audio0\.bin: is not"
+    ):
+        run_preprocess(job)
+    assert not list((tmp_path / "out").glob("*/dataset.json"))
 
 
 @ray_test
@@ -326,6 +352,12 @@ def test_killed_in_the_middle_it_never_looks_whole_and_ends_with_the_same_bytes(
         ({"columns": {"label": "lable"}}, {}, r"columns\.label: .* has no column 'lable'; did you mean 'label'\?"),
         ({"fields": {"label": {"type": "label", "classes": ["left"]}}}, {}, r"fields\.label\.classes: \d+ rows"),
         ({"fields": {"image": {"type": "image"}}, "root": "/"}, {}, r"names files that can't be used in 6 cells"),
+        (
+            {"fields": {"image": {"type": "image"}}, "columns": {"image": "text"}, "on_missing": "absent"},
+            {},
+            r"fields\.image: none of the 6 cells of column 'text' of .* names a usable file \(row 1: .*: no such file\); "
+            "is it the right column",
+        ),
         ({}, {"table": "s3://bucket/t.csv"}, r"s3:// can't be used here"),
     ],
 )

@@ -58,7 +58,7 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     [
         ("t.csv", b"a,b\n1,2,3\n", "Expected 2 columns, got 3"),
         ("t.csv", b"a\n\xff\n", "invalid UTF8"),
-        ("t.csv", b"", "Empty CSV"),
+        ("t.csv", b"", "the table is empty"),
         ("t.csv", b"a,a\n1,2\n", "has the column 'a' twice"),
         ("t.jsonl", b'{"a": 1}\n{"a": ', "line 2 is not JSON"),
         ("t.jsonl", b"[1]\n", "line 1 is not a JSON object"),
@@ -92,6 +92,10 @@ def test_a_table_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
         ({"key": "id"}, r"key: .* has no column 'id'; its columns are key, text, label, number\."),
         ({"splits": {"by": "column", "column": "split"}}, r"splits\.column: .* has no column 'split'"),
         ({"splits": {"by": "hash", "group": "keys"}}, r"splits\.group: .* did you mean 'key'"),
+        (
+            {"splits": {"by": "hash", "group": "lot"}},
+            r"has no column 'lot'; its columns are key, text, label, number\.$",
+        ),
         ({"root": "/no/such/folder"}, r"root: /no/such/folder is not a folder"),
     ],
 )
@@ -99,6 +103,28 @@ def test_an_unknown_column_is_named_with_the_nearest_one(tmp_path: Path, more: d
     table = write_csv(tmp_path / "t.csv", _ROWS)
     with pytest.raises(UsageError, match=reason):
         _open(table, **more)
+
+
+def test_a_table_with_another_separator_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text;label\na;b\n")
+    with pytest.raises(UsageError, match=r"its only column is 'text;label'\. Is it separated by \";\"\?"):
+        _open(tmp_path / "t.csv")
+
+
+def test_a_measurement_is_not_taken_for_classes(tmp_path: Path) -> None:
+    rows = [{"label": f"{100 + 0.1 * row:.1f}"} for row in range(20)]
+    source = open_source(make_job(write_csv(tmp_path / "t.csv", rows), ["label"]))
+    with pytest.raises(
+        UsageError,
+        match=r"20 different ones \(100\.0, .*too many to be classes.*label: \{type: label, target: number\}",
+    ):
+        label_classes(source, "label", LabelField())
+    few = [{"label": f"{row % 3}.5"} for row in range(20)]
+    source = open_source(make_job(write_csv(tmp_path / "few.csv", few), ["label"]))
+    assert label_classes(source, "label", LabelField()) == ("0.5", "1.5", "2.5")
+    whole = [{"label": str(row)} for row in range(20)]
+    source = open_source(make_job(write_csv(tmp_path / "whole.csv", whole), ["label"]))
+    assert len(label_classes(source, "label", LabelField())) == 20, "as the ids of people are"
 
 
 def test_keys_are_the_column_or_the_row_numbers_from_one(tmp_path: Path) -> None:

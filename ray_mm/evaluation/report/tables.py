@@ -236,8 +236,11 @@ def summary(content: ReportContent) -> str:
 
 def presence_text(presence: dict[str, float]) -> str:
     """Which fields are not always there."""
-    rare = [f"{name} in {percent(share)}" for name, share in presence.items() if share < 1]
-    return f"fields present: {', '.join(rare)}" if rare else "every field is always present"
+    rare = [f"{name} in {percent(share)}" for name, share in presence.items() if 0 < share < 1]
+    never = [name for name, share in presence.items() if share == 0]
+    parts = [f"fields present: {', '.join(rare)}"] if rare else []
+    parts += [f"in no sample: {', '.join(never)}"] if never else []
+    return "; ".join(parts) or "every field is always present"
 
 
 def metric_text(name: str, value: float | None) -> str:

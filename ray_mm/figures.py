@@ -1,0 +1,94 @@
+"""Names and units of the figures in ``result.json``, for people; docs/jobs.md explains each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Format = Callable[[float], str]
+
+
+def plain(value: float) -> str:
+    """A number without a unit: whole, or four digits."""
+    if isinstance(value, int) or (abs(value) >= 100 and float(value).is_integer()):
+        return f"{value:,.0f}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """A share, such as ``98.7%``."""
+    return f"{100 * value:.1f}%"
+
+
+def points(value: float) -> str:
+    """A difference of shares, such as ``0.4 points``."""
+    return f"{100 * value:.1f} points"
+
+
+def times(value: float) -> str:
+    """A ratio of speeds, such as ``2.41×``."""
+    return f"{value:.2f}×"
+
+
+def rate(value: float) -> str:
+    """Samples per second, such as ``312/s``."""
+    return f"{value:,.0f}/s" if value >= 10 else f"{value:.2g}/s"
+
+
+def size(value: float) -> str:
+    """Bytes, such as ``1.3 MB``."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.0f} bytes"
+
+
+FIGURES: dict[str, tuple[str, Format]] = {
+    "accuracy": ("accuracy", percent),
+    "macro_f1": ("macro F1", percent),
+    "ece": ("calibration error (ECE)", percent),
+    "log_loss": ("log loss", plain),
+    "mae": ("mean absolute error (MAE)", plain),
+    "rmse": ("root mean squared error (RMSE)", plain),
+    "r2": ("R², share of the variation explained", plain),
+    "coverage": ("samples with any of them", percent),
+    "loss": ("validation loss", plain),
+    "train_loss": ("training loss at the end", plain),
+    "best_step": ("best checkpoint at step", plain),
+    "steps": ("steps", plain),
+    "num_samples": ("samples scored", plain),
+    "num_quarantined": ("unreadable samples left out", plain),
+    "num_unlabelled": ("samples without the label", plain),
+    "num_shards": ("shards", plain),
+    "num_empty": ("rows without any field, left out", plain),
+    "samples_per_s": ("samples per second", rate),
+    "samples_per_second": ("samples per second", rate),
+    "data_wait": ("time spent waiting for data", percent),
+    "starts": ("starts of the workers", plain),
+    "size_bytes": ("size", size),
+    "size_ratio": ("size, relative to the original", percent),
+    "metric": ("metric that the gate watches", plain),
+    "metric_drop": ("drop of that metric", percent),
+    "speedup_p50": ("speed-up, the smallest over the batch sizes", times),
+    "gate": ("gate", plain),
+    "num_quantized": ("operators on 8-bit integers", plain),
+    "num_float": ("operators left in floating point", plain),
+    "error": ("error", plain),
+}
+"""Key in ``metrics`` → what it is called, and how its value is written."""
+
+
+def label(name: str) -> str:
+    """What a figure is called."""
+    return FIGURES[name][0] if name in FIGURES else name.replace("_", " ")
+
+
+def text(name: str, value: Any) -> str:
+    """A figure's value with its unit; – where there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float)):
+        return str(value)
+    return FIGURES[name][1](value) if name in FIGURES else plain(value)

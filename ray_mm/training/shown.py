@@ -1,0 +1,76 @@
+"""Lines of ``metrics.jsonl`` → the bar of a training, and a line that stays for every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray_mm.progress import Progress
+
+_METRICS = ("accuracy", "mae")
+"""Of a validation: one of them is there."""
+
+
+class ShownTraining:
+    """Brings a bar to where the metrics are.
+
+    Args:
+        bar: with the steps that an earlier run did as ``done``.
+        epochs: of the whole training.
+        validates: whether an epoch ends with a validation.
+    """
+
+    def __init__(self, bar: Progress, epochs: int, validates: bool) -> None:
+        self._bar = bar
+        self._epochs = epochs
+        self._validates = validates
+        # What an earlier run wrote is not told again.
+        self._told_step = bar.done
+        self._train: Mapping[str, Any] = {}
+
+    def show(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the newest lines, those shown before among them; after a restart of the workers the bar goes back."""
+        if not lines:
+            return
+        shown: dict[str, float | str] = {}
+        for line in lines:
+            if line["kind"] == "train":
+                shown["loss"] = round(line["loss"], 4)
+                if self._train and line["epoch"] > self._train["epoch"] and not self._validates:
+                    self._tell(self._train)
+                self._train = line
+            else:
+                shown |= {f"validation {name}": round(line[name], 4) for name in _METRICS if name in line}
+                self._tell(line)
+        step = int(lines[-1]["step"])
+        if step != self._bar.done:
+            # Given anew each time, it stays behind the metric, which comes later.
+            self._bar.shown.pop("epoch", None)
+            self._bar.advance(step - self._bar.done, **shown, epoch=f"{self._train.get('epoch', 1)}/{self._epochs}")
+        elif shown.items() - self._bar.shown.items():
+            self._bar.advance(0, **shown)
+
+    def end(self) -> None:
+        """After the last lines."""
+        if not self._validates and self._train:
+            self._tell(self._train)
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        """The line that stays, once for each epoch.
+
+        Args:
+            line: its validation, or the last of its training where there is none.
+        """
+        if line["step"] <= self._told_step:
+            return
+        self._told_step = line["step"]
+        parts = []
+        if self._train.get("epoch") == line["epoch"]:
+            parts.append(f"loss {self._train['loss']:.4g}")
+        if line["kind"] == "validation":
+            parts.append(f"validation loss {line['loss']:.4g}")
+            parts += [f"validation {name} {line[name]:.4g}" for name in _METRICS if name in line]
+        if self._train.get("epoch") == line["epoch"]:
+            parts.append(f"{self._train['samples_per_s']:,.0f} samples/s")
+            parts.append(f"waited for data {self._train['data_wait']:.0%} of the time")
+        self._bar.note(f"epoch {line['epoch']}/{self._epochs}: {', '.join(parts)}")

@@ -1,0 +1,85 @@
+"""What a training shows of itself: the bar, and a line that stays for every epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ray_mm.data.plan import Schedule
+from ray_mm.progress import Progress
+from ray_mm.training.advice import course, warnings
+from ray_mm.training.shown import ShownTraining
+
+Line = dict[str, Any]
+
+
+def train(step: int, epoch: int, loss: float) -> Line:
+    return {"kind": "train", "step": step, "epoch": epoch, "loss": loss, "samples_per_s": 1234.0, "data_wait": 0.25}
+
+
+def validation(step: int, epoch: int) -> Line:
+    return {"kind": "validation", "step": step, "epoch": epoch, "loss": 0.5, "accuracy": 0.875}
+
+
+def bar_with_notes(done: int = 0) -> tuple[Progress, list[str]]:
+    bar, notes = Progress("train", 60, "steps", done, "starting"), list[str]()
+    bar.on_note = notes.append
+    return bar, notes
+
+
+def test_an_epoch_is_told_once_with_its_validation() -> None:
+    bar, notes = bar_with_notes()
+    shown = ShownTraining(bar, 3, validates=True)
+    shown.show([])
+    assert bar.line() == "train: starting"
+    lines = [train(10, 1, 0.9), train(20, 1, 0.75)]
+    shown.show(lines)
+    assert notes == [] and bar.done == 20
+    lines += [validation(20, 1)]
+    shown.show(lines)
+    shown.show(lines)
+    told = "epoch 1/3: loss 0.75, validation loss 0.5, validation accuracy 0.875, 1,234 samples/s, "
+    assert notes == [told + "waited for data 25% of the time"]
+    shown.show([*lines, train(30, 2, 0.5)])
+    assert bar.shown_text() == "loss 0.5000  validation accuracy 0.8750  epoch 2/3", "the metric comes before the epoch"
+    assert len(notes) == 1
+
+
+def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_the_end() -> None:
+    bar, notes = bar_with_notes()
+    shown = ShownTraining(bar, 2, validates=False)
+    shown.show([train(10, 1, 0.9), train(20, 1, 0.8)])
+    shown.show([train(20, 1, 0.8), train(30, 2, 0.7), train(40, 2, 0.6)])
+    shown.end()
+    assert [note.split(",")[0] for note in notes] == ["epoch 1/2: loss 0.8", "epoch 2/2: loss 0.6"]
+
+
+def test_what_an_earlier_run_wrote_is_not_told_again_and_a_restart_goes_back() -> None:
+    bar, notes = bar_with_notes(done=20)
+    shown = ShownTraining(bar, 3, validates=True)
+    shown.show([train(20, 1, 0.8), validation(20, 1)])
+    shown.show([train(20, 1, 0.8), validation(20, 1), train(40, 2, 0.6), validation(40, 2)])
+    assert [note.split(":")[0] for note in notes] == ["epoch 2/3"] and bar.done == 40
+    shown.show([train(30, 2, 0.6)])
+    assert bar.done == 30
+
+
+def test_the_course_of_a_training_is_told_in_words() -> None:
+    assert course(Schedule(450, 0, 32, 12)) == "180 steps: 12 epochs of 15 steps, 32 samples each"
+    assert course(Schedule(4, 0, 32, 1)) == "1 step: 1 epoch of 1 step, 32 samples each"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "same", "told"),
+    [
+        (Schedule(450, 0, 32, 12), False, []),
+        (Schedule(450, 0, 451, 500), False, ["data.batch_size: 451 is more than the 450 samples"]),
+        (Schedule(450, 0, 450, 99), False, ["train.epochs: the training has only 99 steps"]),
+        (Schedule(450, 0, 32, 12), True, ["data.validation: these are samples that the model is trained on"]),
+    ],
+)
+def test_what_is_hardly_meant_is_told(schedule: Schedule, same: bool, told: list[str]) -> None:
+    found = list(warnings(schedule, same))
+    assert len(found) == len(told)
+    assert all(text.startswith(start) for text, start in zip(found, told, strict=True))
