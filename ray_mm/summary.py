@@ -58,9 +58,14 @@ def _figures(metrics: Mapping[str, Any]) -> Iterator[RenderableType]:
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False)
+    intervals = metrics.get("interval") or {}
     for name, value in metrics.items():
         if not isinstance(value, (Mapping, list)):
-            table.add_row(figures.label(name), figures.text(name, value))
+            row = [figures.label(name), figures.text(name, value)]
+            if name in intervals:
+                low, high = (figures.text(name, edge) for edge in intervals[name])
+                row.append(f"95% interval {low} to {high}")
+            table.add_row(*row)
     if table.row_count:
         yield table
 

@@ -240,6 +240,7 @@ RESULT: Mapping[str, Any] = {
     "seconds": 3.25,
     "metrics": {
         "accuracy": 0.98765,
+        "interval": {"accuracy": [0.97, 0.992]},
         "num_samples": 12345,
         "ece": None,
         "confusion": [[1, 2], [3, 4]],
@@ -256,7 +257,9 @@ def test_run_shows_the_metrics_and_where_the_outputs_are(tmp_path: Path) -> None
     assert (ran.returncode, ran.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
     assert lines[0] == "evaluate score: done in 3.2 s"
-    assert {"accuracy 98.8%", "samples scored 12,345", "calibration error (ECE) –"} <= set(lines)
+    assert {"accuracy 98.8% 95% interval 97.0% to 99.2%", "samples scored 12,345", "calibration error (ECE) –"} <= set(
+        lines
+    )
     assert {"with only these fields accuracy samples scored", "image 90.0% 12,345", "audio+image 98.8% –"} <= set(lines)
     assert lines[-2:] == [f"output: {tmp_path / 'out'}", f"{tmp_path / 'out' / 'report.html'}"]
     assert "confusion" not in ran.stdout

@@ -15,7 +15,7 @@ from ray_mm.config.fields import LabelField
 from ray_mm.data.epochs import Epochs
 from ray_mm.errors import CheckpointError
 from ray_mm.evaluation.examples import Example
-from ray_mm.evaluation.metrics import per_class, reliability, wilson_interval
+from ray_mm.evaluation.metrics import bootstrap_intervals, per_class, reliability, wilson_interval
 from ray_mm.evaluation.report.cards import Card, make_cards
 from ray_mm.evaluation.report.content import ClassificationDetails, RegressionDetails, ReportContent, SubsetScore
 from ray_mm.evaluation.report.curves import read_curves
@@ -86,7 +86,8 @@ def report_content(
 def _details(predictor: Predictor, tally: Tally) -> ClassificationDetails | RegressionDetails:
     if tally.classification is None:
         true, predicted = np.array(tally.drawn, np.float64).T
-        return RegressionDetails(true, predicted)
+        intervals = bootstrap_intervals(true, predicted, tally.num_scored, tally.metrics()[-1])
+        return RegressionDetails(true, predicted, intervals)
     sums = tally.classification
     full = len(sums.hits) - 1
     return ClassificationDetails(
@@ -109,7 +110,16 @@ def result_metrics(content: ReportContent) -> dict[str, Any]:
         "num_unlabelled": content.num_unlabelled,
     }
     extra = {} if content.contributions is None else {"contributions": content.contributions}
-    return {**content.metrics, **counts, "subsets": subsets, "baseline": content.baseline, **extra}
+    details = content.details
+    interval = {"accuracy": details.interval} if isinstance(details, ClassificationDetails) else dict(details.intervals)
+    return {
+        **content.metrics,
+        "interval": interval,
+        **counts,
+        "subsets": subsets,
+        "baseline": content.baseline,
+        **extra,
+    }
 
 
 def result_details(content: ReportContent) -> dict[str, Any]:

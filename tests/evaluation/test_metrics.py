@@ -16,6 +16,7 @@ from ray_mm.evaluation.metrics import (
     PROBABILITY_FLOOR,
     ClassificationSums,
     ExactSum,
+    bootstrap_intervals,
     classification_metrics,
     classification_sums,
     confusion_matrix,
@@ -193,3 +194,29 @@ def test_regression_sums_do_not_depend_on_order_or_partition(seed: int, size: in
         regression_sums(labels[order[owner == part]], predictions[:, order[owner == part]]) for part in range(parts)
     ]
     assert reduce(merge_regression, pieces, no_regression_sums(3)) == regression_sums(labels, predictions)
+
+
+def test_intervals_of_a_regression_hold_what_they_say() -> None:
+    draw = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        true = draw.normal(0, 5, 80)
+        error = draw.normal(0, 2, 80)
+        metrics = regression_metrics(regression_sums(true, (true + error)[None]))[0]
+        found = bootstrap_intervals(true, true + error, 80, metrics)
+        low, high = found["mae"]
+        assert low < (metrics["mae"] or 0) < high and found["rmse"][0] < (metrics["rmse"] or 0) < found["rmse"][1]
+        held += low < 2 * np.sqrt(2 / np.pi) < high
+    assert 86 <= held <= 100, "95 of 100 on average"
+
+
+def test_intervals_are_narrower_for_more_samples_and_the_same_each_time() -> None:
+    draw = np.random.default_rng(2)
+    true, error = draw.normal(0, 5, 100), draw.normal(0, 2, 100)
+    metrics = regression_metrics(regression_sums(true, (true + error)[None]))[0]
+    few, many = (bootstrap_intervals(true, true + error, count, metrics) for count in (100, 10_000))
+    assert few == bootstrap_intervals(true, true + error, 100, metrics)
+    for name in ("mae", "rmse"):
+        assert many[name][1] - many[name][0] == pytest.approx((few[name][1] - few[name][0]) / 10, rel=1e-6)
+    equal = np.full(5, 3.0)
+    assert "r2" not in bootstrap_intervals(equal, equal + 1, 5, {"mae": 1.0, "rmse": 1.0, "r2": None})

@@ -22,6 +22,7 @@ from ray_mm.evaluation.metrics import confusion_matrix, per_class
 from ray_mm.evaluation.outcome import report_content
 from ray_mm.evaluation.report.content import ClassificationDetails, ReportContent, SubsetScore
 from ray_mm.evaluation.report.curves import read_curves
+from ray_mm.evaluation.report.plots import error_plot, scatter_plot
 from ray_mm.evaluation.report.render import render
 from ray_mm.evaluation.report.svg import figure, number, span, ticks
 from ray_mm.evaluation.report.tables import class_rows, confusions, matrix, metric_text, subset_table, summary, tiles
@@ -138,6 +139,21 @@ def test_a_text_of_a_sample_is_escaped(tmp_path: Path, monkeypatch: pytest.Monke
     assert "a &amp; b" in html
 
 
+def test_the_bins_of_a_histogram_follow_the_number_of_samples() -> None:
+    draw = np.random.default_rng(0)
+    counts = []
+    for size in (30, 1500):
+        true = np.zeros(size)
+        counts.append(error_plot(true, draw.normal(0, 1, size)).count("<rect"))
+    assert counts[0] < 12 < 20 < counts[1]
+    assert error_plot(np.zeros(3), np.zeros(3)).count("<rect") == 1
+
+
+def test_few_dots_are_large_and_dark() -> None:
+    assert 'class="dots sample few"' in scatter_plot(np.arange(9.0), np.arange(9.0))
+    assert 'class="dots sample"' in scatter_plot(np.arange(999.0), np.arange(999.0))
+
+
 def test_many_classes_become_a_list_of_mistakes_instead_of_a_matrix(content: ReportContent) -> None:
     draw = np.random.default_rng(0)
     labels, predictions = draw.integers(0, 40, 2000), draw.integers(0, 40, 2000)
@@ -194,6 +210,11 @@ def test_a_regression_says_how_far_off_it_is(regression: ReportContent) -> None:
     assert 'id="mistakes"' not in html
     assert [tile.name for tile in tiles(regression)] == ["Mean absolute error", "Root mean squared error", "R²"]
     assert metric_text("mae", regression.metrics["mae"]) in summary(regression)
+    low, high = regression.details.intervals["mae"]  # type: ignore[union-attr]
+    assert tiles(regression)[0].note.startswith(f"95% interval {figure(low)} to {figure(high)}; ")
+    assert low < (regression.metrics["mae"] or 0) < high
+    worst = regression.worst[0]
+    assert f"<span>predicted</span> <b>{worst.predicted}</b><span>, true</span> <b>{worst.true}</b>" in html
     assert all(card.right is None and card.figure.startswith("error ") for card in regression.worst)
     assert sum((regression.contributions or {}).values()) == pytest.approx(
         (regression.baseline["mae"] or 0) - (regression.metrics["mae"] or 0)

@@ -103,6 +103,14 @@ def test_many_channels_have_a_lane_each() -> None:
         assert max(above) < min(below)
 
 
+def test_a_series_says_where_its_values_lie_in_their_own_unit() -> None:
+    statistics = Statistics(mean=(5.0,), std=(100.0,))
+    drawn = draw(SeriesField(channels=1, max_length=9), np.array([[-2.5], [1000.0]], np.float32), statistics=statistics)
+    assert drawn.caption == "2 steps, 1 channel, −2.5 to 1,000"
+    pair = draw(SeriesField(channels=2, max_length=9), np.array([[0, 1], [2, 5]], np.float32))
+    assert pair.caption.endswith("2 channels, 0 to 2 · 1 to 5")
+
+
 def test_channels_of_different_units_are_brought_to_one_scale() -> None:
     values = np.stack([np.linspace(9000, 11000, 20), np.linspace(-0.001, 0.001, 20)], axis=1).astype(np.float32)
     statistics = Statistics(mean=(10_000.0, 0.0), std=(1000.0, 0.001))

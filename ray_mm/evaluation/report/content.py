@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,10 +50,17 @@ class ClassificationDetails:
 
 @dataclass(frozen=True)
 class RegressionDetails:
-    """What only a regression has: true and predicted values of samples drawn at random, float64 [n] each."""
+    """What only a regression has.
+
+    Attributes:
+        true: of samples drawn at random, float64 [n].
+        predicted: of the same samples, float64 [n].
+        intervals: metric → where it lies with 95% certainty.
+    """
 
     true: npt.NDArray[np.float64]
     predicted: npt.NDArray[np.float64]
+    intervals: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)

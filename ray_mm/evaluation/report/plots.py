@@ -14,6 +14,9 @@ from ray_mm.evaluation.report.svg import Frame, Range, number, percent, picture,
 
 Floats = npt.NDArray[np.float64]
 
+_FEW_DOTS = 300
+_BINS = (5, 41)
+
 
 def loss_plot(curves: Curves) -> Markup:
     """Training and validation loss over the steps."""
@@ -91,7 +94,12 @@ def scatter_plot(true: Floats, predicted: Floats) -> Markup:
     parts = [
         frame.axes("true value", "predicted value"),
         frame.line([(low, low), (high, high)], "line reference"),
-        frame.dots(list(zip(true.tolist(), predicted.tolist(), strict=True)), "sample", 2),
+        # Few dots are large enough to be seen one by one; of many, the dense places must show.
+        frame.dots(
+            list(zip(true.tolist(), predicted.tolist(), strict=True)),
+            "sample few" if len(true) <= _FEW_DOTS else "sample",
+            4 if len(true) <= _FEW_DOTS else 2.5,
+        ),
     ]
     return picture(parts, "Predicted over true values, with the diagonal of perfect prediction.", height=300)
 
@@ -100,7 +108,7 @@ def error_plot(true: Floats, predicted: Floats) -> Markup:
     """Histogram of predicted less true."""
     errors = predicted - true
     reach = float(np.abs(errors).max()) or 1.0
-    counts, edges = np.histogram(errors, bins=31, range=(-reach, reach))
+    counts, edges = np.histogram(errors, bins=_num_bins(errors, 2 * reach), range=(-reach, reach))
     shares = counts / max(len(errors), 1)
     frame = Frame((-reach, reach), (0.0, float(shares.max()) * 1.08), height=300)
     parts = [frame.axes("predicted − true", "share of samples", y_format=short_percent)]
@@ -109,6 +117,14 @@ def error_plot(true: Floats, predicted: Floats) -> Markup:
             parts.append(frame.bar(low, high, share, "bar", f"{number(low)} to {number(high)}: {percent(share)}"))
     parts.append(frame.line([(0, 0), (0, float(shares.max()) * 1.08)], "line reference"))
     return picture(parts, f"Histogram of the errors; their median is {number(float(np.median(errors)))}.", height=300)
+
+
+def _num_bins(values: Floats, reach: float) -> int:
+    """Bins as wide as the number of values deserves (Freedman and Diaconis 1981); odd, so that one is centred on 0."""
+    low, high = np.percentile(values, (25, 75))
+    width = 2 * float(high - low) / np.cbrt(len(values))
+    wanted = reach / width if width > 0 else 1.0
+    return int(min(max(wanted, _BINS[0]), _BINS[1])) // 2 * 2 + 1
 
 
 def _steps(points: Sequence[tuple[float, float]]) -> Range:

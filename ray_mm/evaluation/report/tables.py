@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ray_mm.evaluation.report.content import ClassificationDetails, ReportContent, SubsetScore
+from ray_mm.evaluation.report.content import ClassificationDetails, RegressionDetails, ReportContent, SubsetScore
 from ray_mm.evaluation.report.svg import figure, percent
 
 MAX_MATRIX = 20
@@ -207,10 +207,18 @@ def tiles(content: ReportContent) -> list[Tile]:
         ]
     baseline = figure(float(content.baseline["mae"] or 0))
     return [
-        Tile("Mean absolute error", metric_text("mae", metrics["mae"]), f"{baseline} for a constant prediction"),
-        Tile("Root mean squared error", metric_text("rmse", metrics["rmse"]), "large errors weigh more"),
-        Tile("R²", metric_text("r2", metrics["r2"]), "share of the variation that is explained"),
+        _regression_tile(content, "Mean absolute error", "mae", f"{baseline} for a constant prediction"),
+        _regression_tile(content, "Root mean squared error", "rmse", "large errors weigh more"),
+        _regression_tile(content, "R²", "r2", "share of the variation that is explained"),
     ]
+
+
+def _regression_tile(content: ReportContent, name: str, metric: str, note: str) -> Tile:
+    assert isinstance(content.details, RegressionDetails)
+    interval = content.details.intervals.get(metric)
+    if interval is not None:
+        note = f"95% interval {figure(interval[0])} to {figure(interval[1])}; {note}"
+    return Tile(name, metric_text(metric, content.metrics[metric]), note)
 
 
 def summary(content: ReportContent) -> str:

@@ -79,7 +79,8 @@ def view(field: str, spec: FieldSpec, arrays: Arrays, member: bytes, statistics:
             caption = f"the middle one of {length} frames, {caption}"
         case SeriesField():
             length = int(arrays[length_name(field)][0])
-            content, caption = _series(field, spec, _standardised(arrays[field][0, :length], statistics))
+            values = arrays[field][0, :length]
+            content, caption = _series(field, spec, _standardised(values, statistics), values)
         case PointsField():
             content, caption = _points(field, arrays[field][0, : int(arrays[length_name(field)][0])])
         case VectorField():
@@ -140,7 +141,7 @@ def _audio(field: str, spec: AudioField, frames: npt.NDArray[np.generic], length
     return drawn, f"{seconds:.2f} s at {spec.rate_hz:,} Hz"
 
 
-def _series(field: str, spec: SeriesField, values: Floats) -> tuple[Markup, str]:
+def _series(field: str, spec: SeriesField, values: Floats, measured: npt.NDArray[np.generic]) -> tuple[Markup, str]:
     steps, channels = values.shape
     shown = values[:: -(-steps // _MAX_STEPS), :_MAX_CHANNELS]
     # More than three lines on top of each other are a tangle: then each has a lane of its own, all with one scale.
@@ -163,8 +164,20 @@ def _series(field: str, spec: SeriesField, values: Floats) -> tuple[Markup, str]
     count = f"{_MAX_CHANNELS} of {channels} channels" if channels > _MAX_CHANNELS else f"{channels} channels"
     if channels == 1:
         count = "1 channel"
-    title = f"series of field {field}, {duration}, {count}"
-    return picture(parts, title, _WIDTH, height, "view"), f"{duration}, {count}"
+    caption = f"{duration}, {count}, {_extent(measured)}"
+    return picture(parts, f"series of field {field}, {caption}", _WIDTH, height, "view"), caption
+
+
+def _extent(values: npt.NDArray[np.generic]) -> str:
+    """Where the values lie, in their own unit: every card has a scale of its own, so shapes alone can't be compared."""
+    floats: Floats = values.astype(np.float64)
+    columns = floats.T if floats.shape[1] <= _MAX_OVERLAID else floats.reshape(1, -1)
+    digits = 3 if len(columns) == 1 else 2
+
+    def short(value: float) -> str:
+        return number(float(f"{value:.{digits}g}"))
+
+    return " · ".join(f"{short(column.min())} to {short(column.max())}" for column in columns)
 
 
 def _points(field: str, cloud: npt.NDArray[np.generic]) -> tuple[Markup, str]:
