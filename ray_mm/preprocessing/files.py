@@ -79,8 +79,9 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
         num_filled = sum(cell is not None and cell != "" for cell in cells)
         if on_missing == "absent" and len(rows) == num_filled >= _SURELY_WRONG:
             row = int(rows[0])
+            key = f"fields.{field}" if column == field else f"columns.{field}"
             raise UsageError(
-                f"fields.{field}: none of the {len(rows):,} cells of column {column!r} of {source.path} names a usable file "
+                f"{key}: none of the {len(rows):,} cells of column {column!r} of {source.path} names a usable file "
                 f"(row {row + 1}: {source.root / str(names[row])}: {states[row].problem}); is it the right column? If it is, "
                 f"say with root: which folder its paths start from (now {source.root})."
             )

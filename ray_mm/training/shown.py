@@ -10,6 +10,8 @@ from ray_mm.progress import Progress
 _METRICS = ("accuracy", "mae")
 """Of a validation: one of them is there."""
 
+_MUCH_WAITING = 0.1
+
 
 class ShownTraining:
     """Brings a bar to where the metrics are.
@@ -40,7 +42,7 @@ class ShownTraining:
                     self._tell(self._train)
                 self._train = line
             else:
-                shown |= {f"validation {name}": round(line[name], 4) for name in _METRICS if name in line}
+                shown |= {name: round(line[name], 4) for name in _METRICS if name in line}
                 self._tell(line)
         step = int(lines[-1]["step"])
         if step != self._bar.done:
@@ -69,8 +71,9 @@ class ShownTraining:
             parts.append(f"loss {self._train['loss']:.4g}")
         if line["kind"] == "validation":
             parts.append(f"validation loss {line['loss']:.4g}")
-            parts += [f"validation {name} {line[name]:.4g}" for name in _METRICS if name in line]
+            parts += [f"{name} {line[name]:.4g}" for name in _METRICS if name in line]
         if self._train.get("epoch") == line["epoch"]:
             parts.append(f"{self._train['samples_per_s']:,.0f} samples/s")
-            parts.append(f"waited for data {self._train['data_wait']:.0%} of the time")
+            if self._train["data_wait"] >= _MUCH_WAITING:
+                parts.append(f"waited for data {self._train['data_wait']:.0%} of the time")
         self._bar.note(f"epoch {line['epoch']}/{self._epochs}: {', '.join(parts)}")

@@ -355,7 +355,7 @@ def test_killed_in_the_middle_it_never_looks_whole_and_ends_with_the_same_bytes(
         (
             {"fields": {"image": {"type": "image"}}, "columns": {"image": "text"}, "on_missing": "absent"},
             {},
-            r"fields\.image: none of the 6 cells of column 'text' of .* names a usable file \(row 1: .*: no such file\); "
+            r"columns\.image: none of the 6 cells of column 'text' of .* names a usable file \(row 1: .*: no such file\); "
             "is it the right column",
         ),
         ({}, {"table": "s3://bucket/t.csv"}, r"s3:// can't be used here"),

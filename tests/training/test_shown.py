@@ -14,8 +14,15 @@ from ray_mm.training.shown import ShownTraining
 Line = dict[str, Any]
 
 
-def train(step: int, epoch: int, loss: float) -> Line:
-    return {"kind": "train", "step": step, "epoch": epoch, "loss": loss, "samples_per_s": 1234.0, "data_wait": 0.25}
+def train(step: int, epoch: int, loss: float, data_wait: float = 0.25) -> Line:
+    return {
+        "kind": "train",
+        "step": step,
+        "epoch": epoch,
+        "loss": loss,
+        "samples_per_s": 1234.0,
+        "data_wait": data_wait,
+    }
 
 
 def validation(step: int, epoch: int) -> Line:
@@ -39,11 +46,17 @@ def test_an_epoch_is_told_once_with_its_validation() -> None:
     lines += [validation(20, 1)]
     shown.show(lines)
     shown.show(lines)
-    told = "epoch 1/3: loss 0.75, validation loss 0.5, validation accuracy 0.875, 1,234 samples/s, "
+    told = "epoch 1/3: loss 0.75, validation loss 0.5, accuracy 0.875, 1,234 samples/s, "
     assert notes == [told + "waited for data 25% of the time"]
     shown.show([*lines, train(30, 2, 0.5)])
-    assert bar.shown_text() == "loss 0.5000  validation accuracy 0.8750  epoch 2/3", "the metric comes before the epoch"
+    assert bar.shown_text() == "loss 0.5000  accuracy 0.8750  epoch 2/3", "the metric comes before the epoch"
     assert len(notes) == 1
+
+
+def test_an_epoch_that_hardly_waited_fits_into_a_narrow_terminal() -> None:
+    bar, notes = bar_with_notes()
+    ShownTraining(bar, 12, validates=True).show([train(20, 1, 0.75123, 0.02), validation(20, 1)])
+    assert notes == ["epoch 1/12: loss 0.7512, validation loss 0.5, accuracy 0.875, 1,234 samples/s"]
 
 
 def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_the_end() -> None:
