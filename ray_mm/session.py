@@ -45,9 +45,9 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
     """Joins the Ray that is already there, or starts a private one and stops it at the end.
 
     Args:
-        announce: whether to say on stderr that Ray is started, which takes some seconds.
         address: of a cluster. None: what ``use_address`` says, else the cluster of the Ray job that this process
             belongs to (``RAY_ADDRESS``), else a private Ray on this machine.
+        announce: whether to say on stderr that Ray is started or joined, which takes some seconds.
 
     Raises:
         UsageError: nothing answers at the address.

@@ -126,7 +126,9 @@ def test_an_address_on_the_command_line_wins_over_rays_variables(head: Head, tmp
 def test_a_job_runs_on_a_cluster_that_this_machine_is_part_of(head: Head, job: Path) -> None:
     ran = ray_mm(head, job.parent, "run", "job.yaml", "--set", "output=joined", "--address", head.address)
     assert ran.returncode == 0, ran.stderr
-    assert all(line.startswith("preprocess: ") for line in ran.stderr.splitlines()), "progress, and nothing of Ray's"
+    joining, *progress = ran.stderr.splitlines()
+    assert joining == f"ray-mm: joining Ray at {head.address}"
+    assert progress and all(line.startswith("preprocess: ") for line in progress), "and nothing of Ray's"
     assert (job.parent / "joined" / "train" / "dataset.json").is_file()
 
 
