@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -86,3 +87,18 @@ def missing(what: str, required: str) -> NoReturn:
     if os.environ.get("CI") or os.environ.get(required):
         pytest.fail(f"{what} (required, because CI or {required} is set)")
     pytest.skip(what)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, headless."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    executable = os.environ.get("RAY_MM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        missing("no Chromium on the PATH; install it or name it in RAY_MM_CHROMIUM", required="RAY_MM_REQUIRE_BROWSER")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()

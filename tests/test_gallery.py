@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_mm.gallery import write_gallery
-from tests.conftest import missing
 from tests.factories import member_of, write_tar
 
 _EVIL = "<script>alert(1)</script>"
@@ -54,21 +50,6 @@ def test_a_member_that_can_not_be_drawn_says_why(tmp_path: Path) -> None:
     write_gallery(tmp_path / "page.html", [tar])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 7 and page.count("<span>unreadable</span>") == 1
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, headless."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = os.environ.get("RAY_MM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        missing("no Chromium on the PATH; install it or name it in RAY_MM_CHROMIUM", required="RAY_MM_REQUIRE_BROWSER")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.browser

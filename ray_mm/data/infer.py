@@ -5,6 +5,7 @@ A proposal is a ``kind: preprocess`` job that can be run as it is, or changed. W
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -278,11 +279,9 @@ def _without_mark(suffix: str, payloads: Sequence[bytes]) -> Found:
     if all(_NUMBER.fullmatch(text) for text in texts):
         return Found(suffix, "numbers", _examples(texts), {"": {"type": "label", "target": "number"}})
     if all("," in text and "\n" in text for text in texts):
-        try:
+        with contextlib.suppress(DecodeError):  # a text may have commas and lines, too
             shape = parse_csv(payloads[0])[1].shape
             return Found(suffix, "CSV", f"{shape[0]}×{shape[1]}", {"": {"type": "series"}})
-        except DecodeError:
-            pass
     return Found(suffix, "text", _examples(texts), {"": _words(texts)})
 
 

@@ -204,7 +204,8 @@ class _LossMeter:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._started = time.perf_counter()
-        self._first_batch_s: float | None = None
+        self._waits_for_first = True
+        self._first_batch: dict[str, float] = {}
         self.restart()
 
     def restart(self) -> None:
@@ -217,8 +218,9 @@ class _LossMeter:
 
     def add(self, loss_sum: Tensor, weight_sum: Tensor, batch: LoadedBatch, samples: int) -> None:
         """One step: this rank's sums, its batch, and the samples of all ranks."""
-        if self._first_batch_s is None:
-            self._first_batch_s = batch.wait_s
+        if self._waits_for_first:
+            self._waits_for_first = False
+            self._first_batch = {"first_batch_s": round(batch.wait_s, 3)}
         self._loss_sum += loss_sum
         self._weight_sum += weight_sum
         for stage in _STAGES:
@@ -259,10 +261,9 @@ class _LossMeter:
             "samples_per_s": round(self._samples / elapsed, 2),
             **dict(zip(_STAGES.values(), shares, strict=True)),
             "seconds": round(now - self._started, 3),
+            **self._first_batch,
         }
-        if self._first_batch_s is not None and self._first_batch_s >= 0:
-            values["first_batch_s"] = round(self._first_batch_s, 3)
-            self._first_batch_s = -1.0
+        self._first_batch = {}
         self.restart()
         return values
 

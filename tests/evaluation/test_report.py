@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,6 @@ from ray_mm.evaluation.report.tables import class_rows, confusions, matrix, metr
 from ray_mm.evaluation.subsets import field_subsets
 from ray_mm.evaluation.tally import Tally
 from ray_mm.predictor import load_predictor
-from tests.conftest import missing
 from tests.evaluation.scenes import Scene, make_scene, scored_blocks
 
 ALL = ["image", "text", "audio", "series", "points", "vector"]
@@ -277,21 +273,6 @@ def test_numbers_have_the_decimals_that_their_size_deserves() -> None:
         "−0.500",
     ]
     assert [number(value) for value in (0, 0.25, 1e-5, 1234567, -2)] == ["0", "0.25", "1.0e−5", "1.2e6", "−2"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, headless."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = os.environ.get("RAY_MM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        missing("no Chromium on the PATH; install it or name it in RAY_MM_CHROMIUM", required="RAY_MM_REQUIRE_BROWSER")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.browser
