@@ -33,7 +33,7 @@ from ray_mm.data.mixture import Mixture, Stream
 from ray_mm.data.order import Shuffle
 started = time.perf_counter()
 sizes = np.full({shards}, {samples}, np.int64)
-mixture = Mixture([Stream(0, "", sizes, int(sizes.sum()))], Shuffle(0, "benchmark", 256, 64))
+mixture = Mixture([Stream(0, None, sizes, int(sizes.sum()))], Shuffle(0, "benchmark", 256, 64))
 mixture.locate(0, 0, {batch})
 seconds = time.perf_counter() - started
 print(seconds, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)
@@ -49,7 +49,7 @@ def main() -> None:
     )
     print("\n| place in the epoch | ms per batch (median of 400) |\n|---|---:|")
     sizes = np.full(SHARDS, SAMPLES_PER_SHARD, np.int64)
-    mixture = Mixture([Stream(0, "", sizes, int(sizes.sum()))], SHUFFLE)
+    mixture = Mixture([Stream(0, None, sizes, int(sizes.sum()))], SHUFFLE)
     for share in (0.0, 0.25, 0.5, 0.75, 0.99):
         print(f"| {share:.0%} | {1000 * _per_batch(mixture, int(share * SHARDS * SAMPLES_PER_SHARD)):.3f} |")
     print("\nmixing: 1,000 shards of 1,000 samples, batches of 256")

@@ -45,7 +45,7 @@ def make_loader(args: argparse.Namespace, quarantine: Path, start: float = 0.0) 
         rank=0,
         world_size=1,
         device=torch.device("cpu"),
-        prefetch_batches=4,
+        prefetch_batches=2,
     )
 
 

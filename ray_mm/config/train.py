@@ -59,8 +59,8 @@ class TrainData(Config):
     """When too many unreadable samples stop the run."""
     cache: CacheConfig = CacheConfig()
     """What is kept on the machine's own disk."""
-    prefetch_batches: int = Field(default=4, ge=1, le=256)
-    """Batches that wait ready for each worker."""
+    prefetch_batches: int = Field(default=2, ge=1, le=256)
+    """Batches that wait ready for each worker; the first step begins when so many are there."""
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -130,6 +130,11 @@ class Dataset:
         """Samples per shard, int64 [num_shards]."""
         return np.array([shard.num_samples for shard in self.shards], np.int64)
 
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes that a sample has in its tar, on average."""
+        return self.manifest.size_bytes // max(1, self.manifest.num_samples)
+
     def location(self, shard: int) -> str:
         """Where a shard lies: an absolute path or a URL."""
         path = self.shards[shard].path

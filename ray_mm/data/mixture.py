@@ -29,15 +29,20 @@ class Stream:
 
     Attributes:
         source: number of the dataset that they are in.
-        name: tells streams apart that have the same dataset; part of the shuffle.
+        label: class label and the class that they have; None: of all classes.
         shard_sizes: samples of the stream in each shard of the dataset, int64 [num_shards].
         quota: samples of an epoch.
     """
 
     source: int
-    name: str
+    label: tuple[str, int] | None
     shard_sizes: Indices
     quota: int
+
+    @property
+    def name(self) -> str:
+        """Tells streams apart that have the same dataset; part of the shuffle."""
+        return "" if self.label is None else f"{self.label[0]}={self.label[1]}"
 
 
 class Located(NamedTuple):

@@ -16,18 +16,8 @@ from ray_mm.data.order import Indices, stable_hash
 from ray_mm.data.selection import Selection, per_shard, select
 from ray_mm.errors import DatasetError
 
-
-@dataclass(frozen=True)
-class Part:
-    """What one stream draws from: a selection, or its samples of one class.
-
-    Attributes:
-        selection: number of it.
-        label: class label and class; None: all of the selection.
-    """
-
-    selection: int
-    label: tuple[str, int] | None
+_Drawn = tuple[int, tuple[str, int] | None, Indices]
+"""Selection, class label and class (None: all classes), samples of it in each shard."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +26,21 @@ class Samples:
 
     Attributes:
         selections: in the order of the job.
-        parts: of each stream.
-        streams: with their quotas of an epoch.
+        streams: with their quotas of an epoch; the source of each is the number of a selection.
     """
 
     selections: tuple[Selection, ...]
-    parts: tuple[Part, ...]
     streams: tuple[Stream, ...]
 
     @property
     def epoch_samples(self) -> int:
         """Samples of an epoch."""
         return sum(stream.quota for stream in self.streams)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes that a sample has in its tar, on average; of the dataset where that is the most."""
+        return max(selection.sample_bytes for selection in self.selections)
 
     @property
     def digest(self) -> str:
@@ -57,14 +50,14 @@ class Samples:
 
     def is_whole(self, stream: int) -> bool:
         """Whether a stream draws from every sample of its dataset."""
-        part = self.parts[stream]
-        return part.label is None and self.selections[part.selection].is_whole
+        drawn = self.streams[stream]
+        return drawn.label is None and self.selections[drawn.source].is_whole
 
     def rows(self, dataset: Dataset, stream: int, shard: int, index: ShardIndex) -> Indices:
         """The rows of a shard that a stream draws from, int64 [n], ascending."""
-        part = self.parts[stream]
-        rows = self.selections[part.selection].rows(dataset, shard, index)
-        return rows if part.label is None else rows[index.labels[part.label[0]][rows] == part.label[1]]
+        drawn = self.streams[stream]
+        rows = self.selections[drawn.source].rows(dataset, shard, index)
+        return rows if drawn.label is None else rows[index.labels[drawn.label[0]][rows] == drawn.label[1]]
 
 
 def select_all(source: Source, key: str) -> tuple[Dataset, Samples]:
@@ -84,9 +77,9 @@ def select_all(source: Source, key: str) -> tuple[Dataset, Samples]:
 def all_of(dataset: Dataset, selection: Selection | None = None) -> Samples:
     """Every sample of a selection once. None: of the whole dataset."""
     if selection is None:
-        selection = Selection(Source(path=str(dataset.root)), dataset.manifest.digest, {}, dataset.shard_sizes)
-    stream = Stream(0, "", selection.shard_sizes, selection.num_samples)
-    return Samples((selection,), (Part(0, None),), (stream,))
+        source = Source(path=str(dataset.root))
+        selection = Selection(source, dataset.manifest.digest, {}, dataset.shard_sizes, dataset.sample_bytes)
+    return Samples((selection,), (Stream(0, None, selection.shard_sizes, selection.num_samples),))
 
 
 def open_planned(samples: Samples) -> list[Dataset]:
@@ -122,15 +115,11 @@ def plan_samples(
     weights = [source.weight for source in sources]
     if balance is None:
         shares = [_share(weight, selection.num_samples) for weight, selection in zip(weights, selections, strict=True)]
-        parts = tuple(Part(number, None) for number in range(len(sources)))
-        sizes = [selection.shard_sizes for selection in selections]
+        drawn: list[_Drawn] = [(number, None, selection.shard_sizes) for number, selection in enumerate(selections)]
     else:
-        parts, sizes, shares = _by_class(datasets, selections, weights, balance, keys)
-    streams = tuple(
-        Stream(part.selection, "" if part.label is None else f"{part.label[0]}={part.label[1]}", of_shard, quota)
-        for part, of_shard, quota in zip(parts, sizes, quotas(shares, total), strict=True)
-    )
-    return datasets, Samples(selections, parts, streams)
+        drawn, shares = _by_class(datasets, selections, weights, balance, keys)
+    streams = tuple(Stream(*each, quota) for each, quota in zip(drawn, quotas(shares, total), strict=True))
+    return datasets, Samples(selections, streams)
 
 
 def _by_class(
@@ -139,9 +128,9 @@ def _by_class(
     weights: Sequence[float | None],
     balance: Balance,
     keys: Sequence[str],
-) -> tuple[tuple[Part, ...], list[Indices], list[float]]:
-    """The streams of a balanced training: parts, samples per shard, and shares."""
-    parts, sizes = [], []
+) -> tuple[list[_Drawn], list[float]]:
+    """What the streams of a balanced training draw from, and their shares."""
+    drawn: list[_Drawn] = []
     for number, (dataset, selection, key) in enumerate(zip(datasets, selections, keys, strict=True)):
         spec = dataset.manifest.fields.get(balance.label)
         if not isinstance(spec, LabelField) or spec.classes is None:
@@ -151,22 +140,21 @@ def _by_class(
             )
         counts = _class_counts(dataset, selection, balance.label, len(spec.classes))
         for label in np.flatnonzero(counts.sum(axis=0)):
-            parts.append(Part(number, (balance.label, int(label))))
-            sizes.append(np.ascontiguousarray(counts[:, label]))
-    if not parts:
+            drawn.append((number, (balance.label, int(label)), np.ascontiguousarray(counts[:, label])))
+    if not drawn:
         raise DatasetError(f"data.balance.label: no selected sample has the label {balance.label!r}.")
-    found = np.array([size.sum() for size in sizes], np.float64)
-    source = np.array([part.selection for part in parts])
-    classes = np.array([part.label[1] if part.label is not None else -1 for part in parts])
+    found = np.array([sizes.sum() for _, _, sizes in drawn], np.float64)
+    source = np.array([number for number, _, _ in drawn])
+    classes = np.array([label[1] if label is not None else -1 for _, label, _ in drawn])
     if all(weight is None for weight in weights):
         # The classes of all datasets together, each spread over the datasets as it lies in them.
         of_class = np.array([found[classes == one].sum() for one in classes])
-        return tuple(parts), sizes, list(of_class**balance.power * found / of_class)
+        return drawn, list(of_class**balance.power * found / of_class)
     shares = found**balance.power
     for number, weight in enumerate(weights):
         picked = source == number
         shares[picked] *= _share(weight, selections[number].num_samples) / max(shares[picked].sum(), 1e-300)
-    return tuple(parts), sizes, list(shares)
+    return drawn, list(shares)
 
 
 def _class_counts(dataset: Dataset, selection: Selection, label: str, num_classes: int) -> Indices:

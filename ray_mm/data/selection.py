@@ -34,12 +34,14 @@ class Selection:
         digest: of the dataset.
         classes: class label → the numbers of the classes that are read.
         shard_sizes: samples of each shard that take part, int64 [num_shards].
+        sample_bytes: that a sample of the dataset has in its tar, on average.
     """
 
     source: Source
     digest: str
     classes: dict[str, tuple[int, ...]]
     shard_sizes: Indices = field(repr=False)
+    sample_bytes: int
 
     @property
     def num_samples(self) -> int:
@@ -107,7 +109,7 @@ def select(source: Source, dataset: Dataset, key: str) -> Selection:
     sizes = _part(sizes, source)
     if not sizes.sum():
         raise DatasetError(f"{key}: nothing of {dataset.root} is left by require, where, fraction and limit.")
-    return Selection(source, dataset.manifest.digest, classes, sizes)
+    return Selection(source, dataset.manifest.digest, classes, sizes, dataset.sample_bytes)
 
 
 def matching_rows(

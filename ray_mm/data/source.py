@@ -37,6 +37,15 @@ from ray_mm.storage.cache import BlockCache
 TASKS_PER_EXECUTION = 20_000
 """What a driver plans at once without effort."""
 
+_TASK_BYTES = 128 << 20
+_TASK_SAMPLES = 8192
+"""Of a read task, read or decoded, and at the most: a second of work or two. A reader rests for up to a tenth of a second
+between two tasks, and what it has finished waits in Ray's store while the tasks before are not done."""
+
+_READERS_PER_CPU = 1.5
+"""More than one, because Ray looks only ten times a second for finished tasks, and reading waits for disks and stores. A map
+of the batches that asks for as many CPUs would run in the read tasks, one after the other."""
+
 _POSITION_AND_WEIGHT_BYTES = 12
 _SAMPLES_AHEAD = 256
 
@@ -56,7 +65,7 @@ class Feed:
         quarantine: folder for bad members.
         cache: for shards that lie in a store; None: none.
         pad: whether every batch has the same number of rows.
-        samples_per_task: that one read task reads, about.
+        samples_per_task: that one read task reads, about. None: as many as make it neither short nor long.
         tasks_per_execution: of the dataset; a longer training takes several executions.
     """
 
@@ -70,7 +79,7 @@ class Feed:
     quarantine: Path
     cache: RemoteCache | None = None
     pad: bool = True
-    samples_per_task: int = 512
+    samples_per_task: int | None = None
     tasks_per_execution: int = TASKS_PER_EXECUTION
 
     @property
@@ -92,13 +101,20 @@ class Feed:
         return start, stop, self.batch_rows if self.pad else stop - start
 
     @property
+    def _task_samples(self) -> int:
+        if self.samples_per_task is not None:
+            return self.samples_per_task
+        largest = max(self.train.sample_bytes, self.validation.sample_bytes if self.validation is not None else 0)
+        return min(_TASK_SAMPLES, _TASK_BYTES // max(1, largest, self.row_bytes))
+
+    @property
     def tasks(self) -> Tasks:
         """How the items are divided into read tasks."""
         return Tasks(
             first_item=self.first_item,
             num_items=self.schedule.num_items,
             world_size=self.world_size,
-            blocks_per_task=max(1, self.samples_per_task // self.batch_rows),
+            blocks_per_task=max(1, self._task_samples // self.batch_rows),
             tasks_per_execution=self.tasks_per_execution,
         )
 
@@ -148,7 +164,7 @@ def execution_index(data_context: DataContext | None) -> int:
 
 def feed_dataset(feed: Feed) -> ray.data.Dataset:
     """A Ray dataset of a feed's batches, to be split without locality hints and without equalising."""
-    dataset = ray.data.read_datasource(PlanSource(feed), override_num_blocks=1)
+    dataset = ray.data.read_datasource(PlanSource(feed), num_cpus=1 / _READERS_PER_CPU, override_num_blocks=1)
     configure(dataset.context, feed)
     return dataset
 

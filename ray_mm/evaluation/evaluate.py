@@ -148,7 +148,7 @@ def _score(
         # A block is a batch. Ray wants the number to be named where there is a GPU.
         batch_size=job.batch_size if gpu else None,
         compute=ray.data.ActorPoolStrategy(size=placement.workers),
-        num_cpus=_apart(placement.cpus_per_worker),
+        num_cpus=placement.cpus_per_worker,
         num_gpus=placement.gpus_per_worker or None,
         udf_modifying_row_count=False,
     )
@@ -173,11 +173,3 @@ def _score(
                 f"none of the {total} samples of data could be scored: {tally.num_quarantined} can't be read, "
                 f"{tally.num_unlabelled} have no label {label!r}; {folder / QUARANTINE} says why."
             )
-
-
-def _apart(cpus: float) -> float:
-    """A reservation that is not a read task's.
-
-    Where the two are equal, Ray would make one operator of them, and read, decode and score one after the other.
-    """
-    return 0.999 if cpus == 1 else cpus

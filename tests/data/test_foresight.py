@@ -42,7 +42,7 @@ def test_the_window_of_a_sample_is_where_it_is_drawn(chunk: int, window: int, nu
 
 @given(epoch=st.integers(0, 2), position=st.integers(0, 59))
 def test_the_next_use_is_foretold_to_within_a_window_and_never_too_late(epoch: int, position: int) -> None:
-    streams = [Stream(0, "", SIZES, 40), Stream(1, "", SIZES[::-1].copy(), 20)]
+    streams = [Stream(0, None, SIZES, 40), Stream(1, None, SIZES[::-1].copy(), 20)]
     mixture = Mixture(streams, shuffle(4, 3))
     drawn = mixture.drawn(epoch, position)
     for number, stream in enumerate(streams):

@@ -16,7 +16,7 @@ from ray_mm.data.order import Order, Shuffle
 SHUFFLE = Shuffle(seed=3, digest="a", chunk_samples=2, window_chunks=2)
 sizes = st.lists(st.integers(0, 6), min_size=1, max_size=4).filter(any).map(lambda found: np.array(found, np.int64))
 streams = st.lists(st.tuples(sizes, st.integers(0, 40)), min_size=1, max_size=5).map(
-    lambda found: [Stream(number, str(number), of_shard, quota) for number, (of_shard, quota) in enumerate(found)]
+    lambda found: [Stream(number, ("class", number), of_shard, quota) for number, (of_shard, quota) in enumerate(found)]
 )
 
 
@@ -62,7 +62,7 @@ def test_a_stream_is_gone_through_pass_after_pass_over_all_epochs(streams: list[
 
 def test_passes_and_streams_have_orders_of_their_own() -> None:
     sizes = np.array([30, 30], np.int64)
-    mixture = Mixture([Stream(0, "x", sizes, 60), Stream(0, "y", sizes, 60)], SHUFFLE)
+    mixture = Mixture([Stream(0, ("class", 0), sizes, 60), Stream(0, ("class", 1), sizes, 60)], SHUFFLE)
     orders = {
         tuple((shard, rank) for one, shard, rank in _epoch(mixture, epoch) if one == stream)
         for epoch in (0, 1)
@@ -73,14 +73,14 @@ def test_passes_and_streams_have_orders_of_their_own() -> None:
 
 def test_one_stream_is_its_order() -> None:
     sizes = np.array([5, 0, 3], np.int64)
-    found = _epoch(Mixture([Stream(0, "", sizes, 8)], None))
+    found = _epoch(Mixture([Stream(0, None, sizes, 8)], None))
     order = Order(sizes, 0, None).locate(0, 8)
     assert [place[1:] for place in found] == list(zip(*(column.tolist() for column in order), strict=True))
 
 
 def test_a_billion_samples_of_a_hundred_streams_need_no_list_of_them() -> None:
     mixture = Mixture(
-        [Stream(0, str(number), np.full(1000, 10_000, np.int64), 10**7) for number in range(100)], SHUFFLE
+        [Stream(0, ("class", number), np.full(1000, 10_000, np.int64), 10**7) for number in range(100)], SHUFFLE
     )
     drawn = Counter(stream for stream, _, _ in _epoch(mixture, 0, 5 * 10**8, 5 * 10**8 + 1000))
     assert set(drawn.values()) == {10} and len(drawn) == 100
@@ -100,7 +100,7 @@ def test_streams_whose_times_nearly_meet_are_still_in_one_order(share: int) -> N
     quota = 10**9 + 7
     assume(share < quota)
     sizes = np.array([10], np.int64)
-    mixture = Mixture([Stream(0, "x", sizes, quota), Stream(1, "y", sizes, share)], SHUFFLE)
+    mixture = Mixture([Stream(0, ("class", 0), sizes, quota), Stream(1, ("class", 1), sizes, share)], SHUFFLE)
     start = mixture.epoch_samples * 2 // 3
     assert _epoch(mixture, 0, start, start + 5) + _epoch(mixture, 0, start + 5, start + 9) == _epoch(
         mixture, 0, start, start + 9
@@ -109,6 +109,6 @@ def test_streams_whose_times_nearly_meet_are_still_in_one_order(share: int) -> N
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_stream_without_a_quota_is_never_drawn(number: int) -> None:
-    empty = Stream(0, "empty", np.zeros(2, np.int64), 0)
-    full = [Stream(place, str(place), np.array([4, 3], np.int64), 7) for place in range(1, number + 1)]
+    empty = Stream(0, ("class", 0), np.zeros(2, np.int64), 0)
+    full = [Stream(place, ("class", place), np.array([4, 3], np.int64), 7) for place in range(1, number + 1)]
     assert 0 not in {stream for stream, _, _ in _epoch(Mixture([empty, *full], SHUFFLE))}

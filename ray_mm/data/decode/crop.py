@@ -12,6 +12,10 @@ import numpy.typing as npt
 from ray_mm.config.fields import ImageField, RandomCrop, VideoField
 from ray_mm.data.decode.draw import Draw
 
+_LINEAR_UP_TO = 1.2
+"""Times that a picture is shrunk by interpolation, which is as near to Lanczos there as averaging is, in a fifth of the time
+(``benchmarks/resize.py``); further down it aliases."""
+
 # OpenCV's own threads would compete with the read tasks for the same cores.
 cv2.setNumThreads(1)
 
@@ -88,8 +92,8 @@ def fit_into(pixels: npt.NDArray[np.uint8], view: View, out: npt.NDArray[np.uint
     target = out[..., 0] if channels == 1 else out
     part = part[..., 0] if part.ndim == 3 and channels == 1 else part
     if part.shape[:2] != (height, width):
-        shrinks = part.shape[0] > height or part.shape[1] > width
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        shrink = max(part.shape[0] / height, part.shape[1] / width)
+        method = cv2.INTER_AREA if shrink > _LINEAR_UP_TO else cv2.INTER_LINEAR
         # OpenCV wants whole pixels side by side, which a view of a turned picture does not have.
         regular = part.strides[0] > 0 and part.strides[1] == (1 if part.ndim == 2 else part.shape[2])
         source = part if regular else np.ascontiguousarray(part)
