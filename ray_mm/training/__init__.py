@@ -1,7 +1,9 @@
 """Datasets → a checkpoint, the driver first.
 
 train.py      the stage: checks the job, starts the workers, shows their progress, writes the result
+plan.py       what every worker is told
 worker.py     the loop, from top to bottom
+step.py       one batch: loss, gradients, weights
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 dropout.py    hides present fields at random
 optim.py      the optimizer and its learning rate

@@ -35,6 +35,7 @@ from ray_mm.session import cause_of, place, ray_session
 from ray_mm.storage import local_path, write_json
 from ray_mm.training.advice import warnings
 from ray_mm.training.parallel import Ranks, use_cores
+from ray_mm.training.plan import Training
 from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
     attempt_starts,
@@ -45,7 +46,7 @@ from ray_mm.training.state import (
     read_state,
 )
 from ray_mm.training.tracking import read_metrics
-from ray_mm.training.worker import Training, run_worker
+from ray_mm.training.worker import run_worker
 
 _FEED = "train"
 _FAILURE_FILE = "failure.json"
@@ -115,6 +116,33 @@ def plan_training(job: TrainJob) -> Training:
     )
 
 
+def plan_feed(training: Training, world_size: int, first_item: int) -> Feed:
+    """What decides which batch of a training comes when.
+
+    Args:
+        training: what to do.
+        world_size: number of workers.
+        first_item: where it starts or resumes.
+    """
+    job = training.job
+    return Feed(
+        train=training.train,
+        validation=training.validation,
+        preprocessor=training.preprocessor,
+        shuffle=Shuffle(
+            seed=job.seed,
+            digest=training.train.digest,
+            chunk_samples=job.data.shuffle.chunk_samples,
+            window_chunks=job.data.shuffle.window_chunks,
+        ),
+        schedule=training.schedule,
+        world_size=world_size,
+        first_item=first_item,
+        quarantine=training.quarantine,
+        cache=job.data.cache.remote,
+    )
+
+
 class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not typed
     """Plans the data anew for every group of workers: the one place that decides where it starts.
 
@@ -127,24 +155,8 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
 
     def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
         """The splits of the feed, one per rank."""
-        job = self._training.job
         attempt = begin_attempt(self._training.run, self._training.data_digest)
-        feed = Feed(
-            train=self._training.train,
-            validation=self._training.validation,
-            preprocessor=self._training.preprocessor,
-            shuffle=Shuffle(
-                seed=job.seed,
-                digest=self._training.train.digest,
-                chunk_samples=job.data.shuffle.chunk_samples,
-                window_chunks=job.data.shuffle.window_chunks,
-            ),
-            schedule=self._training.schedule,
-            world_size=world_size,
-            first_item=attempt.first_item,
-            quarantine=self._training.quarantine,
-            cache=job.data.cache.remote,
-        )
+        feed = plan_feed(self._training, world_size, attempt.first_item)
         splits = feed_dataset(feed).streaming_split(world_size, equal=False, locality_hints=None)
         return [{_FEED: split} for split in splits]
 

@@ -6,71 +6,31 @@ generator's state, and the cursor alone says where to go on.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ray_mm.checkpoint import load_checkpoint, save_checkpoint
 from ray_mm.config.model import ClassifyTask, TaskConfig
-from ray_mm.config.train import TrainJob
-from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.loader import LoadedBatch
-from ray_mm.data.order import stable_hash
-from ray_mm.data.plan import Schedule
-from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.quarantine import check_budget
-from ray_mm.data.samples import Samples
-from ray_mm.errors import OrderError, QuarantineBudgetError, TrainingDivergedError
-from ray_mm.models.losses import loss_per_sample, sample_weights
+from ray_mm.errors import OrderError, QuarantineBudgetError
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.storage import atomic_folder
-from ray_mm.training.dropout import hide_fields
 from ray_mm.training.ledger import Entry, Ledger
 from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer
-from ray_mm.training.parallel import Ranks, autocast
+from ray_mm.training.parallel import Ranks
+from ray_mm.training.plan import Training
 from ray_mm.training.state import Attempt, TrainingState, initial_state, read_state, require_current, save_state
+from ray_mm.training.step import ValidationSums, diverged, train_step
 from ray_mm.training.tracking import Tracker
 
 _LOG_EVERY_S = 10.0
-
-
-@dataclass(frozen=True)
-class Training:
-    """What every worker of a run is told.
-
-    Attributes:
-        job: validated.
-        run: the run's folder, on a disk that every node sees.
-        train: the samples of an epoch.
-        validation: the samples of a validation.
-        preprocessor: of the model's fields and its label.
-        schedule: the whole training.
-    """
-
-    job: TrainJob
-    run: Path
-    train: Samples
-    validation: Samples | None
-    preprocessor: Preprocessor
-    schedule: Schedule
-
-    @property
-    def data_digest(self) -> str:
-        """Of all data together: the order of every epoch depends on it."""
-        found = [samples.digest for samples in (self.train, self.validation) if samples is not None]
-        return hashlib.sha256("\0".join(found).encode()).hexdigest()
-
-    @property
-    def quarantine(self) -> Path:
-        """Where bad samples are kept."""
-        return self.run / "quarantine"
 
 
 def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iterable[LoadedBatch]) -> None:
@@ -91,14 +51,14 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
     model, optimizer, state = _restore(training, ranks, attempt)
     wrapped = ranks.wrap(model)
     loss_meter = _LossMeter(ranks)
-    validation = _ValidationSums(training, ranks)
+    validation = ValidationSums(training, ranks)
     with ExitStack() as files:
         ledger = files.enter_context(closing(Ledger(training.run / "ledger", attempt.number, ranks.rank)))
         tracker = files.enter_context(closing(Tracker(training.run, state.step))) if ranks.rank == 0 else None
         for batch in batches:
             item = batch.item
             if item.phase == "train":
-                step = _train_step(training, ranks, wrapped, optimizer, batch)
+                step = train_step(training, ranks, wrapped, optimizer, batch)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
                 state = replace(
@@ -159,45 +119,6 @@ def _restore(
     return model, optimizer, read_state(folder)
 
 
-@dataclass(frozen=True)
-class _Step:
-    loss_sum: Tensor
-    weight_sum: Tensor
-    met: int
-    quarantined: int
-    quarantined_here: tuple[int, ...]
-
-
-def _train_step(
-    training: Training, ranks: Ranks, model: nn.Module, optimizer: torch.optim.Optimizer, batch: LoadedBatch
-) -> _Step:
-    job, item = training.job, batch.item
-    # Dropout differs between steps and ranks, and is the same again after a resume.
-    torch.manual_seed(stable_hash(job.seed, item.step, ranks.rank) % (1 << 63))
-    tensors = hide_fields(batch.tensors, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch)
-    weights = sample_weights(job.model.task, tensors)
-    position, present = tensors[POSITION].cpu(), tensors[WEIGHT].cpu() > 0
-    bad = position[(position >= 0) & ~present]
-    total_weight, met, quarantined = ranks.sum([float(weights.sum()), float((position >= 0).sum()), float(len(bad))])
-
-    model.train()
-    lr = learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, training.schedule.num_steps)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    with autocast(job.train.precision, ranks.device):
-        output = model(tensors)
-    losses = loss_per_sample(job.model.task, output, tensors, training.preprocessor)
-    # A sample without weight may hold anything, even what makes its loss infinite.
-    loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
-    # DDP averages over the ranks; each rank's share of the global batch may differ.
-    (loss_sum * ranks.world_size / max(total_weight, 1.0)).backward()  # type: ignore[no-untyped-call]
-    if job.train.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), job.train.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return _Step(loss_sum.detach(), weights.sum(), round(met), round(quarantined), tuple(int(p) for p in bad))
-
-
 class _LossMeter:
     """Loss, speed, and where the time went since the last time that it was read."""
 
@@ -252,7 +173,7 @@ class _LossMeter:
             [float(self._loss_sum), float(self._weight_sum), *self._seconds.values()]
         )
         if not math.isfinite(loss_sum):
-            raise _diverged(f"the loss at step {step} is {loss_sum}")
+            raise diverged(f"the loss at step {step} is {loss_sum}")
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
         shares = [round(total / self._ranks.world_size / elapsed, 4) for total in seconds]
@@ -276,65 +197,6 @@ _STAGES = {
     "queued_s": "queued_batches",
 }
 """Attribute of a batch → its name in a line of metrics: seconds per second."""
-
-
-class _ValidationSums:
-    """Sums over a validation, added up over the ranks once at its end: no mean of means."""
-
-    def __init__(self, training: Training, ranks: Ranks) -> None:
-        self._training = training
-        self._task = training.job.model.task
-        self._preprocessor = training.preprocessor
-        self._ranks = ranks
-        # Of the samples that count: loss, two figures and their number; samples met, and those that can't be read.
-        self._sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)
-
-    @torch.no_grad()
-    def add(self, model: nn.Module, tensors: dict[str, Tensor], precision: str) -> None:
-        """One batch."""
-        model.eval()
-        with autocast(precision, self._ranks.device):
-            # Every rank has the same number of batches; no gradients are exchanged, so DDP has nothing to do.
-            output = getattr(model, "module", model)(tensors)
-        weights = sample_weights(self._task, tensors)
-        counted = weights > 0
-        losses = loss_per_sample(self._task, output, tensors, self._preprocessor)
-        label = tensors[self._task.label]
-        if isinstance(self._task, ClassifyTask):
-            first, second = (output.argmax(dim=-1) == label).double(), torch.zeros_like(losses)
-        else:
-            statistics = self._preprocessor.statistics[self._task.label]
-            error = output.float() * statistics.std[0] + statistics.mean[0] - label
-            first, second = error.abs().double(), error.square()
-        for place, values in enumerate((losses, first, second, torch.ones_like(losses))):
-            self._sums[place] += torch.where(counted, values.double(), 0.0).sum()
-        met = tensors[POSITION] >= 0
-        self._sums[4] += met.sum()
-        self._sums[5] += (met & (tensors[WEIGHT] == 0)).sum()
-
-    def read(self, step: int) -> dict[str, float]:
-        """The metrics over all ranks; then starts anew.
-
-        Raises:
-            QuarantineBudgetError: too many samples can't be read, or none could be scored.
-            TrainingDivergedError: the loss is not finite.
-        """
-        loss, first, second, count, met, quarantined = self._ranks.sum(self._sums.tolist())
-        self._sums.zero_()
-        folder = self._training.quarantine
-        check_budget(self._training.job.data.bad_samples, round(quarantined), round(met), folder)
-        if count == 0:
-            raise QuarantineBudgetError(
-                f"none of the {met:.0f} validation samples could be scored: {quarantined:.0f} can't be read (see {folder}), "
-                f"the others have no {self._task.label!r}. Mend data.validation or leave it out."
-            )
-        if not math.isfinite(loss):
-            raise _diverged(f"the validation loss at step {step} is {loss / count}")
-        if isinstance(self._task, ClassifyTask):
-            metrics = {"loss": loss / count, "accuracy": first / count}
-        else:
-            metrics = {"loss": loss / count, "mae": first / count, "rmse": math.sqrt(second / count)}
-        return {**metrics, "num_samples": round(count)}
 
 
 def is_better(task: TaskConfig, metrics: dict[str, float], best: dict[str, float]) -> bool:
@@ -364,14 +226,7 @@ def _check_finite(model: nn.Module, ranks: Ranks, step: int) -> None:
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
     (num_diverged,) = ranks.sum([float(~finite)])
     if num_diverged:
-        raise _diverged(f"weights are not finite after step {step}")
-
-
-def _diverged(what: str) -> TrainingDivergedError:
-    return TrainingDivergedError(
-        f"{what}; lower train.optimizer.lr or set train.clip_norm, and choose another output, because the same settings "
-        "would lead here again. Checkpoints are from before it."
-    )
+        raise diverged(f"weights are not finite after step {step}")
 
 
 def _saves_here(training: Training, batch: LoadedBatch) -> bool:

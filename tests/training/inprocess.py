@@ -17,10 +17,11 @@ from ray_mm.data.plan import rank_size, rank_slice
 from ray_mm.data.reader import BatchReader
 from ray_mm.data.samples import open_planned
 from ray_mm.training.parallel import Ranks
+from ray_mm.training.plan import Training
 from ray_mm.training.state import begin_attempt
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.train import plan_training
-from ray_mm.training.worker import Training, run_worker
+from ray_mm.training.worker import run_worker
 
 
 def make_training(folder: Path, run: str = "run", inputs: tuple[str, ...] = ("vector",), **overrides: Any) -> Training:

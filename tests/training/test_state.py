@@ -14,6 +14,7 @@ from ray_mm.checkpoint import load_checkpoint
 from ray_mm.errors import CheckpointError
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.training.optim import build_optimizer, load_optimizer
+from ray_mm.training.plan import Training
 from ray_mm.training.state import (
     STATE_VERSION,
     Attempt,
@@ -26,7 +27,6 @@ from ray_mm.training.state import (
     latest_checkpoint,
     save_state,
 )
-from ray_mm.training.worker import Training
 from tests.factories import make_dataset
 from tests.training.inprocess import make_training
 

@@ -22,9 +22,10 @@ from ray_mm.data.quarantine import list_quarantine
 from ray_mm.errors import CheckpointError, OrderError, QuarantineBudgetError, TrainingDivergedError
 from ray_mm.training.ledger import audit
 from ray_mm.training.parallel import Ranks
+from ray_mm.training.plan import Training
 from ray_mm.training.state import attempt_starts, begin_attempt, current_attempt, latest_checkpoint, read_state
 from ray_mm.training.tracking import read_metrics
-from ray_mm.training.worker import Training, is_better, run_worker
+from ray_mm.training.worker import is_better, run_worker
 from tests.factories import make_dataset
 from tests.training.inprocess import Killed, batches, curve, make_training, train
 
