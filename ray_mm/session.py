@@ -242,5 +242,8 @@ def _wrapped_by_ray(error: BaseException) -> BaseException | None:
     if worker_failures:
         first: BaseException = next(iter(worker_failures.values()))
         return first
-    inner = getattr(error, "cause", None)
-    return inner if isinstance(inner, BaseException) else None
+    for name in ("controller_failure", "cause"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return inner
+    return None

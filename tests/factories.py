@@ -30,7 +30,7 @@ from ray_mm.config.fields import (
     TextField,
     VectorField,
 )
-from ray_mm.data.index import Labels, index_path, index_shard, write_index
+from ray_mm.data.index import Labels, index_path, index_shard, read_index, write_index
 from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
 from ray_mm.preprocessing.tokenizer import train_tokenizer
 from ray_mm.storage import sha256_file
@@ -141,6 +141,13 @@ def make_dataset(
         statistics={name: found for name in chosen if (found := _statistics(name))},
     )
     return folder
+
+
+def add_checksums(folder: Path) -> None:
+    """Puts the CRC32C of every member into the indexes of a dataset."""
+    for path in sorted(folder.glob("shards/*.tar")):
+        index = read_index(index_path(path), str(path))
+        write_index(index_path(path), replace(index, checksums=index_shard(path, with_checksums=True).checksums))
 
 
 def _labels(

@@ -133,11 +133,11 @@ def shard_state(location: str) -> ShardState:
     return _state(_look(location))
 
 
-def _look(location: str) -> ObjectInfo:
+def _look(location: str, name: str | None = None) -> ObjectInfo:
     try:
         return stat(location)
     except ObjectMissingError:
-        raise DatasetError(f"{location}: the shard is missing.") from None
+        raise DatasetError(f"{name or location}: the shard is missing.") from None
     except StorageError as error:
         raise DatasetError(str(error)) from None
 
@@ -152,13 +152,14 @@ def is_current(known: ShardState, now: ShardState) -> bool:
     return known.size_bytes == now.size_bytes and (kinds[0] != kinds[1] or known.version == now.version)
 
 
-def require_current(location: str, known: ShardState, remedy: str) -> ObjectInfo:
+def require_current(location: str, known: ShardState, remedy: str, name: str | None = None) -> ObjectInfo:
     """Checks that a shard is what it was.
 
     Args:
         location: of the shard.
         known: what it was.
         remedy: what to do if it is not, such as ``index it again with: …``.
+        name: what to call the shard in an error. None: its location.
 
     Returns:
         What it is.
@@ -166,7 +167,7 @@ def require_current(location: str, known: ShardState, remedy: str) -> ObjectInfo
     Raises:
         DatasetError: it is gone or has changed.
     """
-    found = _look(location)
+    found = _look(location, name)
     now = _state(found)
     if is_current(known, now):
         return found
@@ -174,7 +175,7 @@ def require_current(location: str, known: ShardState, remedy: str) -> ObjectInfo
         what = f"has {now.size_bytes} bytes and had {known.size_bytes} when it was indexed"
     else:
         what = f"has changed since it was indexed (now {now.version}, then {known.version})"
-    raise DatasetError(f"{location}: {what}; if it was meant to change, {remedy}")
+    raise DatasetError(f"{name or location}: {what}; if it was meant to change, {remedy}")
 
 
 def index_shard(

@@ -152,14 +152,20 @@ class Dataset:
         """
         return self.open_shard(shard)[0]
 
-    def open_shard(self, shard: int) -> tuple[ShardIndex, ObjectInfo]:
-        """The index of a shard, and the shard as it lies there now; the errors are those of ``read_index``."""
+    def open_shard(self, shard: int, row: int | None = None) -> tuple[ShardIndex, ObjectInfo]:
+        """The index of a shard, and the shard as it lies there now; the errors are those of ``read_index``.
+
+        Args:
+            shard: number of it.
+            row: the sample that it is opened for, which errors then name; None: for none in particular.
+        """
         info, location = self.shards[shard], self.location(shard)
         sidecar = join(self.root, info.index)
         lies_beside = info.index == str(index_path(Path(info.path)))
         remedy = f"index it again with: ray-mm index {location}" if lies_beside else "make the dataset again."
         index = read_index(sidecar, location, remedy)
-        found = require_current(location, info.state, remedy)
+        name = f"{location}[{index.keys[row]}]" if row is not None and row < len(index) else location
+        found = require_current(location, info.state, remedy, name)
         if len(index) != info.num_samples:
             raise DatasetError(
                 f"{location}: the index has {len(index)} samples, shards.parquet says {info.num_samples}; make the dataset "

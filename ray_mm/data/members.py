@@ -107,12 +107,12 @@ class SampleReader:
 
     def name(self, shard: int, row: int) -> tuple[str, str]:
         """The shard's path, relative to the dataset or as it is given there, and the sample's key."""
-        opened = self._shard(shard)
+        opened = self._shard(shard, row)
         return opened.path, opened.index.keys[row]
 
     def damaged(self, shard: int, row: int, members: Members) -> dict[str, str]:
         """Field → what is wrong with its member, for those whose CRC32C is in the index and not that of the bytes."""
-        return self._shard(shard).damaged(row, members)
+        return self._shard(shard, row).damaged(row, members)
 
     def prefetch(self, shards: Sequence[int], rows: Sequence[int]) -> None:
         """Starts to read samples of remote shards that ``members`` will be asked for; returns at once."""
@@ -129,9 +129,11 @@ class SampleReader:
         self._ahead.clear()
 
     def _read(self, samples: Sequence[tuple[int, int]], arena: Arena | None = None) -> list[Members]:
-        shards = sorted({shard for shard, _ in samples})
+        first_rows = dict(reversed(samples))
+        shards = sorted(first_rows)
         # A batch may be the first of many shards: their indexes are fetched side by side.
-        opened = dict(zip(shards, run_all([partial(self._shard, shard) for shard in shards]), strict=True))
+        opening = [partial(self._shard, shard, first_rows[shard]) for shard in shards]
+        opened = dict(zip(shards, run_all(opening), strict=True))
         places = [opened[shard].places(row) for shard, row in samples]
         ranges: dict[int, list[Range]] = {shard: [] for shard in shards}
         for (shard, _), place in zip(samples, places, strict=True):
@@ -168,22 +170,22 @@ class SampleReader:
             return read_many(wanted, arena)
         return self._cache.read_many(wanted)
 
-    def _shard(self, shard: int) -> _OpenShard:
+    def _shard(self, shard: int, row: int) -> _OpenShard:
         with self._lock:
             opened = self._open.get(shard)
             if opened is not None:
                 self._open.move_to_end(shard)
                 return opened
         # Without the lock, so that several are opened at once; two of the same shard do no harm.
-        opened = self._opened(shard)
+        opened = self._opened(shard, row)
         with self._lock:
             self._open[shard] = opened
             if len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)
         return opened
 
-    def _opened(self, shard: int) -> _OpenShard:
-        index, found = self._dataset.open_shard(shard)
+    def _opened(self, shard: int, row: int) -> _OpenShard:
+        index, found = self._dataset.open_shard(shard, row)
         path, members = self._dataset.shards[shard].path, self._dataset.manifest.members
         suffixes = {
             field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields

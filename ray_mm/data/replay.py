@@ -1,4 +1,4 @@
-"""Quarantined members, decoded once more: as they were kept, and as they lie in their shards now.
+"""Quarantined members, checked and decoded once more: as they were kept, and as they lie in their shards now.
 
 After the data was mended, or ray_mm was upgraded, it tells which samples a new run would read.
 """
@@ -19,7 +19,7 @@ from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.quarantine import Quarantined, list_quarantine
-from ray_mm.errors import DatasetError, RayMMError, UsageError
+from ray_mm.errors import DatasetError, RayMMError, SampleError, UsageError
 from ray_mm.storage import local_path
 
 _FOLDER = "quarantine"
@@ -84,25 +84,36 @@ class _Reader:
         self._decode = lru_cache(maxsize=None)(self._collator)
 
     def replay(self, member: Quarantined) -> Replayed:
-        field = member.error.field
-        kept = self._reason(field, member.path.read_bytes())
+        field, kept = member.error.field, memoryview(member.path.read_bytes())
         try:
-            now = self._read(member)
+            shard, row = self._place(member.error)
         except RayMMError as error:
-            return Replayed(member, kept, str(error))
-        return Replayed(member, kept, "is absent" if now is None else self._reason(field, now))
+            return Replayed(member, self._undecodable(field, kept), str(error))
+        samples = SampleReader(self._dataset, [field])
 
-    def _read(self, member: Quarantined) -> memoryview | None:
-        error = member.error
+        def reason(payload: memoryview) -> str | None:
+            # As in a run: bytes that decode may be other bytes all the same.
+            damaged = samples.damaged(shard, row, {field: payload})
+            return damaged.get(field) or self._undecodable(field, payload)
+
+        was = reason(kept)
+        try:
+            now = samples.members(shard, row).get(field)
+        except RayMMError as error:
+            return Replayed(member, was, str(error))
+        return Replayed(member, was, "is absent" if now is None else reason(now))
+
+    def _place(self, error: SampleError) -> tuple[int, int]:
+        """The shard and the row of a member, in the dataset as it is now."""
         if error.shard not in self._shards:
             raise DatasetError(f"{self._dataset.root} has no shard {error.shard} any more")
         shard = self._shards[error.shard]
         keys = self._dataset.read_index(shard).keys
         if error.key not in keys:
             raise DatasetError(f"{error.shard} has no sample {error.key} any more")
-        return SampleReader(self._dataset, [error.field]).members(shard, keys.index(error.key)).get(error.field)
+        return shard, keys.index(error.key)
 
-    def _reason(self, field: str, payload: bytes | memoryview) -> str | None:
+    def _undecodable(self, field: str, payload: memoryview) -> str | None:
         collator = self._decode(field)
         return collator.fill(collator.empty(1), 0, [{field: payload}]).get(0, {}).get(field)
 

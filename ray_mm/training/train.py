@@ -7,16 +7,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 
-from ray_mm import errors
 from ray_mm.config.model import check_model
 from ray_mm.config.source import source_of, train_sources
 from ray_mm.config.train import SETTLED, TrainJob
@@ -32,7 +29,7 @@ from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import cause_of, place, ray_session
-from ray_mm.storage import local_path, write_json
+from ray_mm.storage import local_path
 from ray_mm.training.advice import warnings
 from ray_mm.training.parallel import Ranks, use_cores
 from ray_mm.training.plan import Training
@@ -49,7 +46,6 @@ from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import run_worker
 
 _FEED = "train"
-_FAILURE_FILE = "failure.json"
 _POLL_S = 0.5
 
 
@@ -69,7 +65,6 @@ def run_train(job: TrainJob) -> dict[str, Any]:
     if earlier is not None and earlier.get("status") == "done":
         return earlier | {"status": "unchanged"}
     with folder.locked():
-        (folder.path / _FAILURE_FILE).unlink(missing_ok=True)
         # What every new group of workers will find; here it is still an error of the call.
         latest, state = find_start(training.run, training.data_digest)
         for warning in warnings(training.schedule, _validates_on_training_data(training)):
@@ -161,6 +156,21 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
         return [{_FEED: split} for split in splits]
 
 
+class StopAtOnce(ray.train.UserCallback):  # type: ignore[misc]  # Ray is not typed
+    """Ends the run at an error of ours, which another start of the workers would only meet again.
+
+    Ray Train itself takes every error of a worker for a crash and tries again. This runs in its controller, where an error
+    is final.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raises what a worker raised, or what it met in a read task, if that was raised on purpose."""
+        for _, error in sorted(worker_exceptions.items()):
+            cause = cause_of(error)
+            if isinstance(cause, RayMMError):
+                raise cause
+
+
 def _fit(training: Training) -> None:
     job = training.job
     placement = place(job.resources)
@@ -177,6 +187,7 @@ def _fit(training: Training) -> None:
             name="ray_train",
             storage_path=str(training.run),
             failure_config=ray.train.FailureConfig(max_failures=job.train.max_failures),
+            callbacks=[StopAtOnce()],
         ),
         # The feed is built in FeedConfig, which knows the number of workers; this is only its name.
         datasets={_FEED: ray.data.range(1)},
@@ -197,7 +208,6 @@ def _fit(training: Training) -> None:
                 f"{str(cause).strip().splitlines()[-1] if str(cause).strip() else 'no message'}. "
                 "Run the same command again to go on from the last checkpoint."
             ) from error
-    _raise_failure(training.run)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -217,19 +227,7 @@ def _worker(config: dict[str, Any]) -> None:
         device=ranks.device,
         prefetch_batches=training.job.data.prefetch_batches,
     )
-    try:
-        run_worker(training, ranks, attempt, loader)
-    except (errors.QuarantineBudgetError, errors.TrainingDivergedError) as error:
-        # Every rank comes here at the same step. Raised, it would be taken for a crash and tried again.
-        if ranks.rank == 0:
-            write_json(training.run / _FAILURE_FILE, {"type": type(error).__name__, "message": str(error)})
-
-
-def _raise_failure(run: Path) -> None:
-    path = run / _FAILURE_FILE
-    if path.exists():
-        failure = json.loads(path.read_text())
-        raise getattr(errors, failure["type"])(failure["message"])
+    run_worker(training, ranks, attempt, loader)
 
 
 def _validates_on_training_data(training: Training) -> bool:

@@ -12,7 +12,6 @@ import pytest
 from ray_mm.config.fields import ImageField
 from ray_mm.data.epochs import sequence
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
-from ray_mm.data.index import index_path, index_shard, read_index, write_index
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
@@ -21,7 +20,7 @@ from ray_mm.data.reader import BatchReader, read_batches
 from ray_mm.errors import DatasetError, StorageError
 from ray_mm.storage.cache import BlockCache
 from ray_mm.storage.ranges import REMOTE_POLICY
-from tests.factories import class_of, make_dataset, member_of, number_of
+from tests.factories import add_checksums, class_of, make_dataset, member_of, number_of
 from tests.object_store import Fault, Proxy, delete_object, first_times, put_object, upload
 
 FIELDS = ("image", "vector", "label", "number")
@@ -151,8 +150,12 @@ def test_more_shards_than_stay_open_are_read(tmp_path: Path, monkeypatch: pytest
 
 def test_a_shard_that_is_gone_cut_or_without_its_index_is_named(tmp_path: Path) -> None:
     for name, change, text in (
-        ("gone", lambda shard: shard.unlink(), "the shard is missing"),
-        ("cut", lambda shard: shard.write_bytes(shard.read_bytes()[:-512]), "when it was indexed"),
+        ("gone", lambda shard: shard.unlink(), r"\[sample000002\]: the shard is missing"),
+        (
+            "cut",
+            lambda shard: shard.write_bytes(shard.read_bytes()[:-512]),
+            r"\[sample000002\]: .* when it was indexed",
+        ),
         ("bare", lambda shard: shard.with_suffix(".index.parquet").unlink(), "index is missing"),
     ):
         dataset, preprocessor = _opened(make_dataset(tmp_path / name, 4, FIELDS))
@@ -261,15 +264,9 @@ def test_a_local_shard_that_is_cut_while_it_is_read_is_an_error_and_no_crash(tmp
         reader.members(0, 3)
 
 
-def _with_checksums(folder: Path) -> None:
-    for path in sorted(folder.glob("shards/*.tar")):
-        index = read_index(index_path(path), str(path))
-        write_index(index_path(path), replace(index, checksums=index_shard(path, with_checksums=True).checksums))
-
-
 def test_a_member_whose_checksum_is_not_that_of_the_index_is_quarantined(tmp_path: Path) -> None:
     folder = make_dataset(tmp_path / "train", 6, FIELDS, num_shards=2)
-    _with_checksums(folder)
+    add_checksums(folder)
     dataset, preprocessor = _opened(folder)
     # A bit in a number: it decodes as well as before.
     members = SampleReader(dataset, list(FIELDS))
@@ -293,7 +290,7 @@ def test_a_bit_that_flips_on_its_way_is_read_again(
     bucket: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
 ) -> None:
     folder = make_dataset(tmp_path / "local", 6, FIELDS, num_shards=1)
-    _with_checksums(folder)
+    add_checksums(folder)
     upload(proxy.endpoint, folder, f"{bucket}/data")
     dataset, _ = _opened(f"s3://{bucket}/data")
     cache = BlockCache(tmp_path / "cache", 10**9) if cached else None

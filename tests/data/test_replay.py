@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.reader import BatchReader
 from ray_mm.data.replay import open_quarantine, replay_quarantine
 from ray_mm.errors import UsageError
-from tests.factories import make_dataset
+from tests.factories import add_checksums, make_dataset
 
 FIELDS = ("image", "vector", "label")
 
@@ -51,6 +52,25 @@ def test_mended_data_is_told_apart_from_what_was_kept(run: Path) -> None:
     first, second = replay_quarantine(run)
     assert first.kept is not None and first.now is None
     assert second.now is not None
+
+
+def test_a_member_that_decodes_to_other_bytes_than_were_indexed_is_still_bad(run: Path) -> None:
+    folder = run.parent / "data"
+    make_dataset(folder, 6, FIELDS, missing={"vector": 0.0})
+    add_checksums(folder)
+    dataset = open_dataset(folder)
+    path, whole = dataset.shard_path(1), dataset.shard_path(1).read_bytes()
+    flipped = bytearray(whole)
+    flipped[dataset.read_index(1).offsets["vector.npy"][1] + 130] ^= 1
+    path.write_bytes(flipped)
+    shutil.rmtree(run / "quarantine")
+    reader = BatchReader([dataset], preprocessor_for(dataset, {}, FIELDS), run / "quarantine")
+    reader.read(sequence(dataset).places(0, 6), 0, 6)
+    (one,) = replay_quarantine(run)
+    assert one.kept == one.now == one.member.error.reason and "CRC32C" in one.member.error.reason
+    path.write_bytes(whole)
+    (one,) = replay_quarantine(run)
+    assert one.kept is not None and one.now is None
 
 
 def test_samples_and_shards_that_are_gone_are_told(run: Path) -> None:

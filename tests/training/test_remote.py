@@ -97,8 +97,9 @@ def test_a_shard_that_is_deleted_stops_it_by_name(remote: dict[str, Any], proxy:
         return Fault("status", status=404) if gone else None
 
     proxy.faults = deleted
-    ran = train(tmp_path, **remote, **{"train.max_failures": 0})
+    ran = train(tmp_path, **remote)
     assert ran.returncode != 0
+    assert len(attempt_starts(tmp_path / "run")) == 1, "another start would only meet it again"
     last = ran.stderr.strip().splitlines()[-1]
     assert "DatasetError" in last and "train/shards/000001.tar[sample0000" in last and "no such object" in last
     assert not (tmp_path / "run" / "result.json").exists()
