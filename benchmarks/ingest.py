@@ -1,19 +1,22 @@
 """Samples per second from tars to batches, side by side with the peers, on two CPUs for everyone.
 
     python -m venv .venv-peers
-    .venv-peers/bin/pip install -r benchmarks/peers.txt && .venv-peers/bin/pip install --no-deps mosaicml-streaming==0.13.0
+    .venv-peers/bin/pip install -r benchmarks/peers.txt \
+        && .venv-peers/bin/pip install --no-deps mosaicml-streaming==0.13.0 megatron-energon==7.4.1
     python benchmarks/ingest.py --peers .venv-peers/bin/python
 
-4,000 pictures of 640×480 (JPEG, about 180 kB), each with a text and a sensor series; out come batches of 64: uint8 224×224,
+12,000 pictures of 640×480 (JPEG, about 180 kB), each with a text and a sensor series; out come batches of 64: uint8 224×224,
 text, float32 series. Every contestant is a process of its own and runs once per round, in an order that changes; figures are
-medians over the rounds. The steady rate leaves out the first eighth of the samples; end to end counts from
-the making of the loader to the last batch, with Python's imports done and, for those on Ray, with Ray running. The limit is what
-two processes reach that only decode and resize the same pictures. Writes the table into docs/benchmarks.md.
+medians over the rounds. The steady rate is that of the samples between a sixth and five sixths, so that neither what was ready
+before the first batch nor the emptying of buffers counts. The first 4,000 count from the making of the loader, with Python's
+imports done and, for those on Ray, with Ray running: once without worker processes, once with those of an epoch before. The
+limit is what two processes reach that only decode and resize the same pictures. Writes table and plot into docs.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import io
 import json
 import os
@@ -34,7 +37,8 @@ from ray_mm.preprocessing.writer import write_tar
 
 ROOT = Path(__file__).parents[1]
 LOADERS = ROOT / "benchmarks" / "loaders"
-SAMPLES, SHARDS = 4000, 16
+SAMPLES, SHARDS = 12_000, 48
+FIRST = 4000
 WORDS = ["a", "car", "turns", "left", "at", "the", "crossing", "while", "it", "rains", "and", "two", "people", "wait"]
 
 
@@ -53,6 +57,7 @@ def contestants(peers: str | None) -> list[Contestant]:
     found = [
         Contestant("limit: decode and resize alone", (ours, "bare.py"), is_peer=False),
         Contestant("ray_mm", (ours, "ours.py"), is_peer=False),
+        Contestant("ray_mm, warm worker processes", (ours, "ours.py", "--warm"), is_peer=False),
         Contestant("WebDataset, Pillow", (ours, "wds.py", "--pillow")),
         Contestant("WebDataset, simplejpeg scaled", (ours, "wds.py")),
         Contestant("ray.data.read_webdataset, simplejpeg scaled", (ours, "ray_data.py")),
@@ -61,14 +66,17 @@ def contestants(peers: str | None) -> list[Contestant]:
         found += [
             Contestant("LitData, simplejpeg scaled", (peers, "lit.py")),
             Contestant("MosaicML Streaming, simplejpeg scaled", (peers, "mds.py")),
+            Contestant("Energon, simplejpeg scaled", (peers, "nrg.py")),
         ]
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("data/ingest"), help="folder for 2 GB of samples")
-    parser.add_argument("--peers", help="Python with benchmarks/peers.txt installed; unset: without LitData and MDS")
+    parser.add_argument("--data", type=Path, default=Path("data/ingest"), help="folder for 10 GB of samples")
+    parser.add_argument(
+        "--peers", help="Python with benchmarks/peers.txt installed; unset: without LitData, MDS and Energon"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--only", nargs="+", help="parts of contestants' names")
@@ -77,7 +85,7 @@ def main() -> None:
     data = args.data.absolute()
     make_samples(data, args.samples)
     chosen = [one for one in contestants(args.peers) if not args.only or any(part in one.name for part in args.only)]
-    for folder, script in (("litdata", "lit.py"), ("mds", "mds.py")):
+    for folder, script in (("litdata", "lit.py"), ("mds", "mds.py"), ("energon", "nrg.py")):
         if args.peers is not None and not (data / folder).is_dir():
             subprocess.run([args.peers, script, "convert", str(data)], cwd=LOADERS, check=True)
     figures: dict[str, list[dict[str, float]]] = {one.name: [] for one in chosen}
@@ -89,6 +97,11 @@ def main() -> None:
     section = table(figures, chosen)
     print(section)
     if args.docs is not None:
+        plot = args.docs.with_name("ingest.svg")
+        plot.write_text(
+            bars({name: statistics.median(run["steady"] for run in runs) for name, runs in figures.items()})
+        )
+        section += f"\n\n![Steady samples per second of every loader]({plot.name})"
         args.docs.write_text(replace_section(args.docs.read_text(), "ingest", section))
 
 
@@ -122,15 +135,14 @@ def summary(arrivals: list[tuple[float, int]]) -> dict[str, float]:
     Args:
         arrivals: seconds since the start and number of samples, of each batch.
     """
-    total = sum(size for _, size in arrivals)
-    seen = 0
-    for place, (time, size) in enumerate(arrivals):
-        seen += size
-        if seen >= total / 8:
-            rest = sum(size for _, size in arrivals[place + 1 :])
-            steady = rest / (arrivals[-1][0] - time)
-            break
-    return {"steady": steady, "end_to_end": total / arrivals[-1][0], "first_batch": arrivals[0][0], "samples": total}
+    times, seen = [time for time, _ in arrivals], np.cumsum([size for _, size in arrivals])
+    begin, end = np.searchsorted(seen, [seen[-1] / 6, seen[-1] * 5 / 6])
+    return {
+        "steady": float((seen[end] - seen[begin]) / (times[end] - times[begin])),
+        "first_samples": FIRST / times[int(np.searchsorted(seen, FIRST))],
+        "first_batch": times[0],
+        "samples": float(seen[-1]),
+    }
 
 
 def table(figures: dict[str, list[dict[str, float]]], chosen: list[Contestant]) -> str:
@@ -142,15 +154,36 @@ def table(figures: dict[str, list[dict[str, float]]], chosen: list[Contestant]) 
 
     limit = median("limit: decode and resize alone", "steady") if "limit: decode and resize alone" in figures else None
     lines = [
-        "| loader | steady, samples/s | of the limit | end to end, samples/s | first batch, s |",
+        f"| loader | steady, samples/s | of the limit | the first {FIRST:,}, samples/s | first batch, s |",
         "|---|---:|---:|---:|---:|",
     ]
     for one in chosen:
-        steady, whole, first = (median(one.name, key) for key in ("steady", "end_to_end", "first_batch"))
+        steady, whole, first = (median(one.name, key) for key in ("steady", "first_samples", "first_batch"))
         share = f"{steady / limit:.2f}" if limit and steady else "–"
         cells = [f"{value:,.{digits}f}" if value is not None else "–" for value, digits in ((whole, 0), (first, 2))]
         lines.append(f"| {one.name} | {steady:,.0f} | {share} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def bars(rates: dict[str, float]) -> str:
+    """Horizontal bars as SVG, the highest rate first."""
+    width, row, left = 640, 30, 290
+    longest = max(rates.values())
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {row * len(rates) + 8}" '
+        'font-family="system-ui, sans-serif" font-size="13" role="img">',
+        "<style>text { fill: #1c2733 } @media (prefers-color-scheme: dark) { text { fill: #e4eaf0 } }</style>",
+    ]
+    for number, (name, rate) in enumerate(sorted(rates.items(), key=lambda each: -each[1])):
+        top = 4 + number * row
+        length = (width - left - 60) * rate / longest
+        color = "#2f7fd3" if name.startswith("ray_mm") else "#8d99a6"
+        lines += [
+            f'<text x="{left - 8}" y="{top + 18}" text-anchor="end">{html.escape(name)}</text>',
+            f'<rect x="{left}" y="{top + 4}" width="{length:.1f}" height="{row - 10}" rx="2" fill="{color}"/>',
+            f'<text x="{left + length + 6:.1f}" y="{top + 18}">{rate:,.0f}</text>',
+        ]
+    return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 def replace_section(page: str, name: str, section: str) -> str:

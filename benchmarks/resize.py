@@ -45,7 +45,9 @@ def main() -> None:
                     found = cv2.resize(pixels, (SIDE, SIDE), interpolation=method)
                 seconds[name] = min(seconds[name], (time.perf_counter() - started) / REPEATS)
                 decibels[name].append(float(10 * np.log10(255**2 / ((found - wanted) ** 2).mean())))
-        cells = [f"{np.mean(decibels[name]):.1f}" for name in METHODS] + [f"{seconds[name] * 1e3:.2f}" for name in METHODS]
+        cells = [f"{np.mean(decibels[name]):.1f}" for name in METHODS] + [
+            f"{seconds[name] * 1e3:.2f}" for name in METHODS
+        ]
         print(f"| {ratio} | {' | '.join(cells)} |", flush=True)
 
 

@@ -20,7 +20,7 @@ SERIES = (100, 6)
 
 
 def decode_jpeg(payload: bytes) -> np.ndarray[Any, Any]:
-    """JPEG → uint8 [224, 224, 3]: scaled while it is decoded, cropped in the middle, averaged down."""
+    """JPEG → uint8 [224, 224, 3]: scaled while it is decoded, cropped in the middle, and brought to its size as ray_mm does."""
     height, width, _, _ = simplejpeg.decode_jpeg_header(payload)
     factor = max((f for f in (1, 2, 4, 8) if min(height, width) / f >= SIZE), default=1)
     pixels = simplejpeg.decode_jpeg(
@@ -28,7 +28,8 @@ def decode_jpeg(payload: bytes) -> np.ndarray[Any, Any]:
     )
     side = min(pixels.shape[:2])
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-    return cv2.resize(pixels[top : top + side, left : left + side], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    method = cv2.INTER_AREA if side > 1.2 * SIZE else cv2.INTER_LINEAR
+    return cv2.resize(pixels[top : top + side, left : left + side], (SIZE, SIZE), interpolation=method)
 
 
 def decode_series(payload: bytes) -> np.ndarray[Any, Any]:
