@@ -1,7 +1,7 @@
-"""A batch as an Arrow table, and back without a copy: what travels through Ray's object store.
+"""Batches as an Arrow table, and back without a copy: what travels through Ray's object store.
 
 Every row is a sample. An array with more than the batch axis becomes a column of fixed-size lists; shapes, keys and the
-batch's place in the plan stand in the schema's metadata, so that all batches of a dataset have exactly the same number of
+batches' place in the plan stand in the schema's metadata, so that all blocks of a dataset have exactly the same number of
 bytes (see ``source.configure``).
 """
 
@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from ray_mm.data.decode.decoder import Arrays
 
-_ITEM = b"ray_mm.item"
+_ITEMS = b"ray_mm.items"
 _KEYS = b"ray_mm.keys"
 _SHAPES = b"ray_mm.arrays"
 _WORK = b"ray_mm.work"
 
 
 class Work(NamedTuple):
-    """What making a batch took.
+    """What making a block took.
 
     Attributes:
         read_s: seconds of reading members, or of waiting for them.
@@ -36,13 +36,13 @@ class Work(NamedTuple):
     done_at: float
 
 
-def to_table(arrays: Arrays, keys: list[str], item: int = -1, work: Work | None = None) -> pa.Table:
+def to_table(arrays: Arrays, keys: list[str], items: range = range(0), work: Work | None = None) -> pa.Table:
     """A table of the arrays; their memory is shared, not copied.
 
     Args:
-        arrays: of a batch, the batch as first axis.
+        arrays: of a batch or several, one after the other; the batch as first axis.
         keys: of the samples; empty for padding.
-        item: number of the planned batch that this is a share of (see ``plan.Item``); −1: of none.
+        items: numbers of the planned batches that these are shares of (see ``plan.Item``).
         work: what making it took; None: not known.
     """
     columns: dict[str, pa.Array] = {}
@@ -55,7 +55,11 @@ def to_table(arrays: Arrays, keys: list[str], item: int = -1, work: Work | None 
         columns[name] = (
             pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:])) if array.ndim > 1 else values
         )
-    metadata = {_SHAPES: json.dumps(shapes).encode(), _KEYS: json.dumps(keys).encode(), _ITEM: str(item).encode()}
+    metadata = {
+        _SHAPES: json.dumps(shapes).encode(),
+        _KEYS: json.dumps(keys).encode(),
+        _ITEMS: f"{items.start} {items.stop}".encode(),
+    }
     if work is not None:
         metadata[_WORK] = json.dumps(work).encode()
     return pa.table(columns).replace_schema_metadata(metadata)
@@ -80,9 +84,9 @@ def block_keys(table: pa.Table) -> list[str]:
     return keys
 
 
-def block_item(table: pa.Table) -> int:
-    """Number of the planned batch that a table is a share of; −1: of none."""
-    return int(table.schema.metadata[_ITEM])
+def block_items(table: pa.Table) -> range:
+    """Numbers of the planned batches that a table has a rank's shares of."""
+    return range(*map(int, table.schema.metadata[_ITEMS].split()))
 
 
 def block_work(table: pa.Table) -> Work | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ray_mm.data.blocks import block_item, block_keys, block_work, to_arrays
+from ray_mm.data.blocks import Work, block_items, block_keys, block_work, to_arrays
 from ray_mm.data.fields import POSITION
-from ray_mm.data.plan import Item, Schedule, rank_slice
+from ray_mm.data.plan import Item, Schedule, rank_size, rank_slice
 from ray_mm.errors import OrderError
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ class Loader:
                 table = next(tables, None)
                 if table is None:
                     break
-                yield self._load(table, number, started)
-                number += 1
+                for batch in self._load(table, number, time.perf_counter() - started):
+                    yield batch
+                    number += 1
             if number == before:
                 raise OrderError(
                     f"the data ended at batch {number} of {self._schedule.num_items}: this is an error in ray_mm."
@@ -106,35 +108,42 @@ class Loader:
             batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_batches
         )
 
-    def _load(self, table: Any, number: int, started: float) -> LoadedBatch:
-        if number >= self._schedule.num_items:
+    def _load(self, table: Any, number: int, wait_s: float) -> Iterator[LoadedBatch]:
+        """The batches of a block; the first one is told the time that was waited for it."""
+        items, rows = block_items(table), rank_size(self._schedule.batch_size, self._world_size)
+        if items.stop > self._schedule.num_items:
             raise OrderError("more batches arrived than were planned: this is an error in ray_mm.")
         # Positions alone could not tell one epoch from the next.
-        if block_item(table) != number:
+        if items.start != number:
             raise OrderError(
-                f"batch {block_item(table)} of the training arrived where batch {number} was planned: this is an error in "
-                "ray_mm."
+                f"batch {items.start} of the training arrived where batch {number} was planned: this is an error in ray_mm."
             )
-        item = self._schedule.item(number)
-        start, stop = rank_slice(item, self._schedule.batch_size, self._rank, self._world_size)
-        waited = time.perf_counter()
-        work, now = block_work(table), time.time()
-        arrays = to_arrays(table)
-        check_positions(arrays[POSITION], start, stop)
-        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
-        return LoadedBatch(
-            item,
-            tensors,
-            block_keys(table),
-            start,
-            stop,
-            wait_s=waited - started,
-            transfer_s=time.perf_counter() - waited,
-            # Clocks of two machines may differ.
-            queued_s=max(0.0, now - work.done_at) if work is not None else 0.0,
-            read_s=work.read_s if work is not None else 0.0,
-            decode_s=work.decode_s if work is not None else 0.0,
-        )
+        if table.num_rows % rows or table.num_rows < rows * len(items):
+            raise OrderError(
+                f"a block of {table.num_rows} rows arrived where {len(items)} batches of {rows} rows were planned: this is an "
+                "error in ray_mm."
+            )
+        work, now = block_work(table) or Work(0.0, 0.0, math.inf), time.time()
+        arrays, keys = to_arrays(table), block_keys(table)
+        for place, item in enumerate(map(self._schedule.item, items)):
+            received = time.perf_counter()
+            share = slice(place * rows, (place + 1) * rows)
+            start, stop = rank_slice(item, self._schedule.batch_size, self._rank, self._world_size)
+            check_positions(arrays[POSITION][share], start, stop)
+            tensors = {name: torch.from_numpy(array[share]).to(self._device) for name, array in arrays.items()}
+            yield LoadedBatch(
+                item,
+                tensors,
+                keys[share],
+                start,
+                stop,
+                wait_s=wait_s if place == 0 else 0.0,
+                transfer_s=time.perf_counter() - received,
+                # Clocks of two machines may differ.
+                queued_s=max(0.0, now - work.done_at),
+                read_s=work.read_s / len(items),
+                decode_s=work.decode_s / len(items),
+            )
 
 
 def check_positions(found: np.ndarray[Any, Any], start: int, stop: int) -> None:

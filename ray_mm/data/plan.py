@@ -1,7 +1,7 @@
 """The course of a training, as pure functions: item → batch; (task, world size) → rank.
 
     Schedule   item of the whole training → a training or validation batch: epochs follow each other without a gap
-    Tasks      read task → the blocks (a rank's share of a batch each) that it reads
+    Tasks      read task → the blocks (a rank's shares of a few batches) that it reads
 
 World size only decides which slice of a global batch a rank gets, so it can change between two steps while the sequence
 of global batches stays. Which samples these are is decided by ``epochs``, ``mixture`` and ``order``.
@@ -104,13 +104,15 @@ def rank_slice(item: Item, batch_size: int, rank: int, world_size: int) -> tuple
 class Tasks:
     """The read tasks of one execution of the dataset.
 
-    All shares of all batches, item by item and rank by rank within an item, form one sequence of equal blocks; a task
-    reads consecutive ones. Ray hands the blocks to the ranks in turn, so block b of the sequence goes to rank b mod W.
+    A block is a rank's shares of consecutive items. The blocks of the first few items, rank by rank, then those of the next
+    few, form one sequence; a task reads consecutive ones. Ray hands them to the ranks in turn, so block b of the sequence
+    goes to rank b mod W.
 
     Attributes:
         first_item: where the training starts or resumes.
         num_items: of the whole training.
         world_size: number of ranks W.
+        items_per_block: consecutive items that one block has; the last ones of a training may have fewer.
         blocks_per_task: consecutive blocks that one task reads.
         tasks_per_execution: tasks that one execution holds; a longer training takes several.
     """
@@ -118,23 +120,32 @@ class Tasks:
     first_item: int
     num_items: int
     world_size: int
+    items_per_block: int
     blocks_per_task: int
     tasks_per_execution: int
 
     def execution_items(self, execution: int) -> tuple[int, int]:
-        """First and after-last item of an execution: whole items, so that all ranks get as many blocks."""
-        items = max(1, self.tasks_per_execution * self.blocks_per_task // self.world_size)
+        """First and after-last item of an execution: all ranks get as many blocks."""
+        groups = max(1, self.tasks_per_execution * self.blocks_per_task // self.world_size)
+        items = groups * self.items_per_block
         first = min(self.first_item + execution * items, self.num_items)
         return first, min(first + items, self.num_items)
 
     def num_tasks(self, execution: int) -> int:
         """Read tasks of an execution."""
-        first, last = self.execution_items(execution)
-        return -(-(last - first) * self.world_size // self.blocks_per_task)
+        return -(-self._num_blocks(execution) // self.blocks_per_task)
 
-    def blocks(self, execution: int, task: int) -> list[tuple[int, int]]:
-        """(item, rank) of every block that a task reads, in order."""
+    def blocks(self, execution: int, task: int) -> list[tuple[range, int]]:
+        """Items and rank of every block that a task reads, in order."""
         first, last = self.execution_items(execution)
         start = task * self.blocks_per_task
-        stop = min(start + self.blocks_per_task, (last - first) * self.world_size)
-        return [(first + block // self.world_size, block % self.world_size) for block in range(start, stop)]
+        found = []
+        for block in range(start, min(start + self.blocks_per_task, self._num_blocks(execution))):
+            group, rank = divmod(block, self.world_size)
+            item = first + group * self.items_per_block
+            found.append((range(item, min(item + self.items_per_block, last)), rank))
+        return found
+
+    def _num_blocks(self, execution: int) -> int:
+        first, last = self.execution_items(execution)
+        return -(-(last - first) // self.items_per_block) * self.world_size

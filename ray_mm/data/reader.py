@@ -62,6 +62,10 @@ class BatchReader:
         for samples in self._samples:
             samples.forget()
 
+    def padding(self, size: int) -> Arrays:
+        """Rows without a sample."""
+        return self._collator.empty(size)
+
     def read(
         self, places: Places, start: int, size: int, draw_from: tuple[int, int] | None = None
     ) -> tuple[Arrays, list[str]]:

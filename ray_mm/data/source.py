@@ -1,6 +1,6 @@
 """The plan as a Ray datasource: read task → decoded batches, one Arrow block each.
 
-A read task yields a block for each rank's share of a batch, in the order of the plan. With ``preserve_order``,
+A read task yields a block for each rank's shares of a few batches, in the order of the plan. With ``preserve_order``,
 ``streaming_split(equal=False)``, no locality hints and blocks of equal length, Ray hands each next block to the rank that
 has got the fewest rows, the first of them if several have: block b goes to rank b mod W. The loader checks it every time.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from ray_mm.config.cache import RemoteCache
-from ray_mm.data.blocks import to_table
+from ray_mm.data.blocks import Work, to_table
+from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import field_arrays
 from ray_mm.data.foresight import Foresight
@@ -46,6 +49,10 @@ _READERS_PER_CPU = 1.5
 """More than one, because Ray looks only ten times a second for finished tasks, and reading waits for disks and stores. A map
 of the batches that asks for as many CPUs would run in the read tasks, one after the other."""
 
+BLOCK_BYTES = 2 << 20
+_ITEMS_PER_BLOCK = 64
+"""Of a block, read or decoded, and at the most: every block costs Ray some milliseconds of a processor, whatever its size."""
+
 _POSITION_AND_WEIGHT_BYTES = 12
 _SAMPLES_AHEAD = 256
 
@@ -65,6 +72,7 @@ class Feed:
         quarantine: folder for bad members.
         cache: for shards that lie in a store; None: none.
         pad: whether every batch has the same number of rows.
+        block_bytes: that a block of small samples has, about, so that it carries several batches.
         samples_per_task: that one read task reads, about. None: as many as make it neither short nor long.
         tasks_per_execution: of the dataset; a longer training takes several executions.
     """
@@ -79,6 +87,7 @@ class Feed:
     quarantine: Path
     cache: RemoteCache | None = None
     pad: bool = True
+    block_bytes: int = BLOCK_BYTES
     samples_per_task: int | None = None
     tasks_per_execution: int = TASKS_PER_EXECUTION
 
@@ -92,11 +101,24 @@ class Feed:
 
     @property
     def batch_rows(self) -> int:
-        """Rows of a block: a rank's share of a batch. Without padding, the most that it has."""
+        """Rows of a rank's share of a batch. Without padding, the most that it has."""
         return rank_size(self.schedule.batch_size, self.world_size)
 
+    @property
+    def items_per_block(self) -> int:
+        """Items whose shares travel together."""
+        if not self.pad:
+            return 1
+        share = self.batch_rows * max(1, self.row_bytes, self.train.sample_bytes)
+        return max(1, min(_ITEMS_PER_BLOCK, self.block_bytes // share))
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block. Without padding, the most that it has."""
+        return self.items_per_block * self.batch_rows
+
     def share(self, number: int, rank: int) -> tuple[int, int, int]:
-        """First and after-last position of a rank's share of an item, and the rows of its block."""
+        """First and after-last position of a rank's share of an item, and the rows that it takes."""
         start, stop = rank_slice(self.schedule.item(number), self.schedule.batch_size, rank, self.world_size)
         return start, stop, self.batch_rows if self.pad else stop - start
 
@@ -114,7 +136,8 @@ class Feed:
             first_item=self.first_item,
             num_items=self.schedule.num_items,
             world_size=self.world_size,
-            blocks_per_task=max(1, self._task_samples // self.batch_rows),
+            items_per_block=self.items_per_block,
+            blocks_per_task=max(1, self._task_samples // self.block_rows),
             tasks_per_execution=self.tasks_per_execution,
         )
 
@@ -142,10 +165,10 @@ class PlanSource(Datasource):  # type: ignore[misc]  # Ray is not typed
         read_tasks = []
         for number in range(tasks.num_tasks(execution)):
             blocks = tasks.blocks(execution, number)
-            rows = self._feed.batch_rows * len(blocks)
+            rows = self._feed.block_rows * len(blocks)
             if not self._feed.pad:
                 # Exact, because Ray answers count() with it.
-                rows = sum(self._feed.share(*block)[2] for block in blocks)
+                rows = sum(self._feed.share(number, rank)[2] for items, rank in blocks for number in items)
             metadata = BlockMetadata(
                 num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None
             )
@@ -192,9 +215,9 @@ def sequential_dataset(
 def configure(context: DataContext, feed: Feed) -> None:
     """Settings that the exact order needs, on the dataset's own context: a factory runs in another process."""
     context.execution_options.preserve_order = True
-    # Ray collects what a task yields until it has this many bytes, and cuts what has 1.5 times as many. All batches have
-    # the same size, so just under one batch makes every batch a block of its own, sent as soon as it is decoded.
-    context.target_max_block_size = max(1, math.floor(feed.batch_rows * feed.row_bytes * 0.9))
+    # Ray collects what a task yields until it has this many bytes, and cuts what has 1.5 times as many. All blocks have
+    # the same size, so just under it makes each that we yield one of Ray's, sent as soon as it is decoded.
+    context.target_max_block_size = max(1, math.floor(feed.block_rows * feed.row_bytes * 0.9))
     # A long validation or a breakpoint is no hang.
     context.execution_no_progress_timeout_s = -1
     context.enable_progress_bars = False
@@ -226,24 +249,38 @@ class _FeedReader:
             for epochs in (self._train, self._validation)
         )
 
-    def read(self, blocks: Iterable[tuple[int, int]]) -> Iterator[pa.Table]:
+    def read(self, blocks: Iterable[tuple[range, int]]) -> Iterator[pa.Table]:
         """Blocks of the plan, in their order; while one is decoded, the next ones are read ahead.
 
         Args:
-            blocks: (item, rank) each.
+            blocks: items and rank of each.
         """
         # A task that was stopped before its end has left something.
         for reader in (self._train_reader, self._validation_reader):
             reader.forget()
-        left, begun = iter(blocks), deque[Callable[[], pa.Table]]()
-        num_ahead = 1 + _SAMPLES_AHEAD // self.feed.batch_rows
+        left, begun = iter(blocks), deque[tuple[range, list[Callable[[], _Share]]]]()
+        num_ahead = 1 + _SAMPLES_AHEAD // self.feed.block_rows
         while True:
-            begun.extend(self._begin(*block) for block in islice(left, 1 + num_ahead - len(begun)))
+            for items, rank in islice(left, 1 + num_ahead - len(begun)):
+                begun.append((items, [self._begin(number, rank) for number in items]))
             if not begun:
                 return
-            yield begun.popleft()()
+            items, shares = begun.popleft()
+            yield self._block(items, [finish() for finish in shares])
 
-    def _begin(self, number: int, rank: int) -> Callable[[], pa.Table]:
+    def _block(self, items: range, shares: list[_Share]) -> pa.Table:
+        arrays, keys, work = shares[0]
+        if self.feed.items_per_block > 1:
+            # The last block of a training is as large as the others, or Ray would put it to its neighbour.
+            rest = self.feed.block_rows - len(shares) * self.feed.batch_rows
+            parts = [share[0] for share in shares] + ([self._train_reader.padding(rest)] if rest else [])
+            arrays = {name: np.concatenate([part[name] for part in parts]) for name in arrays}
+            keys = [key for share in shares for key in share[1]] + [""] * rest
+            read_s, decode_s = (sum(share[2][part] for share in shares) for part in (0, 1))
+            work = Work(read_s, decode_s, time.time())
+        return to_table(arrays, keys, items, work)
+
+    def _begin(self, number: int, rank: int) -> Callable[[], _Share]:
         """Starts to read a rank's share of an item; the call that is returned finishes it."""
         item = self.feed.schedule.item(number)
         start, stop, size = self.feed.share(number, rank)
@@ -260,12 +297,15 @@ class _FeedReader:
             reader, places = self._validation_reader, self._validation.places(start, stop)
         reader.prefetch(places)
 
-        def finish() -> pa.Table:
+        def finish() -> _Share:
             arrays, keys = reader.read(places, start, size, draw_from)
-            return to_table(arrays, keys, number, reader.work)
+            return arrays, keys, reader.work
 
         return finish
 
+
+_Share = tuple[Arrays, list[str], Work]
+"""Arrays and keys of a rank's share of an item, and what making it took."""
 
 _readers: dict[Any, _FeedReader] = {}
 

@@ -50,7 +50,8 @@ def make_feed(
         world_size=world_size,
         first_item=first_item,
         quarantine=train.parent / "quarantine",
-        **more,
+        # A block per batch, where a test does not want it otherwise.
+        **{"block_bytes": 1, **more},
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ray_mm.data.blocks import block_item, block_keys, to_arrays, to_table
+from ray_mm.data.blocks import block_items, block_keys, to_arrays, to_table
 from ray_mm.data.collate import Collator
 from ray_mm.data.fields import field_arrays
 from ray_mm.data.preprocessor import Preprocessor
@@ -51,7 +51,7 @@ def test_nothing_is_copied_on_either_way(dtype: type[np.generic], shape: tuple[i
 def test_a_batch_through_arrows_own_format_is_still_a_view() -> None:
     array = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
     sink = pa.BufferOutputStream()
-    table = to_table({"a": array}, ["w", "x", "", ""], 7)
+    table = to_table({"a": array}, ["w", "x", "", ""], range(7, 9))
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     buffer = sink.getvalue()
@@ -59,7 +59,7 @@ def test_a_batch_through_arrows_own_format_is_still_a_view() -> None:
     found = to_arrays(received)["a"]
     np.testing.assert_array_equal(found, array)
     assert np.shares_memory(found, np.frombuffer(buffer, np.uint8))
-    assert block_keys(received) == ["w", "x", "", ""] and block_item(received) == 7
+    assert block_keys(received) == ["w", "x", "", ""] and block_items(received) == range(7, 9)
 
 
 def test_a_part_of_a_table_and_a_table_in_pieces_are_read_as_well() -> None:
@@ -71,7 +71,7 @@ def test_a_part_of_a_table_and_a_table_in_pieces_are_read_as_well() -> None:
 
 
 def test_a_block_without_a_place_in_a_plan_says_so() -> None:
-    assert block_item(to_table({"a": np.zeros(1)}, ["x"])) == -1
+    assert not block_items(to_table({"a": np.zeros(1)}, ["x"]))
 
 
 def test_all_batches_have_the_same_number_of_bytes_whatever_is_in_them() -> None:
@@ -82,8 +82,8 @@ def test_all_batches_have_the_same_number_of_bytes_whatever_is_in_them() -> None
         collator.fill(full, row, [{name: member_of(name, row)[1] for name in specs}])
         collator.fill(corrupt, row, [{"image": b"no picture"}])
     tables = [
-        to_table(full, ["a", "a/much/longer/key/ünïcode", "c"], 3),
-        to_table(corrupt, ["a", "b", "c"], 1 << 40),
+        to_table(full, ["a", "a/much/longer/key/ünïcode", "c"], range(3, 4)),
+        to_table(corrupt, ["a", "b", "c"], range(1 << 40, (1 << 40) + 1)),
         to_table(padding, ["", "", ""]),
     ]
     row_bytes = 12 + sum(

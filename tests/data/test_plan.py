@@ -85,15 +85,16 @@ def test_a_batch_larger_than_the_dataset_is_the_dataset() -> None:
     num_items=st.integers(0, 60),
     first=st.integers(0, 60),
     world_size=st.integers(1, 7),
+    items_per_block=st.integers(1, 5),
     blocks_per_task=st.integers(1, 9),
     tasks_per_execution=st.integers(1, 9),
 )
 def test_read_tasks_cover_every_share_once_and_in_order_over_all_executions(
-    num_items: int, first: int, world_size: int, blocks_per_task: int, tasks_per_execution: int
+    num_items: int, first: int, world_size: int, items_per_block: int, blocks_per_task: int, tasks_per_execution: int
 ) -> None:
     first = min(first, num_items)
-    tasks = Tasks(first, num_items, world_size, blocks_per_task, tasks_per_execution)
-    found: list[tuple[int, int]] = []
+    tasks = Tasks(first, num_items, world_size, items_per_block, blocks_per_task, tasks_per_execution)
+    found: list[tuple[range, int]] = []
     execution = 0
     while tasks.num_tasks(execution):
         # What one execution hands out starts with rank 0 and ends with the last rank.
@@ -104,7 +105,10 @@ def test_read_tasks_cover_every_share_once_and_in_order_over_all_executions(
         assert len(blocks) <= max(tasks_per_execution, -(-world_size // blocks_per_task))
         found += flat
         execution += 1
-    assert found == [(item, rank) for item in range(first, num_items) for rank in range(world_size)]
+    of_rank = [[item for items, rank in found if rank == one for item in items] for one in range(world_size)]
+    assert of_rank == [list(range(first, num_items))] * world_size
+    assert [rank for _, rank in found] == [number % world_size for number in range(len(found))]
+    assert all(len(items) == items_per_block for items, _ in found[:-world_size]), "only the last ones are shorter"
     assert tasks.num_tasks(execution + 3) == 0
 
 
@@ -112,21 +116,22 @@ def test_read_tasks_cover_every_share_once_and_in_order_over_all_executions(
 def test_a_training_resumed_at_any_item_reads_the_rest(schedule: Schedule, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, schedule.num_items))
     worlds = st.integers(1, 7)
-    whole = Tasks(0, schedule.num_items, data.draw(worlds), 3, 4)
-    rest = Tasks(first, schedule.num_items, data.draw(worlds), 2, 5)
+    whole = Tasks(0, schedule.num_items, data.draw(worlds), data.draw(st.integers(1, 4)), 3, 4)
+    rest = Tasks(first, schedule.num_items, data.draw(worlds), data.draw(st.integers(1, 4)), 2, 5)
     assert _positions(rest, schedule) == [found for found in _positions(whole, schedule) if found[0] >= first], (
         "whatever the number of workers before and after"
     )
 
 
 def _positions(tasks: Tasks, schedule: Schedule) -> list[tuple[int, int]]:
-    """(item, position) of every sample, in the order in which tasks read them."""
+    """(item, position) of every sample that tasks read, item by item."""
     found: list[tuple[int, int]] = []
     execution = 0
     while tasks.num_tasks(execution):
         for task in range(tasks.num_tasks(execution)):
-            for number, rank in tasks.blocks(execution, task):
-                share = rank_slice(schedule.item(number), schedule.batch_size, rank, tasks.world_size)
-                found += [(number, position) for position in range(*share)]
+            for items, rank in tasks.blocks(execution, task):
+                for number in items:
+                    share = rank_slice(schedule.item(number), schedule.batch_size, rank, tasks.world_size)
+                    found += [(number, position) for position in range(*share)]
         execution += 1
-    return found
+    return sorted(found)

@@ -28,11 +28,13 @@ from tests.factories import make_dataset
 FIELDS = ("image", "vector", "label")
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_a_block_has_the_bytes_that_the_plan_says(tmp_path: Path, world_size: int) -> None:
-    feed = make_feed(make_dataset(tmp_path, 20, FIELDS), fields=FIELDS, world_size=world_size)
-    table = to_table(Collator(feed.preprocessor).empty(feed.batch_rows), [""] * feed.batch_rows)
-    assert table.nbytes == feed.batch_rows * feed.row_bytes
+@pytest.mark.parametrize(("world_size", "block_bytes"), [(1, 1), (3, 1), (2, 1 << 20)])
+def test_a_block_has_the_bytes_that_the_plan_says(tmp_path: Path, world_size: int, block_bytes: int) -> None:
+    dataset = make_dataset(tmp_path, 20, FIELDS)
+    feed = make_feed(dataset, fields=FIELDS, world_size=world_size, block_bytes=block_bytes)
+    assert (feed.items_per_block > 1) == (block_bytes > 1) and feed.block_rows % feed.items_per_block == 0
+    table = to_table(Collator(feed.preprocessor).empty(feed.block_rows), [""] * feed.block_rows)
+    assert table.nbytes == feed.block_rows * feed.row_bytes
     # Ray gives out a block once it is larger than the target, and cuts what is 1.5 times as large.
     context = ray.data.DataContext()
     configure(context, feed)
