@@ -100,7 +100,7 @@ def test_a_shard_that_is_gone_stops_the_reading_and_is_named(local_ray: None, tm
     with pytest.raises(Exception) as raised:
         list(found.iter_batches(batch_size=None, batch_format="pyarrow"))
     cause = cause_of(raised.value)
-    assert isinstance(cause, DatasetError) and "000002.tar: the shard is missing" in str(cause)
+    assert isinstance(cause, DatasetError) and "000002.tar[sample000010]: the shard is missing" in str(cause)
 
 
 @pytest.mark.ray

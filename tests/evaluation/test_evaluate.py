@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_an_error_inside_ray_is_told_in_its_own_words(tmp_path: Path) -> None:
     scene.dataset.shard_path(1).unlink()
     with pytest.raises(DatasetError) as caught:
         run_evaluate(job_for(scene, tmp_path / "run"))
-    assert str(caught.value) == f"{scene.dataset.shard_path(1)}: the shard is missing."
+    assert re.fullmatch(rf"{scene.dataset.shard_path(1)}\[sample\d+\]: the shard is missing\.", str(caught.value))
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock", "job.json", "quarantine"}
 
 
