@@ -194,7 +194,7 @@ def replace_section(page: str, name: str, section: str) -> str:
     return f"{before}{begin}\n\n{section}\n\n{end}{after}"
 
 
-def make_samples(data: Path, count: int) -> None:
+def make_samples(data: Path, count: int, only: tuple[str, ...] = ("image", "caption", "imu")) -> None:
     """Writes the samples, once, as a dataset of tars."""
     folder = data / "tars"
     if (folder / "dataset.json").is_file():
@@ -205,11 +205,11 @@ def make_samples(data: Path, count: int) -> None:
     for shard, rows in enumerate(np.array_split(np.arange(count), SHARDS)):
         samples = []
         for row in rows:
-            text = " ".join(rng.choice(WORDS, 12))
-            texts.append(text)
-            samples.append(
-                (f"{row:06d}", {"image.jpg": picture(rng), "caption.txt": text.encode(), "imu.npy": series(rng)})
-            )
+            texts.append(" ".join(rng.choice(WORDS, 12)))
+            made = {"caption.txt": texts[-1].encode(), "imu.npy": series(rng)}
+            if "image" in only:
+                made = {"image.jpg": picture(rng), **made}
+            samples.append((f"{row:06d}", made))
         path = folder / "shards" / f"{shard:06d}.tar"
         index = write_tar(path, samples)
         write_index(index_path(path), index)
@@ -222,12 +222,14 @@ def make_samples(data: Path, count: int) -> None:
         "caption": TextField(max_tokens=16, vocabulary_size=len(json.loads(tokenizer)["model"]["vocab"])),
         "imu": SeriesField(channels=6, max_length=100),
     }
+    fields = {name: fields[name] for name in only}
+    members = {"image": ("image.jpg",), "caption": ("caption.txt",), "imu": ("imu.npy",)}
     write_dataset(
         folder,
         name="ingest",
         shards=shards,
         fields=fields,
-        members={"image": ("image.jpg",), "caption": ("caption.txt",), "imu": ("imu.npy",)},
+        members={name: members[name] for name in only},
         presence=dict.fromkeys(fields, count),
         label_counts={},
         statistics={"imu": Statistics(mean=(0.0,) * 6, std=(1.0,) * 6)},

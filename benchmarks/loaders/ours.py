@@ -23,7 +23,12 @@ from ray_mm.data.source import Feed, feed_dataset
 from ray_mm.session import ray_session
 
 
-def make_loader(args: argparse.Namespace, quarantine: Path, start: float = 0.0) -> Iterable[LoadedBatch]:
+def make_loader(
+    args: argparse.Namespace,
+    quarantine: Path,
+    start: float = 0.0,
+    fields: tuple[str, ...] = ("image", "caption", "imu"),
+) -> Iterable[LoadedBatch]:
     """One epoch, from a share of it on."""
     dataset, samples = select_all(Source(path=str(Path(args.data) / "tars")), "data")
     schedule = Schedule(samples.epoch_samples, 0, BATCH, epochs=1)
@@ -31,7 +36,7 @@ def make_loader(args: argparse.Namespace, quarantine: Path, start: float = 0.0) 
     feed = Feed(
         train=samples,
         validation=None,
-        preprocessor=preprocessor_for(dataset, {}, ["image", "caption", "imu"]),
+        preprocessor=preprocessor_for(dataset, {}, fields),
         shuffle=Shuffle(seed=0, digest=samples.digest, chunk_samples=256, window_chunks=64),
         schedule=schedule,
         world_size=1,
