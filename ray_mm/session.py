@@ -230,6 +230,18 @@ def cause_of(error: BaseException) -> BaseException:
     return _without_retries(innermost)
 
 
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """Raises an error of ours that came out of a Ray task as itself, without what Ray wrapped around it."""
+    try:
+        yield
+    except Exception as error:
+        cause = cause_of(error)
+        if isinstance(cause, RayMMError):
+            raise cause from None
+        raise
+
+
 def _without_retries(error: BaseException) -> BaseException:
     """Ray Data appends to an exception's text how often it tried."""
     if error.args and isinstance(error.args[0], str):

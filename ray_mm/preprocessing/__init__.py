@@ -11,6 +11,7 @@ summary.py     what a shard's samples are like, merged over shards
 writer.py      the rows of one shard → tar, index, receipt
 tokenizer.py   texts of the train split → a tokenizer
 complete.py    unset shapes ← the data
+publish.py     statistics, tokenizers and dataset.json, however the shards were made
 raw.py         a member of a tar in place → what the summary needs to know of it
 classes.py     what stands in label members → classes
 facts.py       one shard in place → its index, labels, texts and summary

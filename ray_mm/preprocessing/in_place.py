@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from ray_mm.config.fields import FieldSpec, LabelField, TextField
 from ray_mm.config.preprocess import PreprocessJob, SplitByHash
 from ray_mm.data.index import as_labels, points_path, write_index
-from ray_mm.data.manifest import Manifest, ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.data.manifest import Manifest, ShardInfo
 from ray_mm.data.shards import find_shards
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.preprocessing.classes import class_label, class_number, label_counts
-from ray_mm.preprocessing.complete import MAX_TOKENS, TextFacts, complete_fields
+from ray_mm.preprocessing.complete import complete_fields
 from ray_mm.preprocessing.facts import (
     PlacedShard,
     PlaceSettings,
@@ -36,15 +35,14 @@ from ray_mm.preprocessing.facts import (
     read_facts,
     read_summary,
 )
+from ray_mm.preprocessing.publish import Split, class_names, field_statistics, train_tokenizers, write_splits
 from ray_mm.preprocessing.splits import require_no_empty_split
-from ray_mm.preprocessing.statistics import to_statistics
 from ray_mm.preprocessing.summary import FieldSummary, merge_summaries
 from ray_mm.preprocessing.table import listing
-from ray_mm.preprocessing.tokenizer import longest_text, train_tokenizer
 from ray_mm.progress import progress
 from ray_mm.run_folder import RunFolder
-from ray_mm.session import cause_of, ray_session
-from ray_mm.storage import local_path, write_atomic
+from ray_mm.session import own_errors, ray_session
+from ray_mm.storage import local_path
 from ray_mm.version import DATASET_FORMAT
 
 SETTLED_IN_PLACE = ("fields", "members", "shards", "splits", "on_missing", "seed")
@@ -53,7 +51,6 @@ SETTLED_IN_PLACE = ("fields", "members", "shards", "splits", "on_missing", "seed
 Result = TypeVar("Result")
 _KEPT = ("path", "time_path", "source_rate_hz", "raw_float32")
 """Keys of a field that say how its members are written: they stay, for the members stay."""
-_STATISTICS = ("series", "points", "vector", "label")
 
 
 @dataclass(frozen=True)
@@ -163,16 +160,10 @@ def _on_ray(
         num_cpus=1 if resources is None or resources.cpus_per_worker is None else resources.cpus_per_worker,
         concurrency=None if resources is None else resources.workers,
     )
-    try:
-        with progress(what, len(shards), "shards") as bar:
-            for row in dataset.iter_rows():
-                bar.advance()
-                yield row["done"]
-    except Exception as error:
-        cause = cause_of(error)
-        if isinstance(cause, RayMMError):
-            raise cause from None
-        raise
+    with own_errors(), progress(what, len(shards), "shards") as bar:
+        for row in dataset.iter_rows():
+            bar.advance()
+            yield row["done"]
 
 
 def _require_good(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]) -> None:
@@ -249,99 +240,68 @@ def _write_datasets(
     plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary], fields: Mapping[str, FieldSpec]
 ) -> dict[str, Manifest]:
     """Completes the fields and writes ``dataset.json`` of every split, all at the end."""
-    output = plan.settings.output
     of_split = {
         split: [summaries[shard].fields[split] for shard in plan.shards if split in summaries[shard].fields]
         for split in plan.splits
     }
     everywhere = merge_summaries(part for parts in of_split.values() for part in parts)
-    tokenizers, facts = _train_tokenizers(plan)
-    complete = complete_fields(fields, everywhere, facts)
+    texts = _texts(plan)
+    tokenizers = train_tokenizers(fields, lambda name, split: texts[name, split], plan.splits, plan.train_split)
+    complete = complete_fields(fields, everywhere, tokenizers.facts)
     for name, spec in complete.items():
         kept = {key: getattr(fields[name], key) for key in _KEPT if hasattr(spec, key)}
         complete[name] = spec.model_copy(update=kept)
-    statistics = _statistics(plan, complete, merge_summaries(of_split[plan.train_split]))
     members = {
         name: tuple(dict.fromkeys(suffix for summary in summaries.values() for suffix in summary.members[name]))
         for name in complete
     }
     for name, given in plan.settings.suffixes.items():
         members[name] = tuple(sorted(members[name], key=given.index if given is not None else None))
-    manifests = {}
-    for split in plan.splits:
-        for name, content in tokenizers.items():
-            write_atomic(tokenizer_path(output / split, name), content)
-        found = merge_summaries(of_split[split])
-        manifests[split] = write_dataset(
-            output / split,
-            name=f"{plan.job.name}/{split}",
-            shards=[
-                ShardInfo(
-                    path=shard.info.url,
-                    index=_index_name(shard),
-                    num_samples=summaries[shard].num_samples[split],
-                    size_bytes=shard.info.size,
-                    version=shard.info.version,
-                )
-                for shard in plan.shards
-                if summaries[shard].num_samples.get(split)
-            ],
-            fields=complete,
-            members=members,
-            presence={name: found[name].present for name in complete},
-            label_counts={
-                name: label_counts(spec, found[name].classes)
-                for name, spec in complete.items()
-                if isinstance(spec, LabelField) and spec.classes is not None
-            },
-            statistics=statistics,
-            source=plan.digest,
+    return write_splits(
+        plan.settings.output,
+        plan.job.name,
+        {split: _split(plan, summaries, split, complete, merge_summaries(of_split[split])) for split in plan.splits},
+        fields=complete,
+        members=members,
+        statistics=field_statistics(complete, merge_summaries(of_split[plan.train_split]), plan.train_split),
+        tokenizers=tokenizers.content,
+        source=plan.digest,
+    )
+
+
+def _split(
+    plan: PlacePlan,
+    summaries: Mapping[PlacedShard, PlaceSummary],
+    split: str,
+    fields: Mapping[str, FieldSpec],
+    found: Mapping[str, FieldSummary],
+) -> Split:
+    shards = [
+        ShardInfo(
+            path=shard.info.url,
+            index=_index_name(shard),
+            num_samples=summaries[shard].num_samples[split],
+            size_bytes=shard.info.size,
+            version=shard.info.version,
         )
-    return manifests
+        for shard in plan.shards
+        if summaries[shard].num_samples.get(split)
+    ]
+    counts = {name: label_counts(_label(fields[name]), found[name].classes) for name in class_names(fields)}
+    return Split(shards, found, counts)
 
 
-def _statistics(
-    plan: PlacePlan, fields: Mapping[str, FieldSpec], train: Mapping[str, FieldSummary]
-) -> dict[str, Statistics]:
-    statistics = {}
-    for name, spec in fields.items():
-        if spec.type in _STATISTICS and not (isinstance(spec, LabelField) and spec.target == "class"):
-            moments = train[name].moments
-            if moments is None:
-                raise RayMMError(
-                    f"fields.{name}: no sample of split {plan.train_split!r} has it, so its mean and standard deviation are "
-                    "not known; name other shards, or remove the field."
-                )
-            statistics[name] = to_statistics(moments)
-    return statistics
-
-
-def _train_tokenizers(plan: PlacePlan) -> tuple[dict[str, str], dict[str, TextFacts]]:
-    specs = {name: spec for name, spec in plan.settings.fields.items() if isinstance(spec, TextField)}
-    if not specs:
-        return {}, {}
-    texts: dict[str, dict[str, list[str]]] = {name: {split: [] for split in plan.splits} for name in specs}
-    for shard in plan.shards:
+def _texts(plan: PlacePlan) -> dict[tuple[str, str], list[str]]:
+    """(Field, split) → its texts, without empty ones."""
+    names = [name for name, spec in plan.settings.fields.items() if isinstance(spec, TextField)]
+    texts: dict[tuple[str, str], list[str]] = {(name, split): [] for name in names for split in plan.splits}
+    for shard in plan.shards if names else ():
         facts = read_facts(shard, plan.settings)
-        for name in specs:
+        for name in names:
             for split, text in zip(facts.splits, facts.texts[name], strict=True):
                 if split and text:
-                    texts[name][split].append(text)
-    tokenizers, known = {}, {}
-    for name, spec in specs.items():
-        train = texts[name][plan.train_split]
-        if not train:
-            raise UsageError(
-                f"fields.{name}: no sample of split {plan.train_split!r} has a text, so there is nothing to train its "
-                "tokenizer on; name other members, or remove the field."
-            )
-        content = train_tokenizer(train, spec.vocabulary_size)
-        longest = 0
-        if spec.max_tokens is None:
-            longest = max(longest_text(content, found, MAX_TOKENS) for found in texts[name].values() if found)
-        tokenizers[name] = content
-        known[name] = TextFacts(Tokenizer.from_str(content).get_vocab_size(), longest)
-    return tokenizers, known
+                    texts[name, split].append(text)
+    return texts
 
 
 def _metrics(manifests: Mapping[str, Manifest], summaries: Mapping[PlacedShard, PlaceSummary]) -> dict[str, Any]:

@@ -22,28 +22,26 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tokenizers import Tokenizer
 
-from ray_mm.config.fields import LabelField, TextField
+from ray_mm.config.fields import FieldSpec
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.decode.container import require_av
 from ray_mm.data.index import index_path
-from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset, tokenizer_path, write_dataset
+from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError
-from ray_mm.preprocessing.complete import MAX_TOKENS, TextFacts, complete_fields
+from ray_mm.preprocessing.complete import complete_fields
 from ray_mm.preprocessing.files import missing_cells
 from ray_mm.preprocessing.in_place import SETTLED_IN_PLACE, make_in_place, plan_in_place
 from ray_mm.preprocessing.members import EXTENSIONS
 from ray_mm.preprocessing.plan import SETTLED, Plan, plan_job
+from ray_mm.preprocessing.publish import Split, class_names, field_statistics, train_tokenizers, write_splits
 from ray_mm.preprocessing.shards import ShardPlan
-from ray_mm.preprocessing.statistics import to_statistics
-from ray_mm.preprocessing.summary import BadCell, ShardSummary, first_bad, merge_fields
+from ray_mm.preprocessing.summary import BadCell, FieldSummary, ShardSummary, first_bad, merge_fields
 from ray_mm.preprocessing.table import listing
-from ray_mm.preprocessing.tokenizer import longest_text, train_tokenizer
 from ray_mm.preprocessing.writer import read_receipt, receipts_folder, remove_shard, write_shard
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
-from ray_mm.session import cause_of, ray_session
+from ray_mm.session import own_errors, ray_session
 from ray_mm.storage import local_path, write_atomic
 
 _log = logging.getLogger(__name__)
@@ -204,14 +202,9 @@ def _run_tasks(job: PreprocessJob, plan: Plan, shards: list[ShardPlan]) -> Itera
         num_gpus=None if resources is None or not resources.gpus_per_worker else resources.gpus_per_worker,
         concurrency=None if resources is None else resources.workers,
     )
-    try:
+    with own_errors():
         for row in dataset.iter_rows():
             yield row["shard"], ShardSummary.model_validate_json(row["summary"])
-    except Exception as error:
-        cause = cause_of(error)
-        if isinstance(cause, RayMMError):
-            raise cause from None
-        raise
 
 
 def _require_good(plan: Plan, summaries: dict[ShardPlan, ShardSummary]) -> None:
@@ -227,71 +220,46 @@ def _require_good(plan: Plan, summaries: dict[ShardPlan, ShardSummary]) -> None:
 
 def _write_datasets(job: PreprocessJob, plan: Plan, summaries: dict[ShardPlan, ShardSummary]) -> dict[str, Manifest]:
     """Completes the fields and writes ``dataset.json`` of every split, all at the end."""
-    output = plan.settings.output
     # In the order of the plan: sums must not depend on which task ended first.
     of_split = {split: [summaries[shard] for shard in plan.shards if shard.split == split] for split in plan.splits}
     everywhere = merge_fields(summary for split in plan.splits for summary in of_split[split])
-    train = merge_fields(of_split[plan.train_split])
-    tokenizers, facts = _train_tokenizers(plan)
-    fields = complete_fields(plan.fields, everywhere, facts)
-    statistics = {}
-    for field, spec in fields.items():
-        if spec.type in _STATISTICS and not (isinstance(spec, LabelField) and spec.target == "class"):
-            moments = train[field].moments
-            if moments is None:
-                raise RayMMError(
-                    f"fields.{field}: no sample of split {plan.train_split!r} has it, so its mean and standard deviation are "
-                    "not known; correct the table, or remove the field."
-                )
-            statistics[field] = to_statistics(moments)
-    manifests = {}
-    for split in plan.splits:
-        for field, content in tokenizers.items():
-            write_atomic(tokenizer_path(output / split, field), content)
-    for split in plan.splits:
-        found = merge_fields(of_split[split])
-        shards = [
-            ShardInfo(
-                path=shard.path,
-                index=str(index_path(Path(shard.path))),
-                num_samples=summaries[shard].num_samples,
-                size_bytes=summaries[shard].size_bytes,
-                version=summaries[shard].version,
-            )
-            for shard in plan.shards
-            if shard.split == split and summaries[shard].num_samples
-        ]
-        if not shards:
-            raise RayMMError(f"{output / split}: every sample of this split turned out to be empty; correct the table.")
-        manifests[split] = write_dataset(
-            output / split,
-            name=f"{job.name}/{split}",
-            shards=shards,
-            fields=fields,
-            members={field: _suffixes(field, plan, everywhere[field].extensions) for field in fields},
-            presence={field: found[field].present for field in fields},
-            label_counts={
-                field: dict.fromkeys(spec.classes, 0) | found[field].classes
-                for field, spec in fields.items()
-                if isinstance(spec, LabelField) and spec.classes is not None
-            },
-            statistics=statistics,
-            source=plan.digest,
+    tokenizers = train_tokenizers(plan.fields, plan.texts, plan.splits, plan.train_split)
+    fields = complete_fields(plan.fields, everywhere, tokenizers.facts)
+    return write_splits(
+        plan.settings.output,
+        job.name,
+        {split: _split(plan, summaries, split, fields, merge_fields(of_split[split])) for split in plan.splits},
+        fields=fields,
+        members={field: _suffixes(field, plan, everywhere[field].extensions) for field in fields},
+        statistics=field_statistics(fields, merge_fields(of_split[plan.train_split]), plan.train_split),
+        tokenizers=tokenizers.content,
+        source=plan.digest,
+    )
+
+
+def _split(
+    plan: Plan,
+    summaries: dict[ShardPlan, ShardSummary],
+    split: str,
+    fields: Mapping[str, FieldSpec],
+    found: Mapping[str, FieldSummary],
+) -> Split:
+    shards = [
+        ShardInfo(
+            path=shard.path,
+            index=str(index_path(Path(shard.path))),
+            num_samples=summaries[shard].num_samples,
+            size_bytes=summaries[shard].size_bytes,
+            version=summaries[shard].version,
         )
-    return manifests
-
-
-def _train_tokenizers(plan: Plan) -> tuple[dict[str, str], dict[str, TextFacts]]:
-    tokenizers, facts = {}, {}
-    for field, spec in plan.fields.items():
-        if isinstance(spec, TextField):
-            content = train_tokenizer(plan.texts(field, plan.train_split), spec.vocabulary_size)
-            longest = 0
-            if spec.max_tokens is None:
-                longest = max(longest_text(content, plan.texts(field, split), MAX_TOKENS) for split in plan.splits)
-            tokenizers[field] = content
-            facts[field] = TextFacts(Tokenizer.from_str(content).get_vocab_size(), longest)
-    return tokenizers, facts
+        for shard in plan.shards
+        if shard.split == split and summaries[shard].num_samples
+    ]
+    if not shards:
+        folder = plan.settings.output / split
+        raise RayMMError(f"{folder}: every sample of this split turned out to be empty; correct the table.")
+    counts = {name: dict.fromkeys(classes, 0) | found[name].classes for name, classes in class_names(fields).items()}
+    return Split(shards, found, counts)
 
 
 def _suffixes(field: str, plan: Plan, extensions: tuple[str, ...]) -> tuple[str, ...]:
