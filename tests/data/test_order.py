@@ -103,6 +103,17 @@ def test_neighbours_are_torn_apart() -> None:
     assert neighbours < 50
 
 
+def test_batches_of_the_default_windows_are_nearly_random_draws() -> None:
+    sizes = np.full(100, 1000, np.int64)
+    shards, rows = Order(sizes, 0, Shuffle(0, "a", 256, 64)).locate(0, 100_000)
+    lay = shards * 1000 + rows
+    assert np.abs(lay - np.arange(100_000)).mean() / 100_000 == pytest.approx(1 / 3, abs=0.02)
+    batches = lay[:99_968].reshape(-1, 128).astype(float)
+    between, within = 128 * batches.mean(axis=1).var(ddof=1), batches.var(axis=1, ddof=1).mean()
+    # In the order of recording it is 1, by chance 0; a buffer of 1,000 samples leaves a third.
+    assert (between - within) / (between + 127 * within) < 0.03
+
+
 @pytest.mark.usefixtures("groups")
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0]])
 @pytest.mark.parametrize("shuffle", [None, Shuffle(0, "a", 4, 4)])
