@@ -33,6 +33,7 @@ _STARTS = {
     b"# .PCD": "pcd",
     b"VERSION": "pcd",
 }
+_LENGTHS = sorted({len(start) for start in _STARTS})
 _RIFF = {b"WAVE": "wav", b"WEBP": "webp", b"AVI ": "avi"}
 _IFF = {b"AIFF": "aiff", b"AIFC": "aiff"}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -59,4 +60,4 @@ def known_format(payload: bytes | memoryview) -> str | None:
         return "mp4"
     if head[:1] == b"G" and head[_TS_PACKET : _TS_PACKET + 1] == b"G":
         return "ts"
-    return next((extension for start, extension in _STARTS.items() if head.startswith(start)), None)
+    return next((_STARTS[start] for length in _LENGTHS if (start := head[:length]) in _STARTS), None)
