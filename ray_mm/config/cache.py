@@ -18,8 +18,24 @@ class RemoteCache(Config):
     """Most bytes that are kept. A training wants two windows of its shuffle at least; all of the dataset, if there is room."""
 
 
+class DecodedCache(Config):
+    """Decoded samples. All runs and processes of a machine may share one folder."""
+
+    folder: Location
+    """Folder on a disk of the machine that reads; on a cluster every machine has one of this name."""
+    size: Size
+    """Most bytes that are kept. Where the decoded samples need more, always the same part of them is kept."""
+
+
 class CacheConfig(Config):
     """What is kept on the machine's own disk."""
 
     remote: RemoteCache | None = None
     """Shards that lie in an object store. Unset: each sample is fetched every time that it is read."""
+
+
+class TrainCache(CacheConfig):
+    """What is kept on the machine's own disk, for a training, which reads every sample more than once."""
+
+    decoded: DecodedCache | None = None
+    """Decoded samples. Unset: each is decoded in every epoch."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Resources
-from ray_mm.config.cache import CacheConfig
+from ray_mm.config.cache import TrainCache
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.model import ModelConfig
 from ray_mm.config.source import AnySource, Balance, TrainSources
@@ -57,7 +57,7 @@ class TrainData(Config):
     """How thoroughly samples are mixed."""
     bad_samples: BadSamples = BadSamples()
     """When too many unreadable samples stop the run."""
-    cache: CacheConfig = CacheConfig()
+    cache: TrainCache = TrainCache()
     """What is kept on the machine's own disk."""
     prefetch_batches: int = Field(default=2, ge=1, le=256)
     """Batches that wait ready for each worker; the first step begins when so many are there."""

@@ -25,6 +25,7 @@ quarantine.py     what happens to a bad sample
 replay.py         quarantined members, decoded once more
 foresight.py      when the plan reads a block of a remote shard next: what a cache keeps
 members.py        shard and row → bytes, from disk or from a store
+row_cache.py      decoded samples on a local disk, for the next epoch
 reader.py         positions → a decoded batch, without Ray
 blocks.py         a batch ↔ an Arrow table, without a copy
 source.py         the plan as a Ray datasource

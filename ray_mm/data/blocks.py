@@ -29,11 +29,13 @@ class Work(NamedTuple):
         read_s: seconds of reading members, or of waiting for them.
         decode_s: seconds of decoding.
         done_at: when it was ready, seconds since 1970.
+        num_cached: samples of each of its batches that were kept from an earlier epoch; empty: not known.
     """
 
     read_s: float
     decode_s: float
     done_at: float
+    num_cached: tuple[int, ...] = ()
 
 
 def to_table(arrays: Arrays, keys: list[str], items: range = range(0), work: Work | None = None) -> pa.Table:

@@ -39,6 +39,7 @@ class LoadedBatch:
         queued_s: seconds that it lay ready before that.
         read_s: seconds of reading its members, in some process.
         decode_s: seconds of decoding them there.
+        num_cached: samples of it that were kept from an earlier epoch.
     """
 
     item: Item
@@ -51,6 +52,7 @@ class LoadedBatch:
     queued_s: float = 0.0
     read_s: float = 0.0
     decode_s: float = 0.0
+    num_cached: int = 0
 
 
 class Loader:
@@ -143,6 +145,7 @@ class Loader:
                 queued_s=max(0.0, now - work.done_at),
                 read_s=work.read_s / len(items),
                 decode_s=work.decode_s / len(items),
+                num_cached=work.num_cached[place] if work.num_cached else 0,
             )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -30,6 +30,9 @@ from ray_mm.storage.remote import join
 Members = dict[str, memoryview]
 """Field → the bytes of its member; absent ones are left out."""
 
+_Asked = tuple[int, int, tuple[str, ...]]
+"""Shard, row and fields."""
+
 _OPEN_SHARDS = 256
 _BATCHES_AT_ONCE = 4
 
@@ -41,27 +44,28 @@ class _OpenShard:
     suffixes: dict[str, list[str]]
     reader: RangeReader
 
-    def found(self, row: int) -> dict[str, str]:
+    def found(self, row: int, fields: Collection[str]) -> dict[str, str]:
         """Field → the suffix of its member; absent ones are left out."""
         found: dict[str, str] = {}
-        for field, suffixes in self.suffixes.items():
-            for suffix in suffixes:
+        for field in fields:
+            for suffix in self.suffixes[field]:
                 if self.index.sizes[suffix][row] > 0:
                     found[field] = suffix
                     break
         return found
 
-    def places(self, row: int) -> dict[str, Range]:
+    def places(self, row: int, fields: Collection[str]) -> dict[str, Range]:
         """Field → where its member lies; absent ones are left out."""
         offsets, sizes = self.index.offsets, self.index.sizes
         return {
-            field: (int(offsets[suffix][row]), int(sizes[suffix][row])) for field, suffix in self.found(row).items()
+            field: (int(offsets[suffix][row]), int(sizes[suffix][row]))
+            for field, suffix in self.found(row, fields).items()
         }
 
     def damaged(self, row: int, members: Members) -> dict[str, str]:
         """Field → what is wrong with its member, where the index knows better."""
         bad: dict[str, str] = {}
-        for field, suffix in self.found(row).items() if self.index.checksums else ():
+        for field, suffix in self.found(row, members).items() if self.index.checksums else ():
             wanted, is_there = int(self.index.checksums[suffix][row]), google_crc32c.value(bytes(members[field]))
             if is_there != wanted:
                 bad[field] = f"has other bytes than when it was indexed: CRC32C {is_there:08x}, expected {wanted:08x}"
@@ -80,30 +84,38 @@ class SampleReader:
     def __init__(self, dataset: Dataset, fields: list[str], cache: BlockCache | None = None) -> None:
         self._cache = cache
         self._dataset = dataset
-        self._fields = fields
+        self._fields = tuple(fields)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
-        self._ahead: defaultdict[tuple[int, int], deque[tuple[Future[list[Members]], int]]] = defaultdict(deque)
+        self._ahead: defaultdict[_Asked, deque[tuple[Future[list[Members]], int]]] = defaultdict(deque)
 
-    def members(self, shard: int, row: int, arena: Arena | None = None) -> Members:
+    def members(
+        self, shard: int, row: int, arena: Arena | None = None, fields: tuple[str, ...] | None = None
+    ) -> Members:
         """The members of a sample; at once where they were asked for ahead.
 
         Args:
             shard: number of it.
             row: in the shard.
             arena: memory for what is read now. None: it gets its own.
+            fields: which of the members. None: all.
 
         Raises:
             DatasetError: the shard or its index is gone, damaged or changed.
             StorageError: the store does not answer, or refuses; it names shard and key.
         """
-        waiting = self._ahead.get((shard, row))
+        fields = self._fields if fields is None else fields
+        waiting = self._ahead.get((shard, row, fields))
         if not waiting:
-            return self._read([(shard, row)], arena)[0]
+            return self._read([(shard, row)], fields, arena)[0]
         future, number = waiting.popleft()
         if not waiting:
-            del self._ahead[shard, row]
+            del self._ahead[shard, row, fields]
         return future.result()[number]
+
+    def is_ahead(self, shard: int, row: int) -> bool:
+        """Whether all members of a sample were asked for ahead."""
+        return (shard, row, self._fields) in self._ahead
 
     def name(self, shard: int, row: int) -> tuple[str, str]:
         """The shard's path, relative to the dataset or as it is given there, and the sample's key."""
@@ -111,30 +123,39 @@ class SampleReader:
         return opened.path, opened.index.keys[row]
 
     def damaged(self, shard: int, row: int, members: Members) -> dict[str, str]:
-        """Field → what is wrong with its member, for those whose CRC32C is in the index and not that of the bytes."""
+        """Field → what is wrong with its member, for those whose CRC32C is in the index and not that of the bytes.
+
+        Args:
+            shard: number of it.
+            row: in the shard.
+            members: that were read.
+        """
         return self._shard(shard, row).damaged(row, members)
 
-    def prefetch(self, shards: Sequence[int], rows: Sequence[int]) -> None:
+    def prefetch(self, shards: Sequence[int], rows: Sequence[int], fields: tuple[str, ...] | None = None) -> None:
         """Starts to read samples of remote shards that ``members`` will be asked for; returns at once."""
+        fields = self._fields if fields is None else fields
         samples = [
             (shard, row) for shard, row in zip(shards, rows, strict=True) if is_remote(self._dataset.location(shard))
         ]
         if samples:
-            future = _pool(os.getpid()).submit(self._read, samples)
+            future = _pool(os.getpid()).submit(self._read, samples, fields)
             for number, sample in enumerate(samples):
-                self._ahead[sample].append((future, number))
+                self._ahead[(*sample, fields)].append((future, number))
 
     def forget(self) -> None:
         """Drops what was read ahead and not asked for."""
         self._ahead.clear()
 
-    def _read(self, samples: Sequence[tuple[int, int]], arena: Arena | None = None) -> list[Members]:
+    def _read(
+        self, samples: Sequence[tuple[int, int]], fields: tuple[str, ...], arena: Arena | None = None
+    ) -> list[Members]:
         first_rows = dict(reversed(samples))
         shards = sorted(first_rows)
         # A batch may be the first of many shards: their indexes are fetched side by side.
         opening = [partial(self._shard, shard, first_rows[shard]) for shard in shards]
         opened = dict(zip(shards, run_all(opening), strict=True))
-        places = [opened[shard].places(row) for shard, row in samples]
+        places = [opened[shard].places(row, fields) for shard, row in samples]
         ranges: dict[int, list[Range]] = {shard: [] for shard in shards}
         for (shard, _), place in zip(samples, places, strict=True):
             ranges[shard] += place.values()

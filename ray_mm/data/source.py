@@ -23,7 +23,7 @@ import ray
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from ray_mm.config.cache import RemoteCache
+from ray_mm.config.cache import DecodedCache, RemoteCache
 from ray_mm.data.blocks import Work, to_table
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs
@@ -33,6 +33,7 @@ from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.reader import BatchReader
+from ray_mm.data.row_cache import RowCache
 from ray_mm.data.samples import Samples, open_planned
 from ray_mm.storage import local_path
 from ray_mm.storage.cache import BlockCache
@@ -71,6 +72,7 @@ class Feed:
         first_item: where to start.
         quarantine: folder for bad members.
         cache: for shards that lie in a store; None: none.
+        decoded: for decoded samples; None: none.
         pad: whether every batch has the same number of rows.
         block_bytes: that a block of small samples has, about, so that it carries several batches.
         samples_per_task: that one read task reads, about. None: as many as make it neither short nor long.
@@ -86,6 +88,7 @@ class Feed:
     first_item: int
     quarantine: Path
     cache: RemoteCache | None = None
+    decoded: DecodedCache | None = None
     pad: bool = True
     block_bytes: int = BLOCK_BYTES
     samples_per_task: int | None = None
@@ -244,8 +247,11 @@ class _FeedReader:
         cache = None
         if feed.cache is not None:
             cache = BlockCache(local_path(feed.cache.folder), feed.cache.size, self._foresight)
+        rows = None
+        if feed.decoded is not None:
+            rows = RowCache(feed.decoded, [*self._train.datasets, *self._validation.datasets], feed.preprocessor)
         self._train_reader, self._validation_reader = (
-            BatchReader(epochs.datasets, feed.preprocessor, feed.quarantine, cache)
+            BatchReader(epochs.datasets, feed.preprocessor, feed.quarantine, cache, rows)
             for epochs in (self._train, self._validation)
         )
 
@@ -276,8 +282,13 @@ class _FeedReader:
             parts = [share[0] for share in shares] + ([self._train_reader.padding(rest)] if rest else [])
             arrays = {name: np.concatenate([part[name] for part in parts]) for name in arrays}
             keys = [key for share in shares for key in share[1]] + [""] * rest
-            read_s, decode_s = (sum(share[2][part] for share in shares) for part in (0, 1))
-            work = Work(read_s, decode_s, time.time())
+            done = [share[2] for share in shares]
+            work = Work(
+                sum(each.read_s for each in done),
+                sum(each.decode_s for each in done),
+                time.time(),
+                tuple(count for each in done for count in each.num_cached),
+            )
         return to_table(arrays, keys, items, work)
 
     def _begin(self, number: int, rank: int) -> Callable[[], _Share]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import ray
@@ -23,7 +24,8 @@ from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
-from ray_mm.data.samples import plan_samples, select_all
+from ray_mm.data.row_cache import cache_notices
+from ray_mm.data.samples import open_planned, plan_samples, select_all
 from ray_mm.data.source import Feed, feed_dataset
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import notice, progress
@@ -68,6 +70,8 @@ def run_train(job: TrainJob) -> dict[str, Any]:
         # What every new group of workers will find; here it is still an error of the call.
         latest, state = find_start(training.run, training.data_digest)
         for warning in warnings(training.schedule, _validates_on_training_data(training)):
+            notice(warning)
+        for warning in _cache_notices(training):
             notice(warning)
         if latest is not None:
             notice(f"goes on at step {state.step:,} of {training.schedule.num_steps:,}.")
@@ -135,6 +139,7 @@ def plan_feed(training: Training, world_size: int, first_item: int) -> Feed:
         first_item=first_item,
         quarantine=training.quarantine,
         cache=job.data.cache.remote,
+        decoded=job.data.cache.decoded,
     )
 
 
@@ -238,6 +243,15 @@ def _validates_on_training_data(training: Training) -> bool:
         (selection.digest, selection.name) == (validation.digest, validation.name)
         for selection in training.train.selections
     )
+
+
+def _cache_notices(training: Training) -> Iterable[str]:
+    cache = training.job.data.cache.decoded
+    if cache is None:
+        return ()
+    chosen = (training.train, training.validation)
+    datasets = [dataset for samples in chosen if samples is not None for dataset in open_planned(samples)]
+    return cache_notices(cache, datasets, training.preprocessor)
 
 
 def _check_labelled(label: str, key: str, dataset: Dataset) -> None:

@@ -50,7 +50,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
     job, schedule = training.job, training.schedule
     model, optimizer, state = _restore(training, ranks, attempt)
     wrapped = ranks.wrap(model)
-    loss_meter = _LossMeter(ranks)
+    loss_meter = _LossMeter(ranks, has_cache=job.data.cache.decoded is not None)
     validation = ValidationSums(training, ranks)
     with ExitStack() as files:
         ledger = files.enter_context(closing(Ledger(training.run / "ledger", attempt.number, ranks.rank)))
@@ -122,8 +122,9 @@ def _restore(
 class _LossMeter:
     """Loss, speed, and where the time went since the last time that it was read."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, has_cache: bool) -> None:
         self._ranks = ranks
+        self._has_cache = has_cache
         self._started = time.perf_counter()
         self._waits_for_first = True
         self._first_batch: dict[str, float] = {}
@@ -136,6 +137,7 @@ class _LossMeter:
         self._weight_sum = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
         self._seconds = dict.fromkeys(_STAGES, 0.0)
         self._samples = 0
+        self._cached = 0
 
     def add(self, loss_sum: Tensor, weight_sum: Tensor, batch: LoadedBatch, samples: int) -> None:
         """One step: this rank's sums, its batch, and the samples of all ranks."""
@@ -147,6 +149,7 @@ class _LossMeter:
         for stage in _STAGES:
             self._seconds[stage] += getattr(batch, stage)
         self._samples += samples
+        self._cached += batch.num_cached
 
     def due(self, step: int, every: int) -> bool:
         """Whether a line is to be written. All ranks agree only on the step, so time alone decides on a single one."""
@@ -164,13 +167,14 @@ class _LossMeter:
             decode_cores      processes that were busy decoding for this rank
             queued_batches    batches that lay ready, on average
 
+        With a cache of decoded samples: cached, the share of the samples that came from it.
         Of the first line after a start: first_batch_s, seconds until the first batch was there.
 
         Raises:
             TrainingDivergedError: the loss is not finite.
         """
-        loss_sum, weight_sum, *seconds = self._ranks.sum(
-            [float(self._loss_sum), float(self._weight_sum), *self._seconds.values()]
+        loss_sum, weight_sum, cached, *seconds = self._ranks.sum(
+            [float(self._loss_sum), float(self._weight_sum), float(self._cached), *self._seconds.values()]
         )
         if not math.isfinite(loss_sum):
             raise diverged(f"the loss at step {step} is {loss_sum}")
@@ -181,6 +185,7 @@ class _LossMeter:
             "loss": loss_sum / max(weight_sum, 1.0),
             "samples_per_s": round(self._samples / elapsed, 2),
             **dict(zip(_STAGES.values(), shares, strict=True)),
+            **({"cached": round(cached / max(self._samples, 1), 4)} if self._has_cache else {}),
             "seconds": round(now - self._started, 3),
             **self._first_batch,
         }

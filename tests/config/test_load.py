@@ -290,3 +290,12 @@ def test_a_set_argument_without_key_and_value_is_refused(assignment: str) -> Non
 def test_a_set_argument_that_is_not_yaml_is_refused() -> None:
     with pytest.raises(JobFileError, match=r"--set a: the value '\[1' is not YAML"):
         parse_overrides(["a=[1"])
+
+
+def test_decoded_samples_are_kept_for_a_training_only() -> None:
+    cache = {"decoded": {"folder": "cache", "size": "10GB"}}
+    job = load_job(SMALLEST["train"], {"data.cache": cache})
+    assert isinstance(job, TrainJob) and job.data.cache.decoded is not None
+    assert job.data.cache.decoded.size == 10**10
+    # An evaluation reads every sample once.
+    assert "cache.decoded" in refusal(SMALLEST["evaluate"], {"cache": cache})

@@ -43,6 +43,16 @@ def test_members_are_the_bytes_that_were_written(tmp_path: Path) -> None:
         assert reader.name(shard, row) == (f"shards/{shard:06d}.tar", f"sample{sample:06d}")
 
 
+def test_only_the_members_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    dataset, _ = _opened(make_dataset(tmp_path, 4, FIELDS, missing={"vector": 0.5}))
+    reader = SampleReader(dataset, list(FIELDS))
+    whole = [reader.members(0, row) for row in range(2)]
+    for row in range(2):
+        found = reader.members(0, row, fields=("image", "vector"))
+        assert found == {field: whole[row][field] for field in ("image", "vector") if field in whole[row]}
+        assert reader.damaged(0, row, found) == {}
+
+
 def test_a_batch_has_its_samples_its_positions_and_its_keys(tmp_path: Path) -> None:
     dataset, preprocessor = _opened(make_dataset(tmp_path, 10, FIELDS, num_shards=3))
     reader = BatchReader([dataset], preprocessor, None)

@@ -68,6 +68,29 @@ def test_a_training_leaves_checkpoints_metrics_and_an_exact_ledger(local_ray: No
 
 
 @pytest.mark.ray
+def test_with_decoded_samples_kept_it_learns_the_same(
+    local_ray: None, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flips = {"data.fields": {"image": {"type": "image", "random_flip": 0.5}}, "train.epochs": 3}
+    run_train(train_job(data, **flips))
+    cache = {"data.cache.decoded": {"folder": str(data / "cache"), "size": "10MB"}}
+    run_train(train_job(data, **flips, **cache, output=str(data / "cached")))
+    plain, cached = read_metrics(data / "run"), read_metrics(data / "cached")
+    assert [line["loss"] for line in cached] == pytest.approx([line["loss"] for line in plain], rel=1e-5)
+    assert not any("cached" in line for line in plain)
+    assert {line["epoch"]: line["cached"] for line in cached if line["kind"] == "train"} == {1: 0, 2: 1, 3: 1}
+    assert "hold" not in capsys.readouterr().err
+    # Another run finds them, and one whose cache is too small keeps a part.
+    run_train(train_job(data, **flips, **cache, output=str(data / "again")))
+    assert {line["cached"] for line in read_metrics(data / "again") if line["kind"] == "train"} == {1}
+    small = {"data.cache.decoded": {"folder": str(data / "small"), "size": "120kB"}}
+    run_train(train_job(data, **flips, **small, output=str(data / "less")))
+    less = [line["cached"] for line in read_metrics(data / "less") if line["kind"] == "train" and line["epoch"] > 1]
+    assert 0.5 < sum(less) / len(less) < 0.7
+    assert "data.cache.decoded.size: 120.0 kB hold" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.ray
 def test_datasets_are_mixed_classes_balanced_and_parts_read(local_ray: None, data: Path) -> None:
     make_dataset(data / "more", num_samples=60, num_shards=2, fields=FIELDS, seed=2)
     sources = [

@@ -16,6 +16,9 @@ _LINEAR_UP_TO = 1.2
 """Times that a picture is shrunk by interpolation, which is as near to Lanczos there as averaging is, in a fifth of the time
 (``benchmarks/resize.py``); further down it aliases."""
 
+_NUMBERS = 5
+"""That a sample draws for a picture: area, ratio and place of a crop, and the side."""
+
 # OpenCV's own threads would compete with the read tasks for the same cores.
 cv2.setNumThreads(1)
 
@@ -54,11 +57,26 @@ def view_of(name: str, height: int, width: int, spec: ImageField | VideoField, d
     aspect = spec.width / spec.height if spec.fit == "crop" else width / height
     if draw is None or (spec.random_crop is None and spec.random_flip == 0):
         return View(_box(height, width, aspect, math.inf, 0.5, 0.5), False)
-    area, ratio, down, right, side = draw.uniform(name, 5)
-    mirrored = side < spec.random_flip
+    area, ratio, down, right, _ = draw.uniform(name, _NUMBERS)
+    mirrored = is_mirrored(name, spec, draw)
     if spec.random_crop is None:
         return View(_box(height, width, aspect, math.inf, 0.5, 0.5), mirrored)
     return View(_random_box(height, width, aspect, spec.random_crop, (area, ratio, down, right)), mirrored)
+
+
+def is_mirrored(name: str, spec: ImageField | VideoField, draw: Draw) -> bool:
+    """Whether a sample shows a picture mirrored; arguments as of ``view_of``."""
+    return draw.uniform(name, _NUMBERS)[-1] < spec.random_flip
+
+
+def mirror(pictures: npt.NDArray[np.uint8]) -> None:
+    """Mirrors pictures left to right where they are: what ``fit_into`` would have written of a mirrored view.
+
+    Args:
+        pictures: uint8 [..., height, width, channels], in C order.
+    """
+    for picture in pictures.reshape(-1, *pictures.shape[-3:]):
+        picture[...] = cv2.flip(picture, 1).reshape(picture.shape)
 
 
 def _random_box(

@@ -1,0 +1,259 @@
+"""Decoded rows on a local disk, so that the next epoch neither reads nor decodes what this one did.
+
+A slot holds the arrays of one sample as the collator fills them, presence included, and its key. What a draw decides stays out
+of it: pictures are kept as they are and mirrored when they are read, and a field with random crops is decoded every time.
+Slots are kept per dataset and everything that decides what a row holds, so a dataset that was made anew, another picture
+size or another version of a decoder never meets the rows of before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_mm.config.cache import DecodedCache
+from ray_mm.config.fields import ImageField, VideoField
+from ray_mm.data import decode
+from ray_mm.data.decode.crop import is_mirrored, mirror
+from ray_mm.data.decode.decoder import Arrays
+from ray_mm.data.decode.draw import Draw
+from ray_mm.data.fields import field_arrays, presence_name
+from ray_mm.data.manifest import Dataset
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.figures import size
+from ray_mm.storage import local_path
+from ray_mm.storage.slots import SUM_BYTES, Slots, open_slots
+
+_FORMAT = 1
+"""To be raised when a slot's layout changes. Changes of decoders are seen by themselves."""
+
+_KEY_BYTES = 256
+_DECODERS = ("av", "numpy", "opencv-python-headless", "pillow", "simplejpeg", "soundfile", "soxr", "tokenizers")
+_LOG = logging.getLogger(__name__)
+
+Row = list[npt.NDArray[np.uint8]]
+"""The bytes of a sample's kept arrays, in the order of their names."""
+
+
+class RowLayout:
+    """What of a sample is kept, and how it lies in a slot.
+
+    Args:
+        preprocessor: of the training.
+    """
+
+    def __init__(self, preprocessor: Preprocessor) -> None:
+        fields = preprocessor.fields
+        self.decoded_anew = [
+            name
+            for name, spec in sorted(fields.items())
+            if isinstance(spec, ImageField | VideoField) and spec.random_crop is not None
+        ]
+        """Fields whose random crops need the whole picture; all others are kept."""
+        self._flipped = {
+            name: spec
+            for name, spec in fields.items()
+            if isinstance(spec, ImageField | VideoField) and spec.random_flip and name not in self.decoded_anew
+        }
+        plain = {name: spec.model_copy(update={"random_flip": 0.0}) for name, spec in self._flipped.items()}
+        self.plain = preprocessor.model_copy(update={"fields": fields | plain})
+        """The preprocessor without the random flips of what is kept; ``mirror`` makes up for it."""
+        kept = {name: spec for name, spec in self.plain.fields.items() if name not in self.decoded_anew}
+        arrays = {array: it for name, spec in kept.items() for array, it in field_arrays(name, spec).items()}
+        self._arrays = sorted(arrays)
+        self.slot_bytes = _KEY_BYTES + sum(each.dtype.itemsize * math.prod(each.shape) for each in arrays.values())
+        self._members = sorted(kept)
+        self._described = {
+            "format": _FORMAT,
+            "arrays": {name: [each.dtype.str, *each.shape] for name, each in arrays.items()},
+            "fields": {name: spec.model_dump(mode="json") for name, spec in kept.items()},
+            "tokenizers": {name: text for name, text in preprocessor.tokenizers.items() if name in kept},
+        }
+
+    def name(self, dataset: Dataset) -> str:
+        """Of the slots of a dataset: a hash of all that decides what they hold."""
+        members = {field: dataset.manifest.members.get(field) for field in self._members}
+        described = {**self._described, "dataset": dataset.manifest.digest, "members": members, "code": _code()}
+        return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def views(self, arrays: Arrays) -> Row:
+        """The kept arrays of a batch as bytes, uint8 [B, bytes of a row] each; row b of them all is sample b."""
+        return [arrays[name].reshape(len(arrays[name]), -1).view(np.uint8) for name in self._arrays]
+
+    def mirror(self, arrays: Arrays, row: int, draw: Draw) -> None:
+        """Mirrors the pictures of a row as the sample's draw wants it."""
+        for name, spec in self._flipped.items():
+            if arrays[presence_name(name)][row] and is_mirrored(name, spec, draw):
+                mirror(arrays[name][row])
+
+
+class RowCache:
+    """The decoded rows of some datasets. Several processes may use one folder.
+
+    Args:
+        config: where, and how much.
+        datasets: all that share it in this training.
+        preprocessor: of the training.
+    """
+
+    def __init__(self, config: DecodedCache, datasets: Sequence[Dataset], preprocessor: Preprocessor) -> None:
+        self.layout = RowLayout(preprocessor)
+        self._folder = local_path(config.folder)
+        self._is_broken = False
+        share = kept_share(config, datasets, self.layout)
+        self._slots: dict[str, Slots | None] = {}
+        for name, num_samples in _named(datasets, self.layout).items():
+            try:
+                self._slots[name] = open_slots(
+                    self._folder, name, self.layout.slot_bytes, int(share * num_samples), config.size
+                )
+            except OSError as error:
+                self._stop_writing(error)
+                self._slots[name] = None
+
+    def of(self, dataset: Dataset) -> DatasetRows:
+        """The rows of one of the datasets."""
+        starts = np.concatenate([[0], np.cumsum(dataset.shard_sizes)])
+        return DatasetRows(self, self._slots[self.layout.name(dataset)], starts.tolist())
+
+    def write(self, slots: Slots, number: int, row: Row) -> None:
+        """Writes a slot, unless the disk has refused before: one that is full or broken must not stop the run."""
+        if not self._is_broken:
+            try:
+                slots.write(number, row)
+            except OSError as error:
+                self._stop_writing(error)
+
+    def _stop_writing(self, error: OSError) -> None:
+        if not self._is_broken:
+            self._is_broken = True
+            reason = error.strerror or error
+            _LOG.warning("the cache in %s can't be written (%s); reading goes on without it", self._folder, reason)
+
+
+@dataclass(frozen=True)
+class DatasetRows:
+    """The kept rows of one dataset.
+
+    Attributes:
+        cache: that they belong to.
+        slots: where they lie; None: nowhere.
+        starts: number of the first sample of each shard, then of all samples.
+    """
+
+    cache: RowCache
+    slots: Slots | None
+    starts: list[int]
+
+    def prefetch(self, shard: int, row: int) -> bool:
+        """Starts to read a sample and returns at once.
+
+        Returns:
+            Whether it was kept; reading it may still find it damaged.
+        """
+        number = self._number(shard, row)
+        if self.slots is None or not self.slots.is_there(number):
+            return False
+        self.slots.prefetch(number)
+        return True
+
+    def read(self, views: Row, place: int, shard: int, row: int) -> str | None:
+        """Fills a row of a batch.
+
+        Args:
+            views: of the batch, see ``RowLayout.views``.
+            place: the row; it holds zeros, and does again if the sample is not there.
+            shard: of the sample.
+            row: of the shard.
+
+        Returns:
+            The sample's key, empty where it is not kept. None: the sample is not there.
+        """
+        if self.slots is None:
+            return None
+        key, number = np.empty(_KEY_BYTES, np.uint8), self._number(shard, row)
+        if not self.slots.is_there(number):
+            return None
+        if self.slots.read(number, [*(view[place] for view in views), key]):
+            return bytes(key[1 : 1 + int(key[0])]).decode()
+        for view in views:
+            view[place] = 0
+        return None
+
+    def write(self, views: Row, place: int, shard: int, row: int, sample_key: str) -> None:
+        """Keeps a row of a batch; arguments as of ``read``."""
+        if self.slots is None:
+            return
+        key, text = np.zeros(_KEY_BYTES, np.uint8), sample_key.encode()
+        if len(text) < _KEY_BYTES:
+            key[0] = len(text)
+            key[1 : 1 + len(text)] = np.frombuffer(text, np.uint8)
+        self.cache.write(self.slots, self._number(shard, row), [*(view[place] for view in views), key])
+
+    def _number(self, shard: int, row: int) -> int:
+        # The first slots are an even part of the samples, so that every batch has its share where not all are kept.
+        total = self.starts[-1]
+        return (self.starts[shard] + row) * _stride(total) % total
+
+
+def kept_share(config: DecodedCache, datasets: Sequence[Dataset], layout: RowLayout) -> float:
+    """The share of the samples that there is room for, the same for all datasets."""
+    return min(1.0, config.size / max(1, _needed_bytes(datasets, layout)))
+
+
+def cache_notices(config: DecodedCache, datasets: Sequence[Dataset], preprocessor: Preprocessor) -> Iterator[str]:
+    """What a training's cache will not do."""
+    layout = RowLayout(preprocessor)
+    share, needed = kept_share(config, datasets, layout), _needed_bytes(datasets, layout)
+    if share < 1:
+        yield (
+            f"data.cache.decoded.size: {size(config.size)} hold {share:.0%} of the decoded samples, which need {size(needed)}; "
+            "the others are decoded in every epoch."
+        )
+    if layout.decoded_anew:
+        yield (
+            f"data.cache.decoded: {', '.join(layout.decoded_anew)} with random_crop can't be kept and will be decoded in every "
+            "epoch; the other fields are kept."
+        )
+
+
+def _needed_bytes(datasets: Sequence[Dataset], layout: RowLayout) -> int:
+    return sum(_named(datasets, layout).values()) * (layout.slot_bytes + SUM_BYTES)
+
+
+def _named(datasets: Sequence[Dataset], layout: RowLayout) -> dict[str, int]:
+    """Name of slots → samples of their dataset; one that is both trained and validated on is there once."""
+    return {layout.name(dataset): dataset.manifest.num_samples for dataset in datasets}
+
+
+@lru_cache(maxsize=64)
+def _stride(total: int) -> int:
+    """A step that meets every number below ``total`` once, and after n steps has left no gap much wider than others."""
+    stride = max(1, int(total * 0.6180339887498949))
+    while math.gcd(stride, total) != 1:
+        stride += 1
+    return stride
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """A hash of the decoders and the versions of what they use."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(str(decode.__file__)).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    for name in _DECODERS:
+        try:
+            digest.update(f"{name} {metadata.version(name)}\n".encode())
+        except metadata.PackageNotFoundError:  # av is optional
+            digest.update(f"{name} -\n".encode())
+    return digest.hexdigest()
