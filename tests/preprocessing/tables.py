@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mm.config.preprocess import PreprocessJob
+from ray_mm.data.manifest import Dataset
 from tests.factories import CLASSES, audio_bytes, class_of, image_bytes, member_of, number_of
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -79,3 +80,18 @@ def make_job(
         }
         | more
     )
+
+
+def members_by_key(dataset: Dataset) -> dict[str, dict[str, bytes]]:
+    """Key → field → the bytes of its member."""
+    found: dict[str, dict[str, bytes]] = {}
+    for shard in range(dataset.manifest.num_shards):
+        index, content = dataset.read_index(shard), dataset.shard_path(shard).read_bytes()
+        for row, key in enumerate(index.keys):
+            found[key] = {}
+            for field, suffixes in dataset.manifest.members.items():
+                for suffix in suffixes:
+                    if suffix in index.offsets and index.offsets[suffix][row] >= 0:
+                        start = int(index.offsets[suffix][row])
+                        found[key][field] = content[start : start + int(index.sizes[suffix][row])]
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,19 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_mm.config.fields import AudioField, VideoField
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.collate import Collator
-from ray_mm.data.epochs import sequence
-from ray_mm.data.inspect import inspect_dataset
-from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.manifest import open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
-from ray_mm.data.reader import read_batches
-from ray_mm.errors import DatasetError, OutputFolderError, RayMMError, UsageError
+from ray_mm.errors import DatasetError, OutputFolderError
 from ray_mm.preprocessing.preprocess import run_preprocess
-from tests.data.decode.videos import video_bytes
 from tests.factories import CLASSES, SPECS, audio_bytes, class_of, image_bytes, member_of, number_of
-from tests.preprocessing.tables import FIELDS, make_job, make_rows, write_csv, write_file, write_json_lines
+from tests.preprocessing.tables import make_job, make_rows, members_by_key, write_csv, write_file
 
 ray_test = pytest.mark.ray
 _SPLITS = {"by": "hash", "group": "speaker", "fractions": {"train": 0.6, "test": 0.4}}
@@ -56,21 +50,6 @@ def _tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _samples(dataset: Dataset) -> dict[str, dict[str, bytes]]:
-    """Key → field → bytes."""
-    found: dict[str, dict[str, bytes]] = {}
-    for shard in range(dataset.manifest.num_shards):
-        index, content = dataset.read_index(shard), dataset.shard_path(shard).read_bytes()
-        for row, key in enumerate(index.keys):
-            found[key] = {}
-            for field, suffixes in dataset.manifest.members.items():
-                for suffix in suffixes:
-                    if suffix in index.offsets and index.offsets[suffix][row] >= 0:
-                        start = int(index.offsets[suffix][row])
-                        found[key][field] = content[start : start + int(index.sizes[suffix][row])]
-    return found
-
-
 @ray_test
 def test_every_field_comes_back_as_it_went_in(made: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = made
@@ -78,7 +57,7 @@ def test_every_field_comes_back_as_it_went_in(made: tuple[Path, dict[str, Any]])
     for split in ("train", "test"):
         dataset = open_dataset(folder / "out" / split)
         assert dataset.manifest.name == f"made/{split}"
-        samples = _samples(dataset)
+        samples = members_by_key(dataset)
         arrays, bad = Collator(preprocessor_for(dataset, {}, SPECS)).collate(samples.values())
         assert bad == {} and all(arrays[f"{field}.presence"].all() for field in SPECS)
         for row, (key, members) in enumerate(samples.items()):
@@ -110,7 +89,7 @@ def test_shapes_statistics_and_counts_are_those_of_the_data(made: tuple[Path, di
     assert (folder / "out/train/tokenizer.text.json").read_bytes() == (
         folder / "out/test/tokenizer.text.json"
     ).read_bytes()
-    keys = [int(key[1:]) for key in _samples(open_dataset(folder / "out/train"))]
+    keys = [int(key[1:]) for key in members_by_key(open_dataset(folder / "out/train"))]
     series = np.concatenate([np.load(folder / f"files/series{i}.npy") for i in keys]).astype(np.float64)
     assert train.statistics["series"].mean == pytest.approx(series.mean(axis=0), rel=1e-6)
     assert train.statistics["series"].std == pytest.approx(series.std(axis=0), rel=1e-6)
@@ -198,114 +177,6 @@ def test_other_settings_another_job_or_changed_files_do_not_overwrite_a_dataset(
 
 
 @ray_test
-def test_files_that_are_something_else_are_listed_and_a_corrected_run_writes_only_what_is_missing(
-    local_ray: None, tmp_path: Path
-) -> None:
-    rows = make_rows(tmp_path, 12)
-    job = make_job(write_csv(tmp_path / "t.csv", rows), key="key", shard_size=30_000)
-    good = (tmp_path / "files/image5.bin").read_bytes()
-    write_file(tmp_path / "files/image5.bin", b"this is a text, not a picture")
-    write_file(tmp_path / "files/audio5.bin", b"neither")
-    with pytest.raises(RayMMError) as caught:
-        run_preprocess(job)
-    message = str(caught.value)
-    assert caught.value.exit_status == 1
-    assert (
-        f"2 cells: row 6 audio ({tmp_path}/files/audio5.bin: is not WAV, FLAC, OGG, MP3 or another recording), row 6 image ("
-        in message
-    )
-    assert "on_missing: absent" in message
-    with pytest.raises(DatasetError, match=r"has no dataset\.json"):
-        open_dataset(tmp_path / "out/train")
-    shards = tmp_path / "out/train/shards"
-    kept = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.tar")}
-    write_file(tmp_path / "files/image5.bin", good)
-    write_file(tmp_path / "files/audio5.bin", audio_bytes(5))
-    result = run_preprocess(job)
-    assert result["metrics"]["num_samples"] == {"train": 12}
-    after = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.tar")}
-    assert len(after) == len(kept) + 1 > 2 and all(after[name] == kept[name] for name in kept)
-    assert not (tmp_path / "out/.progress").exists()
-
-
-@ray_test
-def test_what_is_missing_or_something_else_can_be_left_absent(
-    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = make_rows(tmp_path, 10)
-    (tmp_path / "files/image1.bin").unlink()
-    write_file(tmp_path / "files/image2.bin", b"no picture")
-    write_file(tmp_path / "files/series3.npy", b"no array")
-    rows[4]["text"] = None
-    rows.append(dict.fromkeys(rows[0]) | {"key": "empty"})
-    table = write_csv(tmp_path / "t.csv", rows)
-    with pytest.raises(UsageError, match=r"1 cell: row 2 image .*image1\.bin \(no such file\)"):
-        run_preprocess(make_job(table, key="key"))
-    assert not (tmp_path / "out").exists()
-    metrics = run_preprocess(make_job(table, key="key", on_missing="absent"))["metrics"]
-    assert metrics["num_samples"] == {"train": 10} and metrics["num_empty"] == 1
-    assert {field: count for field, count in metrics["num_absent"].items() if count} == {
-        "image": 2,
-        "series": 1,
-        "text": 1,
-    }
-    assert {field: count for field, count in metrics["num_unusable"].items() if count} == {"image": 2, "series": 1}
-    listed = [json.loads(line) for line in (tmp_path / "out/unusable.jsonl").read_text().splitlines()]
-    assert [(cell["row"], cell["key"], cell["field"]) for cell in listed] == [
-        (2, "k001", "image"),
-        (3, "k002", "image"),
-        (4, "k003", "series"),
-    ]
-    assert listed[0]["reason"] == f"{tmp_path}/files/image1.bin: no such file"
-    assert listed[1]["reason"].startswith(f"{tmp_path}/files/image2.bin: is not JPEG")
-    told = capsys.readouterr().err
-    assert "ray-mm: 1 row has none of the fields and left no sample" in told
-    assert f"left absent in 3 cells: row 2 image ({tmp_path}/files/image1.bin: no such file)" in told
-    assert f"All: {tmp_path}/out/unusable.jsonl" in told
-    dataset = open_dataset(tmp_path / "out/train")
-    assert dataset.manifest.presence["image"] == 8 and dataset.manifest.presence["text"] == 9
-    samples = _samples(dataset)
-    assert "image" not in samples["k001"] and "image" not in samples["k002"] and "text" not in samples["k004"]
-
-
-@ray_test
-def test_a_column_without_a_single_picture_is_refused(local_ray: None, tmp_path: Path) -> None:
-    rows = make_rows(tmp_path, 6)
-    fields = {"image": {"type": "image", "height": 8, "width": 8}, "label": {"type": "label"}}
-    job = make_job(write_csv(tmp_path / "t.csv", rows), fields, columns={"image": "audio"}, on_missing="absent")
-    with pytest.raises(
-        RayMMError, match=r"fields\.image: none of its 6 cells could be used \(row 1: .*audio0\.bin: is not"
-    ):
-        run_preprocess(job)
-    assert not list((tmp_path / "out").glob("*/dataset.json"))
-
-
-@ray_test
-def test_values_in_the_table_and_changed_settings_after_a_failed_run(local_ray: None, tmp_path: Path) -> None:
-    rows = [
-        {"imu": [[1, 2], [3, 4]], "a": 1, "b": 2.5, "word": "héllo", "y": 0.5},
-        {"imu": [[1, 2, 3]], "a": 2, "b": 3.5, "word": "☃", "y": 1.5},
-        {"imu": [[5, 6]], "a": 3, "b": 4.5, "word": "x", "y": None},
-    ]
-    fields: dict[str, dict[str, Any]] = {
-        "imu": {"type": "series"},
-        "state": {"type": "vector"},
-        "word": {"type": "text"},
-        "y": {"type": "label", "target": "number"},
-    }
-    table = write_json_lines(tmp_path / "t.jsonl", rows)
-    more: dict[str, Any] = {"columns": {"state": ["a", "b"]}}
-    with pytest.raises(RayMMError, match=r"2 values: 2 in 2 rows from row 1 on, 3 in 1 rows from row 2 on"):
-        run_preprocess(make_job(table, fields, **more))
-    fields["imu"]["channels"] = 2
-    run_preprocess(make_job(table, fields, **more, on_missing="absent"))
-    manifest = open_dataset(tmp_path / "out/train").manifest
-    assert manifest.presence == {"imu": 2, "state": 3, "word": 3, "y": 2}
-    assert manifest.statistics["state"].mean == pytest.approx((2.0, 3.5))
-    assert manifest.statistics["y"].mean == (1.0,) and manifest.statistics["imu"].mean == (3.0, 4.0)
-
-
-@ray_test
 def test_killed_in_the_middle_it_never_looks_whole_and_ends_with_the_same_bytes(
     local_ray: None, tmp_path: Path
 ) -> None:
@@ -343,66 +214,3 @@ def test_killed_in_the_middle_it_never_looks_whole_and_ends_with_the_same_bytes(
     whole = job.model_copy(update={"output": str(tmp_path / "whole")})
     run_preprocess(whole)
     assert _tree(tmp_path / "out") == _tree(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    ("more", "wrong", "reason"),
-    [
-        ({}, {"table": "no.csv"}, r"no\.csv: no such file"),
-        ({"columns": {"label": "lable"}}, {}, r"columns\.label: .* has no column 'lable'; did you mean 'label'\?"),
-        ({"fields": {"label": {"type": "label", "classes": ["left"]}}}, {}, r"fields\.label\.classes: \d+ rows"),
-        ({"fields": {"image": {"type": "image"}}, "root": "/"}, {}, r"names files that can't be used in 6 cells"),
-        (
-            {"fields": {"image": {"type": "image"}}, "columns": {"image": "text"}, "on_missing": "absent"},
-            {},
-            r"columns\.image: none of the 6 cells of column 'text' of .* names a usable file \(row 1: .*: no such file\); "
-            "is it the right column",
-        ),
-        ({}, {"table": "s3://bucket/t.csv"}, r"s3:// can't be used here"),
-    ],
-)
-def test_bad_input_ends_with_status_two_before_ray_is_imported(
-    tmp_path: Path, more: dict[str, Any], wrong: dict[str, Any], reason: str
-) -> None:
-    table = write_csv(tmp_path / "t.csv", make_rows(tmp_path, 6))
-    job = make_job(table, **({"fields": {"label": {"type": "label"}}} | more)).model_copy(update=wrong)
-    code = (
-        "import sys, json; from ray_mm.config.load import load_job; from ray_mm.errors import RayMMError\n"
-        "from ray_mm.preprocessing.preprocess import run_preprocess\n"
-        "try: run_preprocess(load_job(json.loads(sys.argv[1])))\n"
-        "except RayMMError as error: print(error); sys.exit(error.exit_status + 10 * ('ray' in sys.modules))"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, job.model_dump_json()], capture_output=True, text=True)
-    assert ended.returncode == 2, ended.stderr
-    assert re.search(reason, ended.stdout)
-    assert not (tmp_path / "out").exists()
-
-
-@ray_test
-def test_clips_become_frames_and_their_sound_another_field(local_ray: None, tmp_path: Path) -> None:
-    rows = []
-    for i in range(4):
-        write_file(tmp_path / f"clips/{i}.bin", video_bytes(10 + i, sound_seconds=1.0))
-        rows.append({"clip": f"clips/{i}.bin" if i else "", "y": i})
-    fields = {"clip": {"type": "video", "num_frames": 3}, "sound": {"type": "audio"}, "y": FIELDS["number"]}
-    job = make_job(write_csv(tmp_path / "t.csv", rows), fields, columns={"sound": "clip"})
-    run_preprocess(job)
-    dataset = open_dataset(tmp_path / "out/train")
-    assert dataset.manifest.fields["clip"] == VideoField(num_frames=3, height=48, width=64)
-    sound = dataset.manifest.fields["sound"]
-    assert isinstance(sound, AudioField) and sound.rate_hz == 16000
-    assert dataset.manifest.presence == {"clip": 3, "sound": 3, "y": 4}
-    assert dataset.manifest.members["clip"] == ("clip.mp4",) and dataset.manifest.members["sound"] == ("sound.mp4",)
-    (batch,) = read_batches(sequence(dataset), preprocessor_for(dataset, {}, fields), 4)
-    assert sorted(batch["clip.length"].tolist()) == [0, 3, 3, 3] and batch["weight"].all()
-    assert (batch["sound.length"][batch["sound.presence"]] > 15000).all()
-    (table,) = [table for table in inspect_dataset(tmp_path / "out/train").tables if table.title == "fields"]
-    assert table.rows[0][:3] == ("clip", "video", "uint8 [3, 48, 64, 3]")
-
-
-def test_a_job_with_clips_needs_pyav_and_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    job = make_job(write_csv(tmp_path / "t.csv", [{"clip": "a.mp4"}]), {"clip": {"type": "video"}})
-    with pytest.raises(UsageError, match=r"fields\.clip \(video\) needs PyAV; install it with pip install"):
-        run_preprocess(job)
-    assert not (tmp_path / "out").exists()
