@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ray_mm.data.index import index_path, index_shard, write_index
+from ray_mm.data.index import index_shard
+from ray_mm.data.sidecar import index_path, write_index
 
 _SUFFIXES = ("jpg", "json", "cls")
 _FORMATS = {"ustar": tarfile.USTAR_FORMAT, "GNU": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -30,8 +30,8 @@ import cv2
 import numpy as np
 
 from ray_mm.config.fields import FieldSpec, ImageField, SeriesField, TextField
-from ray_mm.data.index import index_path, write_index
 from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.data.sidecar import index_path, write_index
 from ray_mm.preprocessing.tokenizer import train_tokenizer
 from ray_mm.preprocessing.writer import write_tar
 

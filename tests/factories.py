@@ -30,8 +30,9 @@ from ray_mm.config.fields import (
     TextField,
     VectorField,
 )
-from ray_mm.data.index import Labels, index_path, index_shard, read_index, write_index
+from ray_mm.data.index import Labels, index_shard
 from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.data.sidecar import index_path, read_index, write_index
 from ray_mm.preprocessing.tokenizer import train_tokenizer
 from ray_mm.storage import sha256_file
 

@@ -4,7 +4,8 @@ fields.py         the schema of a batch: field → arrays
 tar_bytes.py      where a tar's bytes come from: a file, an object, a gzip stream
 tar_header.py     the fields of its headers
 tar.py            the header walk of a tar
-index.py          where each member of a shard lies: a sidecar
+index.py          a tar → where each member of its samples lies
+sidecar.py        the index on disk
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
 shards.py         patterns → the shards that they name
 indexing.py       many shards → their indexes, where they are not there yet

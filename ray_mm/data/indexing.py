@@ -12,17 +12,9 @@ from pathlib import Path, PurePosixPath
 from pydantic import TypeAdapter, ValidationError
 
 from ray_mm.config.base import Size
-from ray_mm.data.index import (
-    ShardIndex,
-    ShardState,
-    index_path,
-    index_shard,
-    is_current,
-    points_path,
-    read_index,
-    write_index,
-)
+from ray_mm.data.index import ShardIndex, ShardState, index_shard, is_current
 from ray_mm.data.shards import find_shards
+from ray_mm.data.sidecar import index_path, points_path, read_index, write_index
 from ray_mm.data.tar_bytes import MAX_UNPACKED_BYTES
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import progress

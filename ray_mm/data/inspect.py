@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from ray_mm.config.fields import LabelField
 from ray_mm.data.fields import field_arrays
-from ray_mm.data.index import ShardIndex, index_shard, points_path
+from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_text
 from ray_mm.data.infer import Found, count_labels, look_at_members, propose, proposed_job
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
 from ray_mm.data.shards import TAR_SUFFIXES, find_shards
+from ray_mm.data.sidecar import points_path
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import ObjectInfo
 

@@ -28,7 +28,8 @@ from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import require_complete
 from ray_mm.data.fit import no_dataset
-from ray_mm.data.index import ShardIndex, ShardState, index_path, is_current, read_index, require_current
+from ray_mm.data.index import ShardIndex, ShardState, is_current, require_current
+from ray_mm.data.sidecar import index_path, read_index
 from ray_mm.errors import DatasetError, ObjectMissingError
 from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.storage.remote import ObjectInfo, join, located, read_object

@@ -18,14 +18,15 @@ from functools import lru_cache, partial
 import google_crc32c
 import numpy as np
 
-from ray_mm.data.index import ShardIndex, points_path
+from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset
+from ray_mm.data.sidecar import points_path
 from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
-from ray_mm.storage import is_remote, local_path
+from ray_mm.storage import is_remote, local_path, ranges
 from ray_mm.storage.cache import BlockCache
 from ray_mm.storage.ranges import Arena, Range, RangeReader, read_many, run_all
-from ray_mm.storage.remote import join
+from ray_mm.storage.remote import join, patient
 
 Members = dict[str, memoryview]
 """Field → the bytes of its member; absent ones are left out."""
@@ -156,11 +157,11 @@ class SampleReader:
         opening = [partial(self._shard, shard, first_rows[shard]) for shard in shards]
         opened = dict(zip(shards, run_all(opening), strict=True))
         places = [opened[shard].places(row, fields) for shard, row in samples]
-        ranges: dict[int, list[Range]] = {shard: [] for shard in shards}
+        wanted: dict[int, list[Range]] = {shard: [] for shard in shards}
         for (shard, _), place in zip(samples, places, strict=True):
-            ranges[shard] += place.values()
+            wanted[shard] += place.values()
         try:
-            views = self._read_many([(opened[shard].reader, ranges[shard]) for shard in shards], arena)
+            views = self._read_many([(opened[shard].reader, wanted[shard]) for shard in shards], arena)
         except (ObjectChangedError, ObjectMissingError) as error:
             raise DatasetError(
                 f"{error} Nothing of it is trained on; restore the shard, or make the dataset again."
@@ -178,10 +179,10 @@ class SampleReader:
                 )
         return found
 
-    def _read_anew(self, reader: RangeReader, ranges: Sequence[Range]) -> list[memoryview]:
+    def _read_anew(self, reader: RangeReader, wanted: Sequence[Range]) -> list[memoryview]:
         if self._cache is not None:
-            self._cache.drop(reader, ranges)
-        return reader.read(ranges)
+            self._cache.drop(reader, wanted)
+        return reader.read(wanted)
 
     def _read_many(
         self, wanted: Sequence[tuple[RangeReader, Sequence[Range]]], arena: Arena | None
@@ -206,7 +207,8 @@ class SampleReader:
         return opened
 
     def _opened(self, shard: int, row: int) -> _OpenShard:
-        index, found = self._dataset.open_shard(shard, row)
+        with patient(ranges.REMOTE_POLICY.give_up_s):
+            index, found = self._dataset.open_shard(shard, row)
         path, members = self._dataset.shards[shard].path, self._dataset.manifest.members
         suffixes = {
             field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields

@@ -20,9 +20,10 @@ import numpy as np
 
 from ray_mm.config.fields import FieldSpec, LabelField, TextField
 from ray_mm.config.preprocess import PreprocessJob, SplitByHash
-from ray_mm.data.index import as_labels, points_path, write_index
+from ray_mm.data.index import as_labels
 from ray_mm.data.manifest import Manifest, ShardInfo
 from ray_mm.data.shards import find_shards
+from ray_mm.data.sidecar import points_path, write_index
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.preprocessing.classes import class_label, class_number, label_counts
 from ray_mm.preprocessing.complete import complete_fields

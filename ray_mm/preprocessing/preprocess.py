@@ -26,8 +26,8 @@ import pyarrow as pa
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.decode.container import require_av
-from ray_mm.data.index import index_path
 from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset
+from ray_mm.data.sidecar import index_path
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError
 from ray_mm.preprocessing.complete import complete_fields
 from ray_mm.preprocessing.files import missing_cells

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
@@ -23,7 +24,8 @@ from pydantic import ValidationError
 from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.numeric import decode_label
-from ray_mm.data.index import Labels, ShardIndex, as_labels, index_path, read_index, write_index
+from ray_mm.data.index import Labels, ShardIndex, as_labels
+from ray_mm.data.sidecar import index_path, read_index, write_index
 from ray_mm.errors import DatasetError, RayMMError
 from ray_mm.preprocessing.files import MISSING, file_named
 from ray_mm.preprocessing.members import Member, member_of
@@ -238,10 +240,10 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
         samples: key and members (suffix → payload) of each; a sample without members leaves no trace in a tar.
 
     Returns:
-        The index, as ``data.index.index_shard`` would find it; its version is the SHA-256 of the tar.
+        The index, as ``data.index.index_shard`` would find it with checksums; its version is the SHA-256 of the tar.
     """
     keys: list[str] = []
-    rows: list[dict[str, tuple[int, int]]] = []
+    rows: list[dict[str, tuple[int, int, int]]] = []
     digest = hashlib.sha256()
     with path.open("wb") as stream:
         place = 0
@@ -253,7 +255,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
             for suffix in sorted(members):
                 payload = members[suffix]
                 header = tar_header(f"{key}.{suffix}", len(payload))
-                rows[-1][suffix] = (place + len(header), len(payload))
+                rows[-1][suffix] = (place + len(header), len(payload), google_crc32c.value(payload))
                 padding = bytes(-len(payload) % _BLOCK)
                 for part in (header, payload, padding):
                     stream.write(part)
@@ -264,10 +266,12 @@ def write_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) ->
         stream.flush()
         os.fsync(stream.fileno())
     suffixes = sorted({suffix for row in rows for suffix in row})
+    found = {suffix: np.array([row.get(suffix, (-1, -1, 0)) for row in rows], np.int64).T for suffix in suffixes}
     return ShardIndex(
         keys=keys,
-        offsets={suffix: np.array([row.get(suffix, (-1, -1))[0] for row in rows], np.int64) for suffix in suffixes},
-        sizes={suffix: np.array([row.get(suffix, (-1, -1))[1] for row in rows], np.int64) for suffix in suffixes},
+        offsets={suffix: values[0].copy() for suffix, values in found.items()},
+        sizes={suffix: values[1].copy() for suffix, values in found.items()},
+        checksums={suffix: values[2].astype(np.uint32) for suffix, values in found.items()},
         shard_bytes=place + len(_END),
         version=f"sha256:{digest.hexdigest()}",
     )

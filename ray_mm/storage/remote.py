@@ -8,6 +8,8 @@ they are never written anywhere.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
 import os
 import re
@@ -30,6 +32,7 @@ _ENVIRONMENT = re.compile(r"(AWS_|GOOGLE_|STORAGE_EMULATOR_|SSL_|HTTPS?_PROXY|NO
 _STATUS = re.compile(r"status code: (\d{3})")
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 _ATTEMPTS = 10
+_PATIENT_ATTEMPTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -220,12 +223,36 @@ def store_of(url: str, *, retries: bool = True, timeout_s: float = 30.0, stall_s
     scheme, bucket, _ = split_url(url)
     # A test, or a session that gets new credentials, changes the environment: then the old store must not be used.
     environment = tuple(sorted(item for item in os.environ.items() if _ENVIRONMENT.match(item[0])))
-    return _store(scheme, bucket, retries, timeout_s, stall_s, environment)
+    patience_s = _patience_s.get()
+    attempts, retry_s = (_ATTEMPTS, 60.0) if patience_s is None else (_PATIENT_ATTEMPTS, patience_s)
+    return _store(scheme, bucket, attempts if retries else 1, retry_s, timeout_s, stall_s, environment)
+
+
+@contextlib.contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """Within the block, a store that does not answer is asked again for so long, instead of a few times.
+
+    A command should tell soon that an address is wrong; a training of days should outlast a store's bad minutes.
+    """
+    token = _patience_s.set(seconds)
+    try:
+        yield
+    finally:
+        _patience_s.reset(token)
+
+
+_patience_s: contextvars.ContextVar[float | None] = contextvars.ContextVar("ray_mm_patience_s", default=None)
 
 
 @lru_cache(maxsize=64)
 def _store(
-    scheme: str, bucket: str, retries: bool, timeout_s: float, stall_s: float, environment: tuple[tuple[str, str], ...]
+    scheme: str,
+    bucket: str,
+    attempts: int,
+    retry_s: float,
+    timeout_s: float,
+    stall_s: float,
+    environment: tuple[tuple[str, str], ...],
 ) -> ObjectStore:
     from obstore.store import GCSStore, HTTPStore, S3Store
 
@@ -238,7 +265,7 @@ def _store(
     }
     if scheme == "http" or (scheme == "s3" and endpoint.startswith("http://")):
         client["allow_http"] = True
-    retry: RetryConfig = {"max_retries": _ATTEMPTS - 1 if retries else 0, "retry_timeout": timedelta(minutes=1)}
+    retry: RetryConfig = {"max_retries": attempts - 1, "retry_timeout": timedelta(seconds=retry_s)}
     try:
         if scheme == "s3":
             return S3Store(bucket, client_options=client, retry_config=retry)

@@ -17,18 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_mm.data.index import (
-    Labels,
-    ShardIndex,
-    ShardState,
-    index_path,
-    index_shard,
-    points_path,
-    read_index,
-    require_current,
-    shard_state,
-    write_index,
-)
+from ray_mm.data.index import Labels, ShardIndex, ShardState, index_shard, require_current, shard_state
+from ray_mm.data.sidecar import index_path, points_path, read_index, write_index
 from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError
 from ray_mm.storage import sha256_file

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ray_mm.data import indexing
-from ray_mm.data.index import index_path, read_index
 from ray_mm.data.indexing import IndexSettings, index_shards, index_tars, sidecars, size_text
 from ray_mm.data.shards import find_shards
+from ray_mm.data.sidecar import index_path, read_index
 from ray_mm.errors import DatasetError, UsageError
 from ray_mm.storage.remote import put_if_absent
 from tests.factories import write_tar

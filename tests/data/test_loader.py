@@ -11,10 +11,11 @@ import torch
 
 from ray_mm.config.fields import ImageField
 from ray_mm.data.fields import POSITION, WEIGHT
-from ray_mm.data.index import index_path, index_shard, write_index
+from ray_mm.data.index import index_shard
 from ray_mm.data.loader import LoadedBatch, check_positions
 from ray_mm.data.manifest import ShardInfo, write_dataset
 from ray_mm.data.plan import Schedule
+from ray_mm.data.sidecar import index_path, write_index
 from ray_mm.data.source import Feed
 from ray_mm.errors import OrderError
 from ray_mm.storage import sha256_file

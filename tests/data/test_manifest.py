@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_mm.config.fields import ImageField
-from ray_mm.data.index import index_shard, shard_state, write_index
+from ray_mm.data.index import index_shard, shard_state
 from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
+from ray_mm.data.sidecar import write_index
 from ray_mm.errors import DatasetError
 from ray_mm.version import DATASET_FORMAT
 from tests.factories import CLASSES, SPECS, class_of, make_dataset

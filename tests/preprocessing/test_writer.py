@@ -14,7 +14,8 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_mm.data.index import index_path, index_shard, read_index
+from ray_mm.data.index import index_shard
+from ray_mm.data.sidecar import index_path, read_index
 from ray_mm.errors import RayMMError
 from ray_mm.preprocessing.plan import Plan, plan_job
 from ray_mm.preprocessing.writer import read_receipt, receipt_path, tar_header, write_shard, write_tar
@@ -42,12 +43,13 @@ def test_what_is_written_is_what_tarfile_and_our_index_read(
         found = {info.name: _read(tar, info) for info in tar}
         assert all((info.mtime, info.uid, info.gid, info.uname) == (0, 0, 0, "") for info in tar.getmembers())
     assert found == {f"{key}.{suffix}": data for key, members in samples.items() for suffix, data in members.items()}
-    walked = index_shard(shard)
+    walked = index_shard(shard, with_checksums=True)
     assert index.keys == walked.keys and index.shard_bytes == walked.shard_bytes == shard.stat().st_size
     assert index.offsets.keys() == walked.offsets.keys()
     for suffix in index.offsets:
         assert (index.offsets[suffix] == walked.offsets[suffix]).all()
         assert (index.sizes[suffix] == walked.sizes[suffix]).all()
+        assert (index.checksums[suffix] == walked.checksums[suffix]).all()
     again = tmp_path / "1.tar"
     write_tar(again, [(key, dict(reversed(members.items()))) for key, members in samples.items()])
     assert again.read_bytes() == shard.read_bytes()

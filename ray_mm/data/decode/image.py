@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,8 @@ def decode_image(
     """
     found = _decode_jpeg(payload, spec, name, draw) if bytes(payload[:3]) == _JPEG else None
     if found is None:
+        if bytes(payload[:8]) == _PNG:
+            _check_png(payload)
         pixels = _decode_with_pillow(payload, spec)
         found = pixels, view_of(name, pixels.shape[0], pixels.shape[1], spec, draw)
     fit_into(*found, out)
@@ -123,6 +126,27 @@ def _decode_jpeg(
             raise DecodeError(f"damaged JPEG ({error})") from None
         return None
     return _turn(pixels, orientation), view
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
+
+
+def _check_png(payload: bytes | memoryview) -> None:
+    """Compares the checksums of all that pixels are made of (ISO/IEC 15948, 5.3). Pillow passes over those of pixels, and
+    leaves black what comes behind a wrong bit."""
+    content, place = memoryview(payload), len(_PNG)
+    while place + 12 <= len(content):
+        kind, end = bytes(content[place + 4 : place + 8]), place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if end + 4 > len(content):
+            raise DecodeError(f"damaged PNG (chunk {kind!r} at byte {place} is cut short)")
+        if kind in _PNG_PIXELS and zlib.crc32(content[place + 4 : end]) != int.from_bytes(
+            content[end : end + 4], "big"
+        ):
+            raise DecodeError(f"damaged PNG (the checksum of chunk {kind.decode()} at byte {place} is wrong)")
+        if kind == b"IEND":
+            return
+        place = end + 4
 
 
 def _turn(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:

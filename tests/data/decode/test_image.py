@@ -238,3 +238,19 @@ def test_a_picture_over_the_pixel_limit_is_refused_from_its_header() -> None:
     for decode in (_decode, image_size):
         with pytest.raises(DecodeError, match="3600000000 pixels"):
             decode(bytes(png))
+
+
+def test_a_png_with_a_flipped_bit_is_refused_or_the_same_picture() -> None:
+    png = _encode(np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8), "PNG")
+    expected, refused = _decode(png), 0
+    for bit in range(len(png) * 8):
+        damaged = bytearray(png)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            assert (_decode(bytes(damaged)) == expected).all()
+        except DecodeError:
+            refused += 1
+    assert refused > 0.9 * len(png) * 8
+    for size in range(8, len(png) - 12):
+        with pytest.raises(DecodeError):
+            _decode(png[:size])
