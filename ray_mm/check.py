@@ -52,6 +52,11 @@ def check_job(job: Job) -> list[str]:
         UsageError: something is missing, or does not fit.
     """
     check_output(job, SETTLED if isinstance(job, TrainJob) else ())
+    return check_inputs(job)
+
+
+def check_inputs(job: Job) -> list[str]:
+    """As ``check_job``, whatever lies in the job's output."""
     match job:
         case PreprocessJob():
             return list(_preprocess(job))

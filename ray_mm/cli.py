@@ -38,6 +38,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.epochs=3. May be given again."),
 ]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster that this machine is part of: auto or HOST:PORT.")
+]
 ClusterAddress = Annotated[
     str | None,
     typer.Option(
@@ -138,9 +141,7 @@ def _fail(message: str, status: int) -> None:
 def run(
     job: JobFile,
     overrides: Overrides = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster that this machine is part of: auto or HOST:PORT.")
-    ] = None,
+    address: RayAddress = None,
 ) -> None:
     """Run a job here. Running it again goes on where it was interrupted."""
     from ray_mm.config.load import load_job, parse_overrides
@@ -252,17 +253,38 @@ def quarantine(
 
 @_verb
 def doctor(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job file.")] = None, overrides: Overrides = None
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job file, of a training.")] = None,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For measuring each stage of the job, about.")] = 3.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    address: RayAddress = None,
 ) -> None:
-    """Look at this machine, Ray, the GPU and access tokens, and at what a job would need."""
-    from ray_mm.config.load import parse_overrides
-    from ray_mm.doctor import Level, examine
+    """Look at this machine, Ray and the GPU; of a training, also measure which of its stages will limit it."""
+    from ray_mm.config.load import load_job, parse_overrides
 
-    worst = Level.OK
-    for finding in examine(job, parse_overrides(overrides or [])):
-        worst = max(worst, finding.level)
-        print(finding.line(), flush=True)
-    if worst is Level.FAIL:
+    loaded = None if job is None else load_job(job, parse_overrides(overrides or []))
+    if loaded is not None and loaded.kind != "train":
+        raise UsageError(
+            f"{job}: is of kind {loaded.kind}; doctor measures a train job. For this one: ray-mm check {job}"
+        )
+    import json
+
+    from ray_mm import doctor
+    from ray_mm.summary import examined_parts
+
+    worst, parts = doctor.Level.OK, []
+    for part in doctor.examine(loaded, seconds, address):
+        parts.append(part)
+        worst = max(worst, part.level) if isinstance(part, doctor.Finding) else worst
+        if as_json:
+            continue
+        if isinstance(part, doctor.Finding):
+            print(part.line(), flush=True)
+        else:
+            _show(examined_parts(part))
+    if as_json:
+        print(json.dumps(doctor.as_json(parts), indent=2))
+    if worst is doctor.Level.FAIL:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,7 @@
-"""``ray-mm doctor [JOB]``: this machine, Ray, the GPU, access tokens → findings, each with what to do about it."""
+"""``ray-mm doctor [JOB]``: this machine, Ray, the GPU, access tokens → findings, each with what to do about it.
+
+Of a train job also: each of its stages, measured alone on its own data, and which of them will limit it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,14 +21,17 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from ray_mm.auth import token_path
-from ray_mm.check import check_job
+from ray_mm.check import check_inputs
 from ray_mm.config.base import Resources
-from ray_mm.config.evaluate import EvaluateJob
-from ray_mm.config.load import Job, load_job
-from ray_mm.config.train import TrainJob
-from ray_mm.errors import UsageError
+from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.errors import OutputFolderError, UsageError
+from ray_mm.progress import notice
+from ray_mm.run_folder import check_output
 from ray_mm.session import cause_of, crowding, divide, local_cpus, ray_session
 from ray_mm.storage import local_path
+from ray_mm.training import explain
+from ray_mm.training.explain import Examined
+from ray_mm.training.plan import Training
 
 _GIB = 2**30
 _LOW_MEMORY = 4 * _GIB
@@ -58,32 +64,61 @@ class Finding:
         return f"{self.level.name.lower():4}  {self.name}: {self.found}{f' → {self.advice}' if self.advice else ''}"
 
 
-def examine(job: str | None = None, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-    """Looks at everything, the quick things first.
+def examine(
+    job: TrainJob | None = None, seconds: float = 3.0, address: str | None = None
+) -> Iterator[Finding | Examined]:
+    """Looks at everything, the quick things first; a job's stages are measured last, if Ray starts and has room for it.
 
     Args:
-        job: a job file, to see whether it would run here.
-        overrides: of its keys: dotted key → value.
+        job: a training, to see whether it would run here, and how fast.
+        seconds: for measuring each of its stages, about.
+        address: of a Ray cluster. None: a private Ray on this machine.
+
+    Raises:
+        UsageError: the job, or what it names, is wrong; or nothing answers at the address.
+        RayMMError: a stage could not be measured.
     """
-    loaded: Job | None = None
+    training = None
     if job is not None:
-        try:
-            loaded = load_job(job, overrides)
-            yield Finding(Level.OK, "job", f"{job} is a valid {loaded.kind} job, {loaded.name!r}")
-            for line in check_job(loaded):
-                found, _, advice = line.removeprefix("warning: ").rpartition("; ")
-                is_warning = line.startswith("warning: ")
-                yield Finding(Level.WARN, "job", found, advice) if is_warning else Finding(Level.OK, "job", line)
-        except UsageError as error:
-            yield Finding(Level.FAIL, "job", str(error), "correct it, or run the job that comes before it")
+        lines = check_inputs(job)
+        yield Finding(Level.OK, "job", f"a valid {job.kind} job, {job.name!r}")
+        for line in lines:
+            found, _, advice = line.removeprefix("warning: ").rpartition("; ")
+            is_warning = line.startswith("warning: ")
+            yield Finding(Level.WARN, "job", found, advice) if is_warning else Finding(Level.OK, "job", line)
+        yield from _output(job)
+        from ray_mm.training.train import plan_training
+
+        training = plan_training(job)
     yield _cpus()
     yield _memory()
-    yield _disk(local_path(loaded.output) if loaded is not None else Path.cwd())
+    yield _disk(local_path(job.output) if job is not None else Path.cwd())
     yield _shared_memory()
     yield from versions()
     yield token()
     yield _gpu()
-    yield from _ray(loaded)
+    yield from _ray(training, seconds, address)
+
+
+def as_json(parts: Iterable[Finding | Examined]) -> dict[str, Any]:
+    """What ``ray-mm doctor --json`` prints."""
+    findings: list[dict[str, str]] = []
+    training = None
+    for part in parts:
+        if isinstance(part, Finding):
+            findings.append({**vars(part), "level": part.level.name.lower()})
+        else:
+            training = explain.as_json(part)
+    return {"format": "ray_mm.doctor", "version": 1, "findings": findings, "training": training}
+
+
+def _output(job: TrainJob) -> Iterator[Finding]:
+    """Measuring writes nothing there: what would be refused to a run is only told, so that settings can be tried."""
+    try:
+        check_output(job, SETTLED)
+    except OutputFolderError as error:
+        found, _, advice = str(error).rpartition("; ")
+        yield Finding(Level.WARN, "output", found, advice)
 
 
 def _cpus() -> Finding:
@@ -201,30 +236,51 @@ def _gpu() -> Finding:
     return Finding(Level.OK, "GPU", f"none; torch {torch.__version__} trains on the CPU")
 
 
-def _ray(job: Job | None) -> Iterator[Finding]:
+def _ray(training: Training | None, seconds: float, address: str | None) -> Iterator[Finding | Examined]:
     started = time.monotonic()
-    try:
-        with ray_session("local"):
-            import ray
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(ray_session(address or "local"))
+        except UsageError:
+            raise
+        except Exception as error:  # whatever keeps Ray from starting is a finding, not a failure of this command
+            cause = cause_of(error)
+            found = f"a private one does not start ({type(cause).__name__}: {str(cause).strip().splitlines()[:1]})"
+            yield Finding(Level.FAIL, "Ray", found, "look into /tmp/ray/session_latest/logs")
+            return
+        import ray
 
-            seconds = time.monotonic() - started
-            resources = ray.cluster_resources()
-    except Exception as error:  # whatever keeps Ray from starting is a finding, not a failure of this command
-        cause = cause_of(error)
-        found = f"a private one does not start ({type(cause).__name__}: {str(cause).strip().splitlines()[:1]})"
-        yield Finding(Level.FAIL, "Ray", found, "look into /tmp/ray/session_latest/logs")
-        return
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        resources = ray.cluster_resources()
+        yield _ray_started(time.monotonic() - started, resources, address)
+        if training is not None:
+            yield from _training(training, seconds, resources)
+
+
+def _ray_started(seconds: float, resources: Mapping[str, float], address: str | None) -> Finding:
+    import ray
+
     store = _size(int(resources.get("object_store_memory", 0)))
+    begun = f"starts in {seconds:.1f} s" if address is None else f"at {address} answers in {seconds:.1f} s"
     found = (
-        f"{ray.__version__} starts in {seconds:.1f} s with {cpus:g} CPUs, {gpus:g} GPUs and {store} of shared memory"
+        f"{ray.__version__} {begun} with {resources.get('CPU', 0.0):g} CPUs, {resources.get('GPU', 0.0):g} GPUs and {store} of "
+        "shared memory"
     )
     if seconds > _SLOW_START_S:
-        yield Finding(Level.WARN, "Ray", found, "the machine is busy or its disk slow; every job waits for this")
-    else:
-        yield Finding(Level.OK, "Ray", found)
-    if isinstance(job, (TrainJob, EvaluateJob)):
-        yield placement(job.resources, cpus, gpus)
+        return Finding(Level.WARN, "Ray", found, "the machine is busy or its disk slow; every job waits for this")
+    return Finding(Level.OK, "Ray", found)
+
+
+def _training(training: Training, seconds: float, resources: Mapping[str, float]) -> Iterator[Finding | Examined]:
+    from ray_mm.training.measure import measure
+
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    job = training.job
+    placed = placement(job.resources, cpus, gpus)
+    yield placed
+    if placed.level is not Level.FAIL:
+        notice(f"measuring each stage of {job.name!r} for about {seconds:g} s")
+        measured = measure(training, divide(job.resources, cpus, gpus), seconds)
+        yield explain.examined(job.name, seconds, measured, training.schedule)
 
 
 def placement(resources: Resources, cpus: float, gpus: float) -> Finding:
@@ -232,7 +288,7 @@ def placement(resources: Resources, cpus: float, gpus: float) -> Finding:
     try:
         plan = divide(resources, cpus, gpus)
     except UsageError as error:
-        return Finding(Level.FAIL, "resources", str(error), "or submit the job to a larger cluster")
+        return Finding(Level.FAIL, "resources", str(error), "or measure and run it on a larger cluster: --address")
     found = (
         f"{plan.workers} worker(s) with {plan.cpus_per_worker:g} CPUs and {plan.gpus_per_worker:g} GPUs each; "
         f"{plan.data_cpus:g} CPUs read data"

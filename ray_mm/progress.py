@@ -120,7 +120,7 @@ class Progress:
     def left_text(self) -> str:
         """Such as ``1:05 left``, or nothing."""
         left = self.seconds_left()
-        return "" if left is None or self.done == self.total else f"{_duration(left)} left"
+        return "" if left is None or self.done == self.total else f"{duration(left)} left"
 
     def line(self) -> str:
         """Everything in one line, for a log."""
@@ -239,7 +239,8 @@ def _value(value: Shown) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:#.4g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as ``1:05`` (minutes and seconds), or ``2:00:31`` with hours."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

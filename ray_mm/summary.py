@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_mm import figures
+from ray_mm.progress import duration
 from ray_mm.storage import local_path
+from ray_mm.training import explain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ray_mm.data.quarantine import Quarantined
     from ray_mm.launch.submit import Status
+    from ray_mm.training.explain import Examined
 
 _PLACES = ("report.html", "predictions.parquet", "best", "artifact")
 """What a run may leave in its folder that one looks for first."""
@@ -147,6 +150,31 @@ def _subset_table(subsets: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     for subset, values in subsets.items():
         table.add_row(subset, *(figures.text(column, values.get(column)) for column in columns))
     return table
+
+
+def examined_parts(found: Examined) -> Iterator[RenderableType]:
+    """The stages of a training, each alone, which of them limits it, and how long it will take."""
+    measured, diagnosis = found.measured, found.diagnosis
+    yield ""
+    table = [
+        (
+            row.stage,
+            "–" if row.samples_per_s is None else figures.rate(row.samples_per_s),
+            row.per,
+            "" if row.bytes_per_s is None else f"{figures.size(row.bytes_per_s)}/s",
+            row.told,
+        )
+        for row in explain.rows(measured)
+    ]
+    title = f"{found.name}: each stage alone, about {found.seconds:g} s each"
+    yield titled_table(title, ("stage", "samples", "per", "bytes", ""), table)
+    yield explain.sentence(measured, diagnosis)
+    yield (
+        f"about {figures.rate(diagnosis.predicted)} in all: {duration(diagnosis.epoch_s)} an epoch, {duration(diagnosis.run_s)} "
+        "the run"
+    )
+    for note in explain.notes(measured):
+        yield f"- {note}"
 
 
 def titled_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:

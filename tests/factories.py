@@ -83,6 +83,7 @@ def make_dataset(
     missing: Mapping[str, float] | None = None,
     corrupt: Collection[tuple[int, str]] = (),
     specs: Mapping[str, FieldSpec] | None = None,
+    picture_size: tuple[int, int] = (16, 16),
 ) -> Path:
     """Writes a whole dataset: tars, indexes, tokenizer, ``shards.parquet``, ``dataset.json``.
 
@@ -95,6 +96,7 @@ def make_dataset(
         missing: field → share of samples that lack it.
         corrupt: (sample, field) pairs whose member can't be decoded.
         specs: other specs than those in ``SPECS``: another picture size, a shorter text.
+        picture_size: height and width of the pictures in the tars.
 
     Returns:
         ``folder``.
@@ -111,7 +113,7 @@ def make_dataset(
             for name in sorted(chosen):
                 if absent[name][i]:
                     continue
-                extension, payload = member_of(name, i, seed)
+                extension, payload = member_of(name, i, seed, picture_size)
                 if (i, name) in corrupt:
                     payload = _CORRUPT.get(name, b"\x93NUMPY this is no array")
                 members[f"sample{i:06d}.{name}.{extension}"] = payload
@@ -175,11 +177,11 @@ def number_of(sample: int, seed: int = 0) -> float:
     return 10.0 * class_of(sample, seed) + float(_vector(sample, seed)[0])
 
 
-def member_of(field: str, sample: int, seed: int = 0) -> tuple[str, bytes]:
+def member_of(field: str, sample: int, seed: int = 0, picture_size: tuple[int, int] = (16, 16)) -> tuple[str, bytes]:
     """Extension and bytes of one member. Even samples have a JPEG, odd ones a PNG."""
     match field:
         case "image":
-            return ("jpg", "png")[sample % 2], image_bytes(sample, seed)
+            return ("jpg", "png")[sample % 2], image_bytes(sample, seed, height=picture_size[0], width=picture_size[1])
         case "text":
             return "txt", _SENTENCES[class_of(sample, seed)].encode()
         case "audio":

@@ -139,7 +139,7 @@ def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (2, "ray-mm: runs: is a folder; expected a job file, in YAML.\n")
 
 
-@pytest.mark.parametrize("verb", ["run", "check", "submit"])
+@pytest.mark.parametrize("verb", ["run", "check", "submit", "doctor"])
 def test_a_missing_job_file_is_told_in_one_line(tmp_path: Path, verb: str) -> None:
     ran = ray_mm(tmp_path, verb, "absent.yaml")
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "ray-mm: absent.yaml: no such job file.\n")
@@ -186,6 +186,22 @@ def test_what_the_data_says_is_told_with_the_line_of_the_key(datasets: Path) -> 
     assert ran.stderr.startswith("ray-mm: lines.yaml:6: model.fields.camera: the dataset has no field 'camera'")
     ran = ray_mm(datasets, "check", "lines.yaml", "--set", "data.train=nowhere")
     assert ran.stderr.startswith("ray-mm: lines.yaml with data.train='nowhere': data.train: /")
+
+
+def test_doctor_refuses_what_it_can_not_measure_in_one_line(datasets: Path) -> None:
+    write_job(datasets, "evaluate")
+    ran = ray_mm(datasets, "doctor", "job.yaml")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    told = "job.yaml: is of kind evaluate; doctor measures a train job. For this one: ray-mm check job.yaml"
+    assert ran.stderr == f"ray-mm: {told}\n"
+    write_job(datasets)
+    ran = ray_mm(datasets, "doctor", "job.yaml", "--set", "data.train=nowhere")
+    assert (ran.returncode, ran.stdout, len(ran.stderr.splitlines())) == (2, "", 1)
+    assert "no such dataset folder" in ran.stderr
+    ran = ray_mm(datasets, "doctor", "job.yaml", "--set", "model.fields.sound={}")
+    assert (ran.returncode, ran.stdout) == (2, "") and "the dataset has no field 'sound'" in ran.stderr
+    ran = ray_mm(datasets, "doctor", "job.yaml", "--seconds", "0")
+    assert (ran.returncode, ran.stdout) == (2, "") and "seconds" in ran.stderr
 
 
 def test_an_output_folder_of_another_job_is_told_before_anything_heavy_is_imported(datasets: Path) -> None:

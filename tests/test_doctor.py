@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from ray_mm import doctor
 from ray_mm.config.base import Resources
+from ray_mm.config.load import load_job
+from ray_mm.config.train import TrainJob
 from ray_mm.doctor import Finding, Level
+from ray_mm.errors import DatasetError, UsageError
+from ray_mm.training.explain import Examined
 from tests.config.jobs import SMALLEST
 from tests.factories import make_dataset
 
@@ -30,28 +34,71 @@ def test_a_finding_is_a_line_with_what_to_do() -> None:
     assert Finding(Level.FAIL, "disk", "0 GiB free", "make room").line() == "fail  disk: 0 GiB free → make room"
 
 
+def train_job(**overrides: Any) -> TrainJob:
+    job = load_job(SMALLEST["train"], overrides)
+    assert isinstance(job, TrainJob)
+    return job
+
+
 @pytest.mark.ray
-def test_everything_is_looked_at_and_a_job_that_can_run_is_placed(
+def test_everything_is_looked_at_and_a_training_is_measured(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_dataset(tmp_path / "data" / "small" / "train", 6)
-    (tmp_path / "job.yaml").write_text(json.dumps(SMALLEST["train"]))
-    findings = list(doctor.examine("job.yaml", {"train.epochs": 3}))
-    names = [finding.name for finding in findings]
+    # Ray runs in another folder than the test.
+    job = train_job(**{"train.epochs": 3, "data.train": str(tmp_path / "data" / "small" / "train")})
+    *findings, last = doctor.examine(job, 0.2)
+    assert isinstance(last, Examined) and last.name == "fit" and last.diagnosis.predicted > 0
+    found = [finding for finding in findings if isinstance(finding, Finding)]
+    names = [finding.name for finding in found]
     assert names[:8] == ["job", "job", "job", "job", "CPUs", "memory", "disk", "shared memory"]
-    assert findings[2].found == "train: 3 steps: 3 epochs of 1 step, 128 samples each", "as it was overridden"
-    assert findings[3].level is Level.WARN and "is more than the 6 samples" in findings[3].found
+    assert found[2].found == "train: 3 steps: 3 epochs of 1 step, 128 samples each", "as it was overridden"
+    assert found[3].level is Level.WARN and "is more than the 6 samples" in found[3].found
     assert names[-4:] == ["access token", "GPU", "Ray", "resources"]
-    assert findings[-1].found == "1 worker(s) with 1 CPUs and 0 GPUs each; 1 CPUs read data"
-    assert all(finding.advice for finding in findings if finding.level is not Level.OK)
+    assert found[-1].found == "1 worker(s) with 1 CPUs and 0 GPUs each; 1 CPUs read data"
+    assert all(finding.advice for finding in found if finding.level is not Level.OK)
+    content = json.loads(json.dumps(doctor.as_json([*found, last])))
+    assert content["format"] == "ray_mm.doctor" and content["findings"][0]["level"] == "ok"
+    assert content["training"]["limit"] == last.diagnosis.limit
+    assert not (tmp_path / "runs").exists(), "nothing is written"
 
 
 @pytest.mark.ray
-def test_a_job_that_can_not_run_fails_and_the_machine_is_looked_at_all_the_same(local_ray: None) -> None:
-    first, *others = doctor.examine("absent.yaml")
-    assert first.level is Level.FAIL and first.found == "absent.yaml: no such job file."
-    assert "Ray" in [finding.name for finding in others]
+def test_without_a_job_only_the_machine_is_looked_at(local_ray: None) -> None:
+    found = list(doctor.examine())
+    assert all(isinstance(finding, Finding) for finding in found)
+    assert [finding.name for finding in found if isinstance(finding, Finding)][-1] == "Ray"
+    assert doctor.as_json(found)["training"] is None
+
+
+@pytest.mark.ray
+def test_a_job_that_finds_no_room_is_not_measured(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data" / "small" / "train", 6)
+    last = list(doctor.examine(train_job(**{"resources.gpus_per_worker": 1}), 0.2))[-1]
+    assert isinstance(last, Finding) and last.level is Level.FAIL and "--address" in last.advice
+
+
+def test_what_a_job_names_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="data/small/train"):
+        next(iter(doctor.examine(train_job())))
+    make_dataset(tmp_path / "data" / "small" / "train", 6)
+    with pytest.raises(UsageError, match="sound"):
+        next(iter(doctor.examine(train_job(**{"model.fields.sound": {}}))))
+
+
+def test_an_output_that_a_run_would_refuse_is_only_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data" / "small" / "train", 6)
+    (tmp_path / "runs" / "fit").mkdir(parents=True)
+    (tmp_path / "runs" / "fit" / "other").touch()
+    findings = doctor.examine(train_job())
+    found = next(finding for finding in findings if isinstance(finding, Finding) and finding.name == "output")
+    assert found.level is Level.WARN and found.advice == "choose another output."
 
 
 @pytest.mark.parametrize(

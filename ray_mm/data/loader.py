@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ray_mm.data.blocks import Work, block_items, block_keys, block_work, to_arrays
+from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.fields import POSITION
 from ray_mm.data.plan import Item, Schedule, rank_size, rank_slice
 from ray_mm.errors import OrderError
@@ -132,7 +133,7 @@ class Loader:
             share = slice(place * rows, (place + 1) * rows)
             start, stop = rank_slice(item, self._schedule.batch_size, self._rank, self._world_size)
             check_positions(arrays[POSITION][share], start, stop)
-            tensors = {name: torch.from_numpy(array[share]).to(self._device) for name, array in arrays.items()}
+            tensors = to_tensors(arrays, share, self._device)
             yield LoadedBatch(
                 item,
                 tensors,
@@ -147,6 +148,11 @@ class Loader:
                 decode_s=work.decode_s / len(items),
                 num_cached=work.num_cached[place] if work.num_cached else 0,
             )
+
+
+def to_tensors(arrays: Arrays, rows: slice, device: torch.device) -> dict[str, torch.Tensor]:
+    """Some rows of a block on a device; on the CPU they are views of its memory."""
+    return {name: torch.from_numpy(array[rows]).to(device) for name, array in arrays.items()}
 
 
 def check_positions(found: np.ndarray[Any, Any], start: int, stop: int) -> None:

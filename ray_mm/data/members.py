@@ -133,6 +133,12 @@ class SampleReader:
         """
         return self._shard(shard, row).damaged(row, members)
 
+    def in_memory(self, shard: int, row: int) -> bool | None:
+        """Whether the first member of a sample lies in the system's page cache; None where that can't be told."""
+        opened = self._shard(shard, row)
+        places = opened.places(row, self._fields)
+        return opened.reader.in_memory(min(places.values())[0]) if places else None
+
     def prefetch(self, shards: Sequence[int], rows: Sequence[int], fields: tuple[str, ...] | None = None) -> None:
         """Starts to read samples of remote shards that ``members`` will be asked for; returns at once."""
         fields = self._fields if fields is None else fields

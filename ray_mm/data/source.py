@@ -46,7 +46,7 @@ _TASK_SAMPLES = 8192
 """Of a read task, read or decoded, and at the most: a second of work or two. A reader rests for up to a tenth of a second
 between two tasks, and what it has finished waits in Ray's store while the tasks before are not done."""
 
-_READERS_PER_CPU = 1.5
+READERS_PER_CPU = 1.5
 """More than one, because Ray looks only ten times a second for finished tasks, and reading waits for disks and stores. A map
 of the batches that asks for as many CPUs would run in the read tasks, one after the other."""
 
@@ -55,7 +55,8 @@ _ITEMS_PER_BLOCK = 64
 """Of a block, read or decoded, and at the most: every block costs Ray some milliseconds of a processor, whatever its size."""
 
 _POSITION_AND_WEIGHT_BYTES = 12
-_SAMPLES_AHEAD = 256
+SAMPLES_AHEAD = 256
+"""That a read task asks a store for while it decodes others."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def execution_index(data_context: DataContext | None) -> int:
 
 def feed_dataset(feed: Feed) -> ray.data.Dataset:
     """A Ray dataset of a feed's batches, to be split without locality hints and without equalising."""
-    dataset = ray.data.read_datasource(PlanSource(feed), num_cpus=1 / _READERS_PER_CPU, override_num_blocks=1)
+    dataset = ray.data.read_datasource(PlanSource(feed), num_cpus=1 / READERS_PER_CPU, override_num_blocks=1)
     configure(dataset.context, feed)
     return dataset
 
@@ -265,7 +266,7 @@ class _FeedReader:
         for reader in (self._train_reader, self._validation_reader):
             reader.forget()
         left, begun = iter(blocks), deque[tuple[range, list[Callable[[], _Share]]]]()
-        num_ahead = 1 + _SAMPLES_AHEAD // self.feed.block_rows
+        num_ahead = 1 + SAMPLES_AHEAD // self.feed.block_rows
         while True:
             for items, rank in islice(left, 1 + num_ahead - len(begun)):
                 begun.append((items, [self._begin(number, rank) for number in items]))

@@ -157,6 +157,10 @@ class GzipRanges(RangeReader):
                 f"{self._path}"
             ) from None
 
+    def in_memory(self, offset: int) -> bool | None:
+        """Not known: offsets are those of the unpacked tar."""
+        return None
+
     def fetch(self, start: int, target: memoryview) -> None:
         """Fills a buffer with the bytes of the tar from ``start`` on.
 

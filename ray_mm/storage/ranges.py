@@ -112,6 +112,17 @@ class RangeReader:
         else:
             self._fetch_file(start, target)
 
+    def in_memory(self, offset: int) -> bool | None:
+        """Whether a byte of a local file lies in the system's page cache; None where that can't be told."""
+        if self.is_remote or not hasattr(os, "RWF_NOWAIT"):
+            return None
+        try:
+            return os.preadv(self._descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system that does not know the flag
+            return None
+
     def _opened(self) -> int:
         try:
             return os.open(local_path(self.info.url), os.O_RDONLY | os.O_CLOEXEC)

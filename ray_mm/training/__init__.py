@@ -12,4 +12,13 @@ shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts
 ledger.py     who trained what
 tracking.py   what is written down on the way: metrics.jsonl, TensorBoard
+
+Before it, for ray-mm doctor: each stage alone, and which of them will limit the training.
+
+measure.py      the stages, where the training would run
+probe_data.py   reading and decoding, in one process
+probe_step.py   bringing a batch to the device, the step
+costs.py        what they cost
+diagnosis.py    the stage that limits, and the CPUs that would remove the limit
+explain.py      that in words
 """
