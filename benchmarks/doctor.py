@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,19 +40,18 @@ def generated(folder: Path) -> list[Path]:
     jobs = write_jobs(demo)
     _run(jobs["preprocess"])
     found = [jobs["train"]]
-    pictures = _preprocessed(folder / "pictures", _pictures(folder / "pictures", 600), "picture: {type: image}")
+    pictures = _preprocessed(folder / "pictures", _pictures, "picture: {type: image}")
     found.append(
         _train_job(folder / "pictures.yaml", pictures, "{picture: {}}", 32, "picture: {height: 24, width: 32}", 8)
     )
-    vectors = _preprocessed(folder / "vectors", _vectors(folder / "vectors", 40_000), "vector: {type: vector}")
+    vectors = _preprocessed(folder / "vectors", _vectors, "vector: {type: vector}")
     found.append(_train_job(folder / "vectors.yaml", vectors, "{vector: {}}", 256, "", 4))
     found.append(_train_job(folder / "large.yaml", vectors, "{vector: {size: base}}", 256, "", 1, dim=2048))
     return found
 
 
-def _pictures(folder: Path, count: int) -> str:
+def _pictures(folder: Path, count: int = 600) -> str:
     """PNGs of 640×480, which must be unpacked whole however small they are wanted."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -61,8 +61,7 @@ def _pictures(folder: Path, count: int) -> str:
     return _table(folder / "table.csv", rows)
 
 
-def _vectors(folder: Path, count: int) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
+def _vectors(folder: Path, count: int = 40_000) -> str:
     values = np.random.default_rng(0).standard_normal((count, 8)).round(4).tolist()
     return _table(folder / "table.csv", [{"vector": json.dumps(row), "label": "ab"[row[0] > 0]} for row in values])
 
@@ -75,13 +74,16 @@ def _table(path: Path, rows: list[dict[str, str]]) -> str:
     return str(path)
 
 
-def _preprocessed(folder: Path, table: str, field: str) -> Path:
+def _preprocessed(folder: Path, make_table: Callable[[Path], str], field: str) -> Path:
     job, output = folder / "preprocess.yaml", folder / "dataset"
-    job.write_text(
-        f"kind: preprocess\nname: made\ntable: {table}\nfields: {{{field}, label: {{type: label}}}}\n"
-        f"splits: {{by: hash, fractions: {{train: 1.0}}}}\noutput: {output}\n"
-    )
-    _run(job)
+    if not (output / "train" / "dataset.json").exists():
+        job.parent.mkdir(parents=True, exist_ok=True)
+        job.write_text(
+            f"kind: preprocess\nname: made\ntable: {make_table(folder)}\n"
+            f"fields: {{{field}, label: {{type: label}}}}\n"
+            f"splits: {{by: hash, fractions: {{train: 1.0}}}}\noutput: {output}\n"
+        )
+        _run(job)
     return output / "train"
 
 
