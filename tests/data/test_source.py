@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 
+from ray_mm.config.cache import DecodedCache
 from ray_mm.config.fields import ImageField, RandomCrop
 from ray_mm.data.blocks import block_keys, to_arrays, to_table
 from ray_mm.data.collate import Collator
@@ -157,3 +158,34 @@ def test_crops_differ_between_epochs_and_not_between_numbers_of_workers(local_ra
     assert pictures(2) == alone
     assert alone[1] == alone[3], "a validation leaves nothing to chance"
     assert not set(alone[0].values()) & set(alone[2].values())
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
+def test_with_decoded_samples_kept_every_rank_gets_the_same_batches(local_ray: None, tmp_path: Path) -> None:
+    missing = {"image": 0.2}
+    train = make_dataset(tmp_path / "train", 50, FIELDS, num_shards=3, missing=missing, corrupt={(7, "image")})
+    validation = make_dataset(tmp_path / "validation", 14, FIELDS, seed=1)
+    flipped = ImageField(height=16, width=16, random_flip=0.5)
+
+    def batches(world_size: int, decoded: DecodedCache | None = None) -> tuple[list[tuple[bytes, ...]], list[int]]:
+        """What arrives, rank by rank, and how much of each epoch, training and validation, was kept."""
+        # Tasks of one batch, so that all processes read all epochs.
+        feed = make_feed(
+            train, validation, fields=FIELDS, batch_size=8, epochs=3, world_size=world_size, samples_per_task=8
+        )
+        fields = {**feed.preprocessor.fields, "image": flipped}
+        preprocessor = feed.preprocessor.model_copy(update={"fields": fields})
+        feed = dataclasses.replace(feed, preprocessor=preprocessor, decoded=decoded)
+        found, kept = [], [0] * 6
+        for batch in (batch for rank in load(feed) for batch in rank):
+            found.append(tuple(batch.tensors[name].numpy().tobytes() for name in sorted(batch.tensors)))
+            kept[2 * batch.item.epoch + (batch.item.phase == "validation")] += batch.num_cached
+        return found, kept
+
+    for world_size in (1, 2):
+        expected, nothing = batches(world_size)
+        found, kept = batches(world_size, DecodedCache(folder=str(tmp_path / f"cache{world_size}"), size=10**7))
+        assert found == expected and nothing == [0] * 6
+        # The first batches of an epoch may be read while the last ones before are still being decoded.
+        assert kept[:2] == [0, 0] and 20 < kept[2] <= 49 and 45 <= kept[4] <= 49 and kept[5] == 14
