@@ -2,6 +2,7 @@
 
 <output>/job.json      the job with every default filled in: enough to repeat the run
 <output>/.lock         held while a process works on the run
+<output>/.seconds      what a run that can be continued took so far, over all its commands
 <output>/result.json   {"kind", "name", "status", "metrics", "versions", "seconds", ...}, written last
 """
 
@@ -14,6 +15,7 @@ import logging
 import math
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -22,11 +24,12 @@ from typing import Any
 
 from ray_mm.config.load import Job
 from ray_mm.errors import OutputFolderError
-from ray_mm.storage import local_path, write_json
+from ray_mm.storage import local_path, write_atomic, write_json
 from ray_mm.version import __version__
 
 _log = logging.getLogger(__name__)
 
+_COUNT_EVERY_S = 5.0
 _VERSIONED = ("ray", "torch", "pyarrow", "numpy", "webdataset", "onnxruntime")
 
 
@@ -37,10 +40,19 @@ class RunFolder:
         self.path = path
         self.job = job
         self._started = time.monotonic()
+        self._earlier_s = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What the run took so far, in seconds; with the commands before this one, if it continues them."""
+        return self._earlier_s + time.monotonic() - self._started
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, continues: bool = False) -> Iterator[None]:
         """Keeps every other process from working on this run. A process that is killed lets go of it.
+
+        Args:
+            continues: whether the run goes on where an earlier command was interrupted, whose time then counts.
 
         Raises:
             OutputFolderError: another one is at work.
@@ -60,7 +72,30 @@ class RunFolder:
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {platform.node()}")
             stream.flush()
+            with self._counted() if continues else contextlib.nullcontext():
+                yield
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Writes down the time now and then: a process that is killed can't do so at its end."""
+        path, ended = self.path / ".seconds", threading.Event()
+        with contextlib.suppress(OSError, ValueError):
+            self._earlier_s = float(path.read_text())
+
+        def count() -> None:
+            while not ended.wait(_COUNT_EVERY_S):
+                with contextlib.suppress(OSError):  # a full disk is told where something is lost by it
+                    write_atomic(path, f"{self.seconds:.3f}")
+
+        counting = threading.Thread(target=count, name="seconds", daemon=True)
+        counting.start()
+        try:
             yield
+        finally:
+            ended.set()
+            counting.join()
+            with contextlib.suppress(OSError):
+                write_atomic(path, f"{self.seconds:.3f}")
 
     def write_result(self, status: str, metrics: dict[str, Any], **more: Any) -> dict[str, Any]:
         """Writes ``result.json`` and returns what it holds.
@@ -76,7 +111,7 @@ class RunFolder:
             "status": status,
             "metrics": metrics,
             "versions": versions(),
-            "seconds": round(time.monotonic() - self._started, 3),
+            "seconds": round(self.seconds, 3),
             **more,
         }
         result = _plain(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,21 @@ def test_a_folder_that_another_process_works_in_is_refused(tmp_path: Path) -> No
         holder.communicate()
     with open_run_folder(job(path)).locked():
         pass
+
+
+def test_a_run_that_goes_on_counts_the_time_of_the_commands_before_it_even_of_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    monkeypatch.setattr("ray_mm.run_folder._COUNT_EVERY_S", 0.01)
+    first = open_run_folder(job(tmp_path))
+    written = tmp_path / ".seconds"
+    with first.locked(continues=True):
+        wait_for(lambda: written.exists() and float(written.read_text()) > 0.1)
+        left_by_a_kill = written.read_text()
+    written.write_text(left_by_a_kill)
+    second = open_run_folder(job(tmp_path))
+    with second.locked(continues=True):
+        assert second.write_result("done", {})["seconds"] >= float(left_by_a_kill) > 0.1
+    anew = open_run_folder(job(tmp_path))
+    with anew.locked():
+        assert anew.seconds < 0.1

@@ -66,7 +66,7 @@ def run_train(job: TrainJob) -> dict[str, Any]:
     earlier = folder.read_result()
     if earlier is not None and earlier.get("status") == "done":
         return earlier | {"status": "unchanged"}
-    with folder.locked():
+    with folder.locked(continues=True):
         # What every new group of workers will find; here it is still an error of the call.
         latest, state = find_start(training.run, training.data_digest)
         for warning in warnings(training.schedule, _validates_on_training_data(training)):
