@@ -1,0 +1,143 @@
+"""What twenty epochs through the feed of a training leave in memory: nothing that grows.
+
+    python benchmarks/memory.py
+
+Small pictures are read through Ray as a train worker reads them, without a cache. After each epoch it notes the memory
+of the processes that read, of this process, which loads the batches, and what Ray's object store has touched so far.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import ray
+import torch
+from PIL import Image
+
+from ray_mm.config.fields import ImageField
+from ray_mm.data.loader import Loader
+from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
+from ray_mm.data.order import Shuffle
+from ray_mm.data.plan import Schedule
+from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.samples import all_of
+from ray_mm.data.sidecar import index_path, write_index
+from ray_mm.data.source import Feed, feed_dataset
+from ray_mm.preprocessing.writer import write_tar
+
+EPOCHS, SHARDS, SAMPLES, BATCH = 20, 8, 200, 32
+SIZE = 128
+STORE_BYTES = 512 << 20
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        dataset = open_dataset(_make(root / "data"))
+        samples = all_of(dataset)
+        feed = Feed(
+            train=samples,
+            validation=None,
+            preprocessor=preprocessor_for(dataset, {}, ("image",)),
+            shuffle=Shuffle(seed=0, digest=samples.digest, chunk_samples=64, window_chunks=8),
+            schedule=Schedule(samples.epoch_samples, 0, BATCH, EPOCHS),
+            world_size=1,
+            first_item=0,
+            quarantine=root / "quarantine",
+        )
+        decoded = feed.row_bytes * samples.epoch_samples * EPOCHS / 2**20
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=STORE_BYTES,
+        )
+        print(f"{samples.epoch_samples:,} pictures of {SIZE}×{SIZE}, {EPOCHS} epochs, {decoded:,.0f} MiB decoded")
+        print(f"object store of {STORE_BYTES >> 20} MiB\n")
+        print(
+            "| after epoch | the largest reader, MiB | loader, MiB | object store touched, MiB |\n|---:|---:|---:|---:|"
+        )
+        _read(feed)
+        ray.shutdown()
+
+
+def _read(feed: Feed) -> None:
+    (split,) = feed_dataset(feed).streaming_split(1, equal=False, locality_hints=None)
+    loader = Loader(
+        split,
+        schedule=feed.schedule,
+        first_item=0,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        prefetch_batches=2,
+    )
+    for batch in loader:
+        if batch.item.ends_phase:
+            epoch = batch.item.epoch + 1
+            if epoch in (1, 2) or epoch % 4 == 0:
+                print(f"| {epoch} | {' | '.join(f'{value:.0f}' for value in _memory())} |", flush=True)
+
+
+def _memory() -> tuple[float, float, float]:
+    """Private memory of the largest process that reads and of this process, and shared memory of Ray's store, in MiB."""
+    readers, store = [0.0], 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found, name = process.memory_info(), " ".join(process.cmdline()[:1])
+            if name.startswith("ray::"):
+                readers.append((found.rss - found.shared) / 2**20)
+            elif name.endswith("raylet"):
+                store = _touched(process.pid) / 2**20
+    own = psutil.Process().memory_info()
+    return max(readers), (own.rss - own.shared) / 2**20, store
+
+
+def _touched(raylet: int) -> int:
+    """Bytes of the memory behind Ray's store that anything was ever written into: a file without a name."""
+    files = {}
+    for descriptor in Path(f"/proc/{raylet}/fd").iterdir():
+        with suppress(OSError):
+            if "plasma" in str(descriptor.readlink()):
+                found = descriptor.stat()
+                files[found.st_ino] = found.st_blocks * 512
+    return sum(files.values())
+
+
+def _make(root: Path) -> Path:
+    draw, shards = np.random.default_rng(0), []
+    for number in range(SHARDS):
+        path = root / "shards" / f"{number:06d}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index = write_tar(path, [(f"{number:03d}-{row:06d}", {"image.jpg": _picture(draw)}) for row in range(SAMPLES)])
+        write_index(index_path(path), index)
+        name = f"shards/{number:06d}"
+        shards.append(ShardInfo(f"{name}.tar", f"{name}.index.parquet", SAMPLES, index.shard_bytes, index.version))
+    write_dataset(
+        root,
+        name="memory",
+        shards=shards,
+        fields={"image": ImageField(height=SIZE, width=SIZE)},
+        members={"image": ("image.jpg",)},
+        presence={"image": SHARDS * SAMPLES},
+        label_counts={},
+        statistics={},
+    )
+    return root
+
+
+def _picture(draw: np.random.Generator) -> bytes:
+    coarse = Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    stream = io.BytesIO()
+    coarse.resize((160, 160)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    main()
