@@ -33,6 +33,9 @@ class RandomCrop(Config):
     """Smallest and largest share of the picture's area."""
     ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
     """Narrowest and widest, relative to what is not distorted: 2 shows things half as wide as they are."""
+    whole_side: int | None = Field(default=None, ge=8, le=2048)
+    """First the whole picture is brought to this many rows and columns, and the part is cut from that: the cache of decoded
+    samples can keep it. Unset: the part is cut from the picture with all its detail, and decoded in every epoch."""
 
     @model_validator(mode="after")
     def _from_small_to_large(self) -> RandomCrop:
@@ -104,6 +107,12 @@ class VideoField(Config):
     """Another part of the clip in every epoch, in training only; all its frames show the same. Unset: always the same part."""
     random_flip: Fraction = 0.0
     """Chance that a clip is mirrored left to right, in training only."""
+
+    @model_validator(mode="after")
+    def _whole_is_for_pictures(self) -> VideoField:
+        if self.random_crop is not None and self.random_crop.whole_side is not None:
+            raise ValueError("random_crop.whole_side is for pictures; remove it")
+        return self
 
 
 class SeriesField(Config):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
+from ray_mm.config.fields import ImageField
 from ray_mm.data.decode import DecodeError, Draw, decoder_for
-from ray_mm.data.decode.decoder import Arrays
-from ray_mm.data.fields import POSITION, WEIGHT, field_arrays, presence_name
+from ray_mm.data.decode.decoder import Arrays, Decoder, whole_decoder
+from ray_mm.data.fields import POSITION, WEIGHT, ArraySpec, field_arrays, presence_name, whole_arrays
 from ray_mm.data.preprocessor import Preprocessor
 
 Members = Mapping[str, bytes | memoryview]
@@ -20,14 +22,20 @@ class Collator:
 
     Args:
         preprocessor: fields, tokenizers.
+        whole: picture fields of which whole pictures are wanted, see ``data.fields.whole_arrays``.
     """
 
-    def __init__(self, preprocessor: Preprocessor) -> None:
+    def __init__(self, preprocessor: Preprocessor, whole: Mapping[str, ImageField] = MappingProxyType({})) -> None:
         self.fields = sorted(preprocessor.fields)
-        self._specs = {
-            array: spec for name in self.fields for array, spec in field_arrays(name, preprocessor.fields[name]).items()
-        }
-        self._decoders = {name: decoder_for(name, preprocessor) for name in self.fields}
+        self._specs: dict[str, ArraySpec] = {}
+        self._decoders: dict[str, Decoder] = {}
+        for name in self.fields:
+            if name in whole:
+                self._specs |= whole_arrays(name, whole[name])
+                self._decoders[name] = whole_decoder(name, whole[name])
+            else:
+                self._specs |= field_arrays(name, preprocessor.fields[name])
+                self._decoders[name] = decoder_for(name, preprocessor)
 
     def empty(self, size: int) -> Arrays:
         """A batch in which nothing is present and every row is padding."""

@@ -67,6 +67,22 @@ def time_name(field: str) -> str:
     return f"{field}.time"
 
 
+def size_name(field: str) -> str:
+    """Name of the array with the height and width that whole pictures had, see ``whole_arrays``."""
+    return f"{field}.size"
+
+
+def whole_arrays(name: str, spec: ImageField) -> dict[str, ArraySpec]:
+    """The arrays of a picture field before its random parts are cut from whole pictures."""
+    assert spec.random_crop is not None and spec.random_crop.whole_side is not None
+    side = spec.random_crop.whole_side
+    return {
+        name: ArraySpec((side, side, spec.channels), np.dtype(np.uint8)),
+        size_name(name): ArraySpec((2,), np.dtype(np.int32)),
+        presence_name(name): ArraySpec((), np.dtype(np.bool_)),
+    }
+
+
 def field_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
     """The arrays that one field becomes, presence included. The spec must be complete (see ``require_complete``)."""
     arrays = _content_arrays(name, spec)

@@ -75,7 +75,7 @@ class BatchReader:
         self._layout = rows.layout if rows is not None else None
         self._kept = [rows.of(dataset) for dataset in datasets] if rows is not None else []
         self._anew = tuple(rows.layout.decoded_anew) if rows is not None else ()
-        self._collator = Collator(preprocessor if rows is None else rows.layout.plain)
+        self._collator = Collator(preprocessor) if rows is None else Collator(rows.layout.plain, rows.layout.whole)
         self._quarantine_folder = quarantine_folder
         self._arena = Arena(_GROUP_BYTES)
         self.work = Work(0.0, 0.0, 0.0)
@@ -100,7 +100,10 @@ class BatchReader:
 
     def padding(self, size: int) -> Arrays:
         """Rows without a sample."""
-        return self._collator.empty(size)
+        arrays = self._collator.empty(size)
+        if self._layout is not None:
+            self._layout.cut(arrays, None)
+        return arrays
 
     def read(
         self, places: Places, start: int, size: int, draw_from: tuple[int, int] | None = None
@@ -137,6 +140,10 @@ class BatchReader:
                 self._decode(batch, place + 1 - len(group), group)
                 group, group_bytes = [], 0
                 self._arena.reset()
+        if self._layout is not None:
+            cutting = time.perf_counter()
+            self._layout.cut(batch.arrays, batch.draws)
+            batch.decode_s += time.perf_counter() - cutting
         read_s = time.perf_counter() - started - batch.decode_s
         self.work = Work(read_s, batch.decode_s, time.time(), (len(batch.kept),))
         return batch.arrays, batch.keys

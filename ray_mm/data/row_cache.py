@@ -1,7 +1,8 @@
 """Decoded rows on a local disk, so that the next epoch neither reads nor decodes what this one did.
 
 A slot holds the arrays of one sample as the collator fills them, presence included, and its key. What a draw decides stays out
-of it: pictures are kept as they are and mirrored when they are read, and a field with random crops is decoded every time.
+of it: pictures are kept as they are and mirrored when they are read, and of a field with random crops either whole pictures
+are kept (``whole_side``) or it is decoded every time.
 Slots are kept per dataset and everything that decides what a row holds, so a dataset that was made anew, another picture
 size or another version of a decoder never meets the rows of before.
 """
@@ -27,7 +28,8 @@ from ray_mm.data import decode
 from ray_mm.data.decode.crop import is_mirrored, mirror
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.decode.draw import Draw
-from ray_mm.data.fields import field_arrays, presence_name
+from ray_mm.data.decode.image import cut_from_whole
+from ray_mm.data.fields import ArraySpec, field_arrays, presence_name, size_name, whole_arrays
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.figures import size
@@ -54,22 +56,31 @@ class RowLayout:
 
     def __init__(self, preprocessor: Preprocessor) -> None:
         fields = preprocessor.fields
-        self.decoded_anew = [
-            name
+        cropped = {
+            name: spec
             for name, spec in sorted(fields.items())
             if isinstance(spec, ImageField | VideoField) and spec.random_crop is not None
-        ]
-        """Fields whose random crops need the whole picture; all others are kept."""
+        }
+        self.whole = {
+            name: spec
+            for name, spec in cropped.items()
+            if isinstance(spec, ImageField) and spec.random_crop is not None and spec.random_crop.whole_side is not None
+        }
+        """Fields whose whole pictures are kept, and their random parts cut when they are read."""
+        self.decoded_anew = [name for name in cropped if name not in self.whole]
+        """Fields whose random parts are cut while they are decoded; all others are kept."""
         self._flipped = {
             name: spec
             for name, spec in fields.items()
-            if isinstance(spec, ImageField | VideoField) and spec.random_flip and name not in self.decoded_anew
+            if isinstance(spec, ImageField | VideoField) and spec.random_flip and name not in cropped
         }
         plain = {name: spec.model_copy(update={"random_flip": 0.0}) for name, spec in self._flipped.items()}
         self.plain = preprocessor.model_copy(update={"fields": fields | plain})
         """The preprocessor without the random flips of what is kept; ``mirror`` makes up for it."""
         kept = {name: spec for name, spec in self.plain.fields.items() if name not in self.decoded_anew}
-        arrays = {array: it for name, spec in kept.items() for array, it in field_arrays(name, spec).items()}
+        arrays: dict[str, ArraySpec] = {}
+        for name, spec in kept.items():
+            arrays |= whole_arrays(name, self.whole[name]) if name in self.whole else field_arrays(name, spec)
         self._arrays = sorted(arrays)
         self.slot_bytes = _KEY_BYTES + sum(each.dtype.itemsize * math.prod(each.shape) for each in arrays.values())
         self._members = sorted(kept)
@@ -89,6 +100,21 @@ class RowLayout:
     def views(self, arrays: Arrays) -> Row:
         """The kept arrays of a batch as bytes, uint8 [B, bytes of a row] each; row b of them all is sample b."""
         return [arrays[name].reshape(len(arrays[name]), -1).view(np.uint8) for name in self._arrays]
+
+    def cut(self, arrays: Arrays, draws: Sequence[Draw] | None) -> None:
+        """Puts the parts of pictures that are seen in place of whole ones.
+
+        Args:
+            arrays: of a batch.
+            draws: of its first samples; None: nothing is left to chance.
+        """
+        for name, spec in self.whole.items():
+            pictures, sizes = arrays[name], arrays.pop(size_name(name)).tolist()
+            shape = field_arrays(name, spec)[name].shape
+            arrays[name] = np.zeros((len(pictures), *shape), np.uint8)
+            for row in np.flatnonzero(arrays[presence_name(name)]).tolist():
+                draw = None if draws is None else draws[row]
+                cut_from_whole(pictures[row], sizes[row], spec, arrays[name][row], name, draw)
 
     def mirror(self, arrays: Arrays, row: int, draw: Draw) -> None:
         """Mirrors the pictures of a row as the sample's draw wants it."""
@@ -223,7 +249,7 @@ def cache_notices(config: DecodedCache, datasets: Sequence[Dataset], preprocesso
     if layout.decoded_anew:
         yield (
             f"data.cache.decoded: {', '.join(layout.decoded_anew)} with random_crop can't be kept and will be decoded in every "
-            "epoch; the other fields are kept."
+            "epoch; the other fields are kept. Pictures can be, with random_crop.whole_side."
         )
 
 

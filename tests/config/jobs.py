@@ -65,7 +65,7 @@ fields = st.one_of(
         height=counts,
         channels=st.sampled_from([1, 3]),
         fit=st.just("stretch"),
-        random_crop=st.none() | _sometimes(scale=st.just([0.1, 0.5]), ratio=st.just([0.5, 2])),
+        random_crop=st.none() | _sometimes(scale=st.just([0.1, 0.5]), ratio=st.just([0.5, 2]), whole_side=st.just(64)),
         random_flip=shares,
     ),
     _with({"type": st.just("text")}, max_tokens=counts, vocabulary_size=st.integers(16, 9000)),

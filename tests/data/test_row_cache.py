@@ -31,6 +31,9 @@ from tests.factories import SPECS, make_dataset
 from tests.object_store import Proxy, upload
 
 FLIPPED = ImageField(height=8, width=12, random_flip=0.5)
+WHOLE = ImageField(
+    height=8, width=12, random_crop=RandomCrop(scale=(0.2, 0.6), whole_side=20), random_flip=0.5, fit="stretch"
+)
 CROPPED = ImageField(height=8, width=8, random_crop=RandomCrop(scale=(0.2, 0.6)), random_flip=0.5)
 
 
@@ -72,7 +75,9 @@ def num_cached(batches: list[tuple[Arrays, list[str], Work]]) -> int:
     return sum(sum(work.num_cached) for _, _, work in batches)
 
 
-@pytest.mark.parametrize("image", [FLIPPED, CROPPED, ImageField(height=16, width=16, channels=1, random_flip=0.5)])
+@pytest.mark.parametrize(
+    "image", [FLIPPED, CROPPED, WHOLE, ImageField(height=16, width=16, channels=1, random_flip=0.5)]
+)
 @pytest.mark.parametrize("share", [1.0, 0.4, 0.0])
 def test_batches_are_those_without_the_cache_to_the_bit(tmp_path: Path, image: ImageField, share: float) -> None:
     corrupt = {(3, "image"), (5, "audio"), (11, "image"), (11, "number")}

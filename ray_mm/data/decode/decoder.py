@@ -22,7 +22,7 @@ from ray_mm.data.decode.audio import decode_audio
 from ray_mm.data.decode.container import require_av
 from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
-from ray_mm.data.decode.image import decode_image
+from ray_mm.data.decode.image import decode_image, decode_whole
 from ray_mm.data.decode.numeric import (
     decode_label,
     fill_points,
@@ -34,7 +34,7 @@ from ray_mm.data.decode.numeric import (
 )
 from ray_mm.data.decode.text import ReplacementCount, decode_text, load_tokenizer, read_text
 from ray_mm.data.decode.video import decode_video
-from ray_mm.data.fields import length_name, time_name
+from ray_mm.data.fields import length_name, size_name, time_name
 from ray_mm.data.preprocessor import Preprocessor
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -90,6 +90,17 @@ def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
 def _image(name: str, spec: ImageField) -> Decoder:
     def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         decode_image(payload, spec, arrays[name][row], name, draw)
+        return True
+
+    return decode
+
+
+def whole_decoder(name: str, spec: ImageField) -> Decoder:
+    """The decoder of a picture field into the arrays of ``data.fields.whole_arrays``."""
+    size = size_name(name)
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        arrays[size][row] = decode_whole(payload, spec, arrays[name][row])
         return True
 
     return decode

@@ -51,13 +51,68 @@ def decode_image(
     Raises:
         DecodeError: not a picture, damaged, or over ``MAX_PIXELS``.
     """
+    side = spec.random_crop.whole_side if spec.random_crop is not None else None
+    if side is not None:
+        whole = np.empty((side, side, spec.channels), np.uint8)
+        cut_from_whole(whole, decode_whole(payload, spec, whole), spec, out, name, draw)
+        return
+    pixels, view, _ = _decode(payload, spec, name, draw)
+    fit_into(pixels, view, out)
+
+
+def decode_whole(payload: bytes | memoryview, spec: ImageField, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """All of a picture, stretched: what the random parts of a field with ``whole_side`` are cut from.
+
+    Args:
+        payload: as of ``decode_image``.
+        spec: with a random crop and its ``whole_side``.
+        out: uint8 [whole_side, whole_side, channels], filled.
+
+    Returns:
+        Height and width of the picture in pixels, upright.
+
+    Raises:
+        DecodeError: as of ``decode_image``.
+    """
+    stretched = ImageField(height=out.shape[0], width=out.shape[1], channels=spec.channels, fit="stretch")
+    pixels, view, size = _decode(payload, stretched, "", None)
+    fit_into(pixels, view, out)
+    return size
+
+
+def cut_from_whole(
+    whole: npt.NDArray[np.uint8],
+    size: tuple[int, int],
+    spec: ImageField,
+    out: npt.NDArray[np.uint8],
+    name: str,
+    draw: Draw | None,
+) -> None:
+    """What ``decode_image`` shows of a picture, from all of it.
+
+    Args:
+        whole: uint8 [whole_side, whole_side, channels].
+        size: height and width that the picture had.
+        spec: as of ``decode_image``.
+        out: as of ``decode_image``.
+        name: as of ``decode_image``.
+        draw: as of ``decode_image``.
+    """
+    fit_into(whole, view_of(name, size[0], size[1], spec, draw), out)
+
+
+def _decode(
+    payload: bytes | memoryview, spec: ImageField, name: str, draw: Draw | None
+) -> tuple[npt.NDArray[np.uint8], View, tuple[int, int]]:
+    """Pixels at some scale, what is seen of them, and the height and width that they had."""
     found = _decode_jpeg(payload, spec, name, draw) if bytes(payload[:3]) == _JPEG else None
     if found is None:
         if bytes(payload[:8]) == _PNG:
             _check_png(payload)
         pixels = _decode_with_pillow(payload, spec)
-        found = pixels, view_of(name, pixels.shape[0], pixels.shape[1], spec, draw)
-    fit_into(*found, out)
+        size = pixels.shape[0], pixels.shape[1]
+        found = pixels, view_of(name, *size, spec, draw), size
+    return found
 
 
 def image_size(payload: bytes | memoryview | Path) -> tuple[int, int]:
@@ -100,8 +155,8 @@ _LOST = re.compile(r"[Pp]remature end|bad Huffman|found marker|Corrupt JPEG data
 
 def _decode_jpeg(
     payload: bytes | memoryview, spec: ImageField, name: str, draw: Draw | None
-) -> tuple[npt.NDArray[np.uint8], View] | None:
-    """Pixels and what is seen of them; None for a JPEG that only Pillow reads."""
+) -> tuple[npt.NDArray[np.uint8], View, tuple[int, int]] | None:
+    """As ``_decode``; None for a JPEG that only Pillow reads."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(payload)
     except ValueError:
@@ -125,7 +180,7 @@ def _decode_jpeg(
         if _LOST.search(str(error)):
             raise DecodeError(f"damaged JPEG ({error})") from None
         return None
-    return _turn(pixels, orientation), view
+    return _turn(pixels, orientation), view, upright
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"

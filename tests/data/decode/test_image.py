@@ -254,3 +254,18 @@ def test_a_png_with_a_flipped_bit_is_refused_or_the_same_picture() -> None:
     for size in range(8, len(png) - 12):
         with pytest.raises(DecodeError):
             _decode(png[:size])
+
+
+@pytest.mark.parametrize("draw", [None, Draw(0, 1, 2)])
+def test_parts_of_a_whole_picture_show_what_parts_of_the_file_show(draw: Draw | None) -> None:
+    coarse = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
+    payload = _encode(smooth, "JPEG", quality=95)
+    found = []
+    for side in (None, 300):
+        crop = RandomCrop(scale=(0.3, 0.6), whole_side=side)
+        spec = ImageField(height=96, width=128, random_crop=crop, random_flip=0.5)
+        out = np.zeros((96, 128, 3), np.uint8)
+        decode_image(payload, spec, out, "camera", draw)
+        found.append(out.astype(int))
+    assert np.abs(found[0] - found[1]).mean() < 3 < np.abs(found[0] - found[1][:, ::-1]).mean()

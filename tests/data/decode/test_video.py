@@ -13,6 +13,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pydantic import ValidationError
 
 from ray_mm.config.fields import AudioField, RandomCrop, VideoField
 from ray_mm.config.model import ModelConfig, check_model
@@ -212,3 +213,8 @@ def test_seeking_finds_the_frames_that_decoding_all_finds(
     assert sorted(shown) == times
     for time, found in zip(times, pixels, strict=True):
         assert np.abs(found.astype(int) - shown[time]).mean() < 2
+
+
+def test_whole_pictures_are_not_for_clips() -> None:
+    with pytest.raises(ValidationError, match="whole_side is for pictures"):
+        VideoField.model_validate({"random_crop": {"whole_side": 64}})
