@@ -218,7 +218,7 @@ def epochs(data: Path, cached: bool) -> dict[str, float]:
                 rank=0,
                 world_size=1,
                 device=torch.device("cpu"),
-                prefetch_batches=2,
+                prefetch_blocks=2,
             )
             arrivals = [
                 (time.perf_counter() - started, batch.item.epoch, batch.stop - batch.start, batch.num_cached)

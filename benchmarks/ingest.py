@@ -167,7 +167,7 @@ def table(figures: dict[str, list[dict[str, float]]], chosen: list[Contestant]) 
 
 def bars(rates: dict[str, float]) -> str:
     """Horizontal bars as SVG, the highest rate first."""
-    width, row, left = 640, 30, 290
+    width, row, left = 700, 30, 330
     longest = max(rates.values())
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {row * len(rates) + 8}" '

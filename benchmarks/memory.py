@@ -76,7 +76,7 @@ def _read(feed: Feed) -> None:
         rank=0,
         world_size=1,
         device=torch.device("cpu"),
-        prefetch_batches=2,
+        prefetch_blocks=2,
     )
     for batch in loader:
         if batch.item.ends_phase:

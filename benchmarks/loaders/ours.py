@@ -51,7 +51,7 @@ def make_loader(
         rank=0,
         world_size=1,
         device=torch.device("cpu"),
-        prefetch_batches=2,
+        prefetch_blocks=2,
     )
 
 

@@ -66,7 +66,7 @@ class Loader:
         rank: of this worker.
         world_size: number of workers.
         device: of the tensors.
-        prefetch_batches: batches fetched ahead.
+        prefetch_blocks: blocks fetched ahead.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Loader:
         rank: int,
         world_size: int,
         device: torch.device,
-        prefetch_batches: int,
+        prefetch_blocks: int,
     ) -> None:
         self._shard = shard
         self._schedule = schedule
@@ -86,7 +86,7 @@ class Loader:
         self._rank = rank
         self._world_size = world_size
         self._device = device
-        self._prefetch_batches = prefetch_batches
+        self._prefetch_blocks = prefetch_blocks
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         number = self._first_item
@@ -107,9 +107,7 @@ class Loader:
                 )
 
     def _tables(self) -> Any:
-        return self._shard.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_batches
-        )
+        return self._shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_blocks)
 
     def _load(self, table: Any, number: int, wait_s: float) -> Iterator[LoadedBatch]:
         """The batches of a block; the first one is told the time that was waited for it."""

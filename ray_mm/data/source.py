@@ -46,9 +46,8 @@ _TASK_SAMPLES = 8192
 """Of a read task, read or decoded, and at the most: a second of work or two. A reader rests for up to a tenth of a second
 between two tasks, and what it has finished waits in Ray's store while the tasks before are not done."""
 
-READERS_PER_CPU = 1.5
-"""More than one, because Ray looks only ten times a second for finished tasks, and reading waits for disks and stores. A map
-of the batches that asks for as many CPUs would run in the read tasks, one after the other."""
+READERS_PER_CPU = 2
+"""More than one, because Ray looks only ten times a second for finished tasks, and reading waits for disks and stores."""
 
 BLOCK_BYTES = 2 << 20
 _ITEMS_PER_BLOCK = 64

@@ -24,7 +24,7 @@ from ray_mm.data.loader import check_positions
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.quarantine import check_budget
 from ray_mm.data.samples import Samples, select_all
-from ray_mm.data.source import sequential_dataset
+from ray_mm.data.source import READERS_PER_CPU, sequential_dataset
 from ray_mm.errors import DatasetError, OrderError, RayMMError
 from ray_mm.evaluation.outcome import checkpoint_folder, label_classes, report_content, result_details, result_metrics
 from ray_mm.evaluation.predictions import predictions_writer
@@ -148,7 +148,7 @@ def _score(
         # A block is a batch. Ray wants the number to be named where there is a GPU.
         batch_size=job.batch_size if gpu else None,
         compute=ray.data.ActorPoolStrategy(size=placement.workers),
-        num_cpus=placement.cpus_per_worker,
+        num_cpus=_apart(placement.cpus_per_worker),
         num_gpus=placement.gpus_per_worker or None,
         udf_modifying_row_count=False,
     )
@@ -173,3 +173,11 @@ def _score(
                 f"none of the {total} samples of data could be scored: {tally.num_quarantined} can't be read, "
                 f"{tally.num_unlabelled} have no label {label!r}; {folder / QUARANTINE} says why."
             )
+
+
+def _apart(cpus: float) -> float:
+    """A reservation that is not a read task's.
+
+    Where the two are equal, Ray would make one operator of them, and read, decode and score one after the other.
+    """
+    return 0.999 * cpus if cpus == 1 / READERS_PER_CPU else cpus

@@ -84,7 +84,7 @@ def _worker_task(
                 "worker there; install a CUDA build that fits its driver."
             )
         device = torch.device("cuda", 0)
-    hand_over = _hand_over(feed, table, training.job.data.prefetch_batches, seconds)
+    hand_over = _hand_over(feed, table, -(-training.job.data.prefetch_batches // feed.items_per_block), seconds)
     use_cores(_workers_here(placement))
     step = probe_step(training, ray.get(table), feed.batch_rows, device, seconds)
     return hand_over, step, platform.node(), torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -99,14 +99,14 @@ def _workers_here(placement: Placement) -> int:
     return max(1, min(room))
 
 
-def _hand_over(feed: Feed, table: ray.ObjectRef[pa.Table], prefetch_batches: int, seconds: float) -> HandCost:
+def _hand_over(feed: Feed, table: ray.ObjectRef[pa.Table], prefetch_blocks: int, seconds: float) -> HandCost:
     """The way of a training's blocks, with one block again and again and nothing done with it."""
     dataset = ray.data.read_datasource(
         _Repeated(table, feed, seconds), num_cpus=1 / READERS_PER_CPU, override_num_blocks=1
     )
     configure(dataset.context, feed)
     (split,) = dataset.streaming_split(1, equal=False, locality_hints=None)
-    batches = iter(split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch_batches))
+    batches = iter(split.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch_blocks))
     # What comes before is the start of processes; the end of the task is not waited for.
     arrived = [(time.perf_counter(), time.process_time(), _cpu_s(block)) for block in batches]
     settled = arrived[0][0] + _SETTLED_AFTER * seconds

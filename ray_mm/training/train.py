@@ -223,6 +223,7 @@ def _worker(config: dict[str, Any]) -> None:
     # A barrier for all ranks, after which the attempt is decided.
     shard = ray.train.get_dataset_shard(_FEED)
     attempt = current_attempt(training.run)
+    feed = plan_feed(training, ranks.world_size, attempt.first_item)
     loader = Loader(
         shard,
         schedule=training.schedule,
@@ -230,7 +231,8 @@ def _worker(config: dict[str, Any]) -> None:
         rank=ranks.rank,
         world_size=ranks.world_size,
         device=ranks.device,
-        prefetch_batches=training.job.data.prefetch_batches,
+        # The first step waits until so many are there, so not more of them than hold the batches that the job wants.
+        prefetch_blocks=-(-training.job.data.prefetch_batches // feed.items_per_block),
     )
     run_worker(training, ranks, attempt, loader)
 

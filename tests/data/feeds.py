@@ -73,7 +73,7 @@ def load(feed: Feed, schedule: Schedule | None = None, first_item: int | None = 
             rank=rank,
             world_size=feed.world_size,
             device=torch.device("cpu"),
-            prefetch_batches=2,
+            prefetch_blocks=2,
         )
         return [_copied(batch) for batch in loader]
 

@@ -188,7 +188,7 @@ class Lab:
                 rank=rank,
                 world_size=world_size,
                 device=torch.device("cpu"),
-                prefetch_batches=1,
+                prefetch_blocks=1,
             )
             with closing(Ledger(training.run / "ledger", attempt, rank)) as ledger:
                 for batch in loader:
