@@ -109,7 +109,9 @@ def select(source: Source, dataset: Dataset, key: str) -> Selection:
     sizes = _part(sizes, source)
     if not sizes.sum():
         raise DatasetError(f"{key}: nothing of {dataset.root} is left by require, where, fraction and limit.")
-    return Selection(source, dataset.manifest.digest, classes, sizes, dataset.sample_bytes)
+    # A read task runs in another folder than the command that started it.
+    placed = source.model_copy(update={"path": str(dataset.root)})
+    return Selection(placed, dataset.manifest.digest, classes, sizes, dataset.sample_bytes)
 
 
 def matching_rows(

@@ -99,6 +99,13 @@ def _plan(folder: Path, sources: list[dict[str, Any]], **more: Any) -> tuple[lis
     return plan_samples(named, more.get("balance"), more.get("epoch_samples"))
 
 
+def test_a_plan_is_opened_from_any_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    _, samples = plan_samples([TrainSource(path="first"), TrainSource(path="second")], None, None)
+    monkeypatch.chdir(tmp_path)
+    assert [dataset.root for dataset in open_planned(samples)] == [str(folder / "first"), str(folder / "second")]
+
+
 def test_datasets_without_weights_are_read_once_each(folder: Path) -> None:
     datasets, samples = _plan(folder, [{"path": "first"}, {"path": "second"}])
     found = _keys(datasets, samples, shuffle=SHUFFLE)
