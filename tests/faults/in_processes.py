@@ -24,13 +24,13 @@ from tests.object_store import Request, upload
 
 def _killed_reader(lab: Lab) -> None:
     make_samples(lab.folder / "train", range(48))
-    training = lab.plan(**{"train.epochs": 12, "data.batch_size": 4})
+    training = lab.plan(**{"train.epochs": 24, "data.batch_size": 4})
     killed: list[int] = []
 
     def kill(_: object) -> None:
-        # Three of them, at different places; a batch takes long enough for readers to be at work.
+        # Three of them, at different places, while much is left to read.
         time.sleep(0.02)
-        if len(killed) < 3 and num_entries(training) >= 20 * (1 + len(killed)):
+        if len(killed) < 3 and num_entries(training) >= 4 + 8 * len(killed):
             for process in _readers():
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signal.SIGKILL)
@@ -38,7 +38,7 @@ def _killed_reader(lab: Lab) -> None:
                     break
 
     assert lab.feed(training, on_batch=kill, samples_per_task=8, block_bytes=1) == {
-        key_of(sample): 12 for sample in range(48)
+        key_of(sample): 24 for sample in range(48)
     }
     assert len(killed) == 3
     lab.require_exact(training, set(), {1: 0})
