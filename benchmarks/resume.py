@@ -30,6 +30,7 @@ with ray_session():
         next(batches)
         found[name] = time.perf_counter() - started
         del batches
+        time.sleep(5)  # what was read ahead is still being decoded
 print(json.dumps(found))
 """
 _WEBDATASET = """

@@ -21,16 +21,18 @@ import numpy as np
 
 FIELDS = ("caption", "imu")
 _OURS = """
-import argparse, sys
+import argparse, os, sys
 from pathlib import Path
 import torch
 import ours, common
 from ray_mm.session import ray_session
 torch.set_num_threads(1)
 folder = Path(sys.argv.pop(1))
+settings = {"block_bytes": 1} if "ALONE" in os.environ else {}
 with ray_session():
     common.run(
-        lambda args: ours.make_loader(args, folder, fields=("caption", "imu")), lambda batch: batch.stop - batch.start
+        lambda args: ours.make_loader(args, folder, fields=("caption", "imu"), **settings),
+        lambda batch: batch.stop - batch.start,
     )
 """
 _WEBDATASET = """
@@ -71,10 +73,10 @@ def main() -> None:
     ingest.make_samples(data, 120_000, FIELDS)
     figures: dict[str, list[float]] = {}
     for _ in range(args.rounds):
-        for name, code in (("ray_mm", _OURS), ("WebDataset", _WEBDATASET)):
+        for name, code in (("ray_mm", _OURS), ("ray_mm, a batch per block", _OURS), ("WebDataset", _WEBDATASET)):
             done = subprocess.run(
                 [sys.executable, "-c", code, str(data / "quarantine"), "--data", str(data)],
-                env=ingest.environment(),
+                env=ingest.environment() | ({"ALONE": "1"} if "a batch per block" in name else {}),
                 capture_output=True,
                 text=True,
                 check=True,

@@ -174,4 +174,4 @@ def test_loading_runs_no_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     for name in ("pickle.load", "pickle.loads", "torch.load"):
         monkeypatch.setattr(name, refuse)
-    load_checkpoint(tmp_path).build()
+    assert load_checkpoint(tmp_path).build().state_dict()

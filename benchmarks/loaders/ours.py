@@ -28,8 +28,9 @@ def make_loader(
     quarantine: Path,
     start: float = 0.0,
     fields: tuple[str, ...] = ("image", "caption", "imu"),
+    **settings: Any,
 ) -> Iterable[LoadedBatch]:
-    """One epoch, from a share of it on."""
+    """One epoch, from a share of it on; settings are those of the feed."""
     dataset, samples = select_all(Source(path=str(Path(args.data) / "tars")), "data")
     schedule = Schedule(samples.epoch_samples, 0, BATCH, epochs=1)
     first_item = int(start * schedule.num_items)
@@ -42,6 +43,7 @@ def make_loader(
         world_size=1,
         first_item=first_item,
         quarantine=quarantine,
+        **settings,
     )
     (split,) = feed_dataset(feed).streaming_split(1, equal=False, locality_hints=None)
     return Loader(

@@ -62,6 +62,11 @@ class ImageField(Config):
     random_flip: Fraction = 0.0
     """Chance that a picture is mirrored left to right, in training only."""
 
+    @property
+    def whole_side(self) -> int | None:
+        """Rows and columns of the whole picture that parts are cut from. None: they are cut from the file."""
+        return self.random_crop.whole_side if self.random_crop is not None else None
+
 
 class TextField(Config):
     """A text, UTF-8. Tokenised to int32 [max_tokens], padded with 0."""

@@ -74,10 +74,9 @@ def size_name(field: str) -> str:
 
 def whole_arrays(name: str, spec: ImageField) -> dict[str, ArraySpec]:
     """The arrays of a picture field before its random parts are cut from whole pictures."""
-    assert spec.random_crop is not None and spec.random_crop.whole_side is not None
-    side = spec.random_crop.whole_side
+    assert spec.whole_side is not None
     return {
-        name: ArraySpec((side, side, spec.channels), np.dtype(np.uint8)),
+        name: ArraySpec((spec.whole_side, spec.whole_side, spec.channels), np.dtype(np.uint8)),
         size_name(name): ArraySpec((2,), np.dtype(np.int32)),
         presence_name(name): ArraySpec((), np.dtype(np.bool_)),
     }

@@ -62,9 +62,7 @@ class RowLayout:
             if isinstance(spec, ImageField | VideoField) and spec.random_crop is not None
         }
         self.whole = {
-            name: spec
-            for name, spec in cropped.items()
-            if isinstance(spec, ImageField) and spec.random_crop is not None and spec.random_crop.whole_side is not None
+            name: spec for name, spec in cropped.items() if isinstance(spec, ImageField) and spec.whole_side is not None
         }
         """Fields whose whole pictures are kept, and their random parts cut when they are read."""
         self.decoded_anew = [name for name in cropped if name not in self.whole]

@@ -36,9 +36,9 @@ from ray_mm.preprocessing.facts import (
     read_facts,
     read_summary,
 )
-from ray_mm.preprocessing.publish import Split, class_names, field_statistics, train_tokenizers, write_splits
+from ray_mm.preprocessing.publish import Split, field_statistics, train_tokenizers, write_splits
 from ray_mm.preprocessing.splits import require_no_empty_split
-from ray_mm.preprocessing.summary import FieldSummary, merge_summaries
+from ray_mm.preprocessing.summary import merge_summaries
 from ray_mm.preprocessing.table import listing
 from ray_mm.progress import progress
 from ray_mm.run_folder import RunFolder
@@ -261,23 +261,18 @@ def _write_datasets(
     return write_splits(
         plan.settings.output,
         plan.job.name,
-        {split: _split(plan, summaries, split, complete, merge_summaries(of_split[split])) for split in plan.splits},
+        {split: Split(_shards(plan, summaries, split), merge_summaries(of_split[split])) for split in plan.splits},
         fields=complete,
         members=members,
         statistics=field_statistics(complete, merge_summaries(of_split[plan.train_split]), plan.train_split),
         tokenizers=tokenizers.content,
+        label_counts=label_counts,
         source=plan.digest,
     )
 
 
-def _split(
-    plan: PlacePlan,
-    summaries: Mapping[PlacedShard, PlaceSummary],
-    split: str,
-    fields: Mapping[str, FieldSpec],
-    found: Mapping[str, FieldSummary],
-) -> Split:
-    shards = [
+def _shards(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary], split: str) -> list[ShardInfo]:
+    return [
         ShardInfo(
             path=shard.info.url,
             index=_index_name(shard),
@@ -288,8 +283,6 @@ def _split(
         for shard in plan.shards
         if summaries[shard].num_samples.get(split)
     ]
-    counts = {name: label_counts(_label(fields[name]), found[name].classes) for name in class_names(fields)}
-    return Split(shards, found, counts)
 
 
 def _texts(plan: PlacePlan) -> dict[tuple[str, str], list[str]]:

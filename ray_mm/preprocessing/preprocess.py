@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_mm.config.fields import FieldSpec
+from ray_mm.config.fields import LabelField
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.decode.container import require_av
 from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset
@@ -34,9 +34,9 @@ from ray_mm.preprocessing.files import missing_cells
 from ray_mm.preprocessing.in_place import SETTLED_IN_PLACE, make_in_place, plan_in_place
 from ray_mm.preprocessing.members import EXTENSIONS
 from ray_mm.preprocessing.plan import SETTLED, Plan, plan_job
-from ray_mm.preprocessing.publish import Split, class_names, field_statistics, train_tokenizers, write_splits
+from ray_mm.preprocessing.publish import Split, field_statistics, train_tokenizers, write_splits
 from ray_mm.preprocessing.shards import ShardPlan
-from ray_mm.preprocessing.summary import BadCell, FieldSummary, ShardSummary, first_bad, merge_fields
+from ray_mm.preprocessing.summary import BadCell, ShardSummary, first_bad, merge_fields
 from ray_mm.preprocessing.table import listing
 from ray_mm.preprocessing.writer import read_receipt, receipts_folder, remove_shard, write_shard
 from ray_mm.progress import notice, progress
@@ -228,22 +228,17 @@ def _write_datasets(job: PreprocessJob, plan: Plan, summaries: dict[ShardPlan, S
     return write_splits(
         plan.settings.output,
         job.name,
-        {split: _split(plan, summaries, split, fields, merge_fields(of_split[split])) for split in plan.splits},
+        {split: Split(_shards(plan, summaries, split), merge_fields(of_split[split])) for split in plan.splits},
         fields=fields,
         members={field: _suffixes(field, plan, everywhere[field].extensions) for field in fields},
         statistics=field_statistics(fields, merge_fields(of_split[plan.train_split]), plan.train_split),
         tokenizers=tokenizers.content,
+        label_counts=_label_counts,
         source=plan.digest,
     )
 
 
-def _split(
-    plan: Plan,
-    summaries: dict[ShardPlan, ShardSummary],
-    split: str,
-    fields: Mapping[str, FieldSpec],
-    found: Mapping[str, FieldSummary],
-) -> Split:
+def _shards(plan: Plan, summaries: dict[ShardPlan, ShardSummary], split: str) -> list[ShardInfo]:
     shards = [
         ShardInfo(
             path=shard.path,
@@ -258,8 +253,13 @@ def _split(
     if not shards:
         folder = plan.settings.output / split
         raise RayMMError(f"{folder}: every sample of this split turned out to be empty; correct the table.")
-    counts = {name: dict.fromkeys(classes, 0) | found[name].classes for name, classes in class_names(fields).items()}
-    return Split(shards, found, counts)
+    return shards
+
+
+def _label_counts(spec: LabelField, found: Mapping[str, int]) -> dict[str, int]:
+    """A table names classes as they are; all of them, also those that no row has."""
+    assert spec.classes is not None
+    return dict.fromkeys(spec.classes, 0) | dict(found)
 
 
 def _suffixes(field: str, plan: Plan, extensions: tuple[str, ...]) -> tuple[str, ...]:

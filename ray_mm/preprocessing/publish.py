@@ -21,11 +21,10 @@ _STATISTICS = ("series", "points", "vector", "label")
 
 
 class Split(NamedTuple):
-    """What a split has: its shards, field → what is in them, and class label → class → samples."""
+    """What a split has: its shards, and field → what is in them."""
 
     shards: Sequence[ShardInfo]
     fields: Mapping[str, FieldSummary]
-    label_counts: Mapping[str, Mapping[str, int]]
 
 
 class Tokenizers(NamedTuple):
@@ -33,13 +32,6 @@ class Tokenizers(NamedTuple):
 
     content: dict[str, str]
     facts: dict[str, TextFacts]
-
-
-def class_names(fields: Mapping[str, FieldSpec]) -> dict[str, tuple[str, ...]]:
-    """The classes of every class label."""
-    return {
-        name: spec.classes for name, spec in fields.items() if isinstance(spec, LabelField) and spec.classes is not None
-    }
 
 
 def train_tokenizers(
@@ -108,6 +100,7 @@ def write_splits(
     members: Mapping[str, tuple[str, ...]],
     statistics: Mapping[str, Statistics],
     tokenizers: Mapping[str, str],
+    label_counts: Callable[[LabelField, Mapping[str, int]], dict[str, int]],
     source: str,
 ) -> dict[str, Manifest]:
     """Writes what makes folders of shards datasets; ``dataset.json`` of each comes last.
@@ -120,6 +113,7 @@ def write_splits(
         members: field → the suffixes that hold it.
         statistics: of the training split.
         tokenizers: field → JSON.
+        label_counts: class label, and what was found of it → how often: class → samples.
         source: digest of what they are made from.
     """
     for split in splits:
@@ -133,9 +127,13 @@ def write_splits(
             fields=dict(fields),
             members=dict(members),
             presence={field: found[field].present for field in fields},
-            label_counts={field: dict(of_class) for field, of_class in counts.items()},
+            label_counts={
+                field: label_counts(spec, found[field].classes)
+                for field, spec in fields.items()
+                if isinstance(spec, LabelField) and spec.classes is not None
+            },
             statistics=dict(statistics),
             source=source,
         )
-        for split, (shards, found, counts) in splits.items()
+        for split, (shards, found) in splits.items()
     }

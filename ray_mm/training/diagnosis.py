@@ -93,8 +93,12 @@ def diagnose(measured: Measured, schedule: Schedule) -> Diagnosis:
 
 
 def _readers_deliver(measured: Measured, cpus: float) -> float:
-    """Samples per second of all readers on so many CPUs."""
-    return min(_num_readers(measured, cpus) / _reader_s(measured), cpus / _reader_cpu_s(measured))
+    """Samples per second of all readers that Ray starts where it may use so many CPUs.
+
+    It counts CPUs, and binds no process to one: while a worker waits, readers have its CPU, too. What all CPUs together allow
+    is another bound.
+    """
+    return _num_readers(measured, cpus) / _reader_s(measured)
 
 
 def _num_readers(measured: Measured, cpus: float) -> int:

@@ -103,7 +103,9 @@ def test_a_resumed_training_gets_the_rest_whatever_the_number_of_workers(
     local_ray: None, data: Path, first_item: int, world_size: int
 ) -> None:
     feed = make_feed(data / "train", data / "validation", world_size=world_size, first_item=first_item)
-    _check(feed, load(feed))
+    found = load(feed)
+    assert [len(batches) for batches in found] == [feed.schedule.num_items - first_item] * world_size
+    _check(feed, found)
 
 
 @pytest.mark.ray

@@ -53,8 +53,9 @@ def no_ray_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("theirs", ["2.60.0", "2.60.7"])
 def test_a_dashboard_of_the_same_release_is_taken(theirs: str) -> None:
-    with server(200, version(theirs)) as (url, _):
+    with server(200, version(theirs)) as (url, shown):
         require_dashboard(url, "2.60.0")
+        assert shown == [None], "asked once, without a token"
 
 
 def test_another_version_of_ray_is_told_with_both_numbers() -> None:

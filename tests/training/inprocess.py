@@ -18,7 +18,7 @@ from ray_mm.data.reader import BatchReader
 from ray_mm.data.samples import open_planned
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
-from ray_mm.training.state import begin_attempt
+from ray_mm.training.state import begin_attempt, latest_checkpoint
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.train import plan_training
 from ray_mm.training.worker import run_worker
@@ -88,3 +88,10 @@ class Killed(Exception):  # noqa: N818 - an event, not a mistake
 def curve(training: Training) -> dict[tuple[str, int], float]:
     """(kind, step) → loss, from the run's metrics."""
     return {(line["kind"], line["step"]): line["loss"] for line in read_metrics(training.run)}
+
+
+def newest(training: Training) -> Path:
+    """The newest checkpoint of a training."""
+    found = latest_checkpoint(training.run)
+    assert found is not None
+    return found

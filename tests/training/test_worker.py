@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 
 from ray_mm.checkpoint import load_checkpoint
 from ray_mm.data.loader import LoadedBatch
-from ray_mm.data.quarantine import list_quarantine
-from ray_mm.errors import CheckpointError, OrderError, QuarantineBudgetError, TrainingDivergedError
+from ray_mm.errors import CheckpointError, OrderError, TrainingDivergedError
 from ray_mm.training.ledger import audit
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
@@ -27,7 +26,7 @@ from ray_mm.training.state import attempt_starts, begin_attempt, current_attempt
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import is_better, run_worker
 from tests.factories import make_dataset
-from tests.training.inprocess import Killed, batches, curve, make_training, train
+from tests.training.inprocess import Killed, batches, curve, make_training, newest, train
 
 FIELDS = ("vector", "label", "number")
 ONE = Ranks(0, 1, torch.device("cpu"))
@@ -38,14 +37,7 @@ GOLDEN = [
 ]
 VALIDATION = 0.20623
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from threads, and wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -142,7 +134,7 @@ def test_a_training_that_was_killed_in_mid_epoch_goes_on_as_if_nothing_had_been(
     for name, tensor in one.state.items():
         torch.testing.assert_close(tensor, other.state[name], rtol=0, atol=1e-6)
     assert all(epoch.exact for epoch in audit(killed.run / "ledger", killed.schedule, attempt_starts(killed.run)))
-    (state, calm_state) = (read_state(_latest(training)) for training in (killed, calm))
+    (state, calm_state) = (read_state(newest(training)) for training in (killed, calm))
     assert replace(state, best={}, latest={}) == replace(calm_state, best={}, latest={})
     assert state.best == pytest.approx(calm_state.best) and state.latest == pytest.approx(calm_state.latest)
 
@@ -164,7 +156,7 @@ def test_best_is_the_best_validation_and_last_the_last(data: Path) -> None:
     best = max(validations, key=lambda line: (line["accuracy"], -line["loss"]))
     assert load_checkpoint(training.run / "best").metrics["loss"] == best["loss"]
     assert load_checkpoint(training.run / "last").metrics["loss"] == validations[-1]["loss"]
-    state = read_state(_latest(training))
+    state = read_state(newest(training))
     assert state.best_step == best["step"] and state.latest["loss"] == validations[-1]["loss"]
 
 
@@ -173,7 +165,7 @@ def test_without_a_validation_there_is_a_last_checkpoint_and_no_best(tmp_path: P
     training = make_training(tmp_path)
     train(training)
     assert load_checkpoint(training.run / "last").metrics == {} and not (training.run / "best").exists()
-    assert read_state(_latest(training)).next_item == training.schedule.num_items
+    assert read_state(newest(training)).next_item == training.schedule.num_items
 
 
 def test_a_start_that_was_overtaken_writes_no_checkpoint_any_more(data: Path) -> None:
@@ -207,89 +199,6 @@ def test_a_classifier_is_better_by_accuracy_then_loss(
     assert is_better(make_training(data).job.model.task, metrics, best) is better
 
 
-# --- bad samples
-
-
-def test_bad_samples_are_counted_quarantined_and_change_nothing_else(tmp_path: Path) -> None:
-    corrupt = {(3, "vector"), (40, "vector"), (69, "label")}
-    make_dataset(tmp_path / "train", 70, FIELDS, num_shards=3, corrupt=corrupt)
-    make_dataset(tmp_path / "validation", 20, FIELDS, num_shards=1, seed=1, corrupt={(3, "vector")})
-    training = make_training(tmp_path)
-    train(training)
-    assert read_state(_latest(training)).total_quarantined == 6, "three in each of two epochs"
-    for epoch in audit(training.run / "ledger", training.schedule, {1: 0}):
-        assert epoch.exact and epoch.quarantined.sum() == 3
-    assert sorted((one.error.key, one.error.field) for one in list_quarantine(training.quarantine)) == [
-        ("sample000003", "vector"),
-        ("sample000003", "vector"),
-        ("sample000040", "vector"),
-        ("sample000069", "label"),
-    ]
-    validation = [line for line in read_metrics(training.run) if line["kind"] == "validation"]
-    assert [line["num_samples"] for line in validation] == [19, 19]
-
-
-def test_a_batch_in_which_nothing_can_be_read_is_got_over(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "train", 24, FIELDS, corrupt={(i, "vector") for i in range(16)})
-    training = make_training(
-        tmp_path, **{"data.batch_size": 1, "data.bad_samples.max_rate": 1.0, "model.task.label_smoothing": 0.1}
-    )
-    train(training)
-    losses = [loss for _, loss in curve(training).items()]
-    assert losses.count(0.0) == 32 and all(math.isfinite(loss) for loss in losses)
-
-
-def test_samples_without_a_label_are_met_but_teach_nothing(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "train", 40, FIELDS, missing={"label": 0.5})
-    training = make_training(tmp_path, **{"data.batch_size": 40, "train.epochs": 1})
-    train(training)
-    (epoch,) = audit(training.run / "ledger", training.schedule, {1: 0})
-    assert epoch.exact and epoch.trained.sum() == 40
-
-
-def test_too_many_bad_samples_stop_the_training(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "train", 70, FIELDS, corrupt={(i, "vector") for i in range(0, 70, 10)})
-    training = make_training(tmp_path, **{"data.bad_samples.max_count": 3})
-    with pytest.raises(QuarantineBudgetError, match=r"[45] of \d+ samples.*max_count 3"):
-        train(training)
-
-
-def test_the_budget_of_an_epoch_goes_on_after_a_resume(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "train", 64, FIELDS, corrupt={(i, "vector") for i in range(64)})
-    settings: dict[str, Any] = {"train.checkpoint_every_steps": 1, "data.bad_samples.max_rate": 1.0}
-    training = make_training(tmp_path, **settings, **{"data.bad_samples.max_count": 40})
-    with pytest.raises(Killed):
-        train(training, stop_before=2)
-    with pytest.raises(QuarantineBudgetError, match="48 of 48"):
-        train(training)
-    assert attempt_starts(training.run) == {1: 0, 2: 2}
-
-
-def test_bad_samples_of_a_validation_are_budgeted_as_well(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "train", 20, FIELDS)
-    make_dataset(tmp_path / "validation", 20, FIELDS, corrupt={(3, "vector"), (4, "vector")})
-    training = make_training(tmp_path, **{"data.bad_samples.max_count": 1})
-    with pytest.raises(QuarantineBudgetError, match="2 of 20 samples"):
-        train(training)
-
-
-@pytest.mark.parametrize("task", [{"type": "classify", "label": "label"}, {"type": "regress", "label": "number"}])
-def test_a_validation_in_which_nothing_can_be_scored_is_no_perfect_one(tmp_path: Path, task: dict[str, str]) -> None:
-    make_dataset(tmp_path / "train", 20, FIELDS)
-    make_dataset(tmp_path / "validation", 20, FIELDS, corrupt={(i, task["label"]) for i in range(20)})
-    training = make_training(tmp_path, **{"model.task": task})
-    with pytest.raises(QuarantineBudgetError, match=f"none of the 20 validation samples.*no '{task['label']}'"):
-        train(training)
-    assert not (training.run / "best").exists()
-
-
-def test_a_dataset_of_which_nothing_can_be_read_is_no_success(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "train", 20, FIELDS, corrupt={(i, "vector") for i in range(20)})
-    training = make_training(tmp_path)
-    with pytest.raises(QuarantineBudgetError, match=r"none of the 20 samples of data\.train"):
-        train(training)
-
-
 # --- what must never pass
 
 
@@ -312,7 +221,7 @@ def test_no_checkpoint_is_saved_of_weights_that_are_not_finite(data: Path) -> No
 
     with pytest.raises(TrainingDivergedError, match="weights are not finite after step 3"):
         run_worker(training, ONE, attempt, poisoned())
-    latest = _latest(training)
+    latest = newest(training)
     assert read_state(latest).step == 2
     assert all(tensor.isfinite().all() for tensor in load_checkpoint(latest).state.values())
 
@@ -365,12 +274,12 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:
     for one, two in pairs:
         assert curve(two) == pytest.approx(curve(one), abs=1e-5)
         # AdamW does not care how large a gradient is; its moments do.
-        alone, together = (load_file(_latest(training) / "optimizer.safetensors") for training in (one, two))
+        alone, together = (load_file(newest(training) / "optimizer.safetensors") for training in (one, two))
         assert max(float(tensor.abs().max()) for name, tensor in alone.items() if name.endswith("exp_avg")) > 0.02
         for name, tensor in alone.items():
             torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-5)
-        assert replace(read_state(_latest(two)), best={}, latest={}) == replace(
-            read_state(_latest(one)), best={}, latest={}
+        assert replace(read_state(newest(two)), best={}, latest={}) == replace(
+            read_state(newest(one)), best={}, latest={}
         )
         assert len(list((two.run / "ledger").iterdir())) == 2
         for epoch in audit(two.run / "ledger", two.schedule, {1: 0}):
@@ -396,9 +305,3 @@ def _rank(rank: int, trainings: list[Training], rendezvous: Path) -> None:
         ranks = Ranks(rank, 2, torch.device("cpu"))
         run_worker(training, ranks, current_attempt(training.run), batches(training, 0, rank, 2))
     dist.destroy_process_group()
-
-
-def _latest(training: Training) -> Path:
-    latest = latest_checkpoint(training.run)
-    assert latest is not None
-    return latest

@@ -57,8 +57,8 @@ def view_of(name: str, height: int, width: int, spec: ImageField | VideoField, d
     aspect = spec.width / spec.height if spec.fit == "crop" else width / height
     if draw is None or (spec.random_crop is None and spec.random_flip == 0):
         return View(_box(height, width, aspect, math.inf, 0.5, 0.5), False)
-    area, ratio, down, right, _ = draw.uniform(name, _NUMBERS)
-    mirrored = is_mirrored(name, spec, draw)
+    area, ratio, down, right, side = draw.uniform(name, _NUMBERS)
+    mirrored = side < spec.random_flip
     if spec.random_crop is None:
         return View(_box(height, width, aspect, math.inf, 0.5, 0.5), mirrored)
     return View(_random_box(height, width, aspect, spec.random_crop, (area, ratio, down, right)), mirrored)

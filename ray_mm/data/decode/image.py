@@ -51,9 +51,8 @@ def decode_image(
     Raises:
         DecodeError: not a picture, damaged, or over ``MAX_PIXELS``.
     """
-    side = spec.random_crop.whole_side if spec.random_crop is not None else None
-    if side is not None:
-        whole = np.empty((side, side, spec.channels), np.uint8)
+    if spec.whole_side is not None:
+        whole = np.empty((spec.whole_side, spec.whole_side, spec.channels), np.uint8)
         cut_from_whole(whole, decode_whole(payload, spec, whole), spec, out, name, draw)
         return
     pixels, view, _ = _decode(payload, spec, name, draw)

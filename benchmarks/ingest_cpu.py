@@ -1,0 +1,94 @@
+"""Where the processors go between tars and batches: milliseconds of CPU per sample of each process, for some numbers of readers.
+
+    python benchmarks/ingest_cpu.py
+
+Reads the samples of ``ingest.py`` with two CPUs, and makes them if they are not there. Counted is between a sixth and five
+sixths of the samples, as there. Readers are the processes that run read tasks; what they tell of reading and decoding is wall
+time, which grows where several share a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ingest
+import psutil
+
+
+def cpu_seconds() -> dict[int, tuple[str, float]]:
+    """Process → its role and its seconds of CPU so far, of this process and all below it."""
+    me, found = psutil.Process(), {}
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            times, command = process.cpu_times(), process.cmdline() or [""]
+        except psutil.Error:
+            continue
+        role = "the rest of Ray"
+        if process.pid == me.pid:
+            role = "worker"
+        elif "SplitCoordinator" in command[0]:
+            role = "hands blocks out"
+        elif "ReadPlan" in command[0] or "IDLE" in command[0]:
+            role = "readers"
+        found[process.pid] = (role, times.user + times.system)
+    return found
+
+
+def one_run(data: Path, readers_per_cpu: float) -> None:
+    """Prints a row."""
+    sys.path.insert(0, str(ingest.LOADERS))
+    import ours
+
+    from ray_mm.data import source
+    from ray_mm.session import ray_session
+
+    source.READERS_PER_CPU = readers_per_cpu
+    with tempfile.TemporaryDirectory() as folder, ray_session():
+        batches = list[tuple[float, float, float]]()
+        total = -(-ingest.SAMPLES // 64)
+        for number, batch in enumerate(ours.make_loader(argparse.Namespace(data=str(data)), Path(folder))):
+            batches.append((time.perf_counter(), batch.read_s, batch.decode_s))
+            if number == total // 6:
+                before = cpu_seconds()
+            if number == total * 5 // 6:
+                after = cpu_seconds()
+                break
+    counted = batches[total // 6 + 1 :]
+    samples = 64 * len(counted)
+    spent: dict[str, float] = {}
+    for process, (role, seconds) in after.items():
+        spent[role] = spent.get(role, 0.0) + seconds - before.get(process, (role, 0.0))[1]
+    wall = batches[-1][0] - batches[total // 6][0]
+    roles = ("readers", "hands blocks out", "worker", "the rest of Ray")
+    cells = [f"{1e3 * spent.get(role, 0.0) / samples:.2f}" for role in roles]
+    told = [f"{1e3 * sum(batch[part] for batch in counted) / samples:.2f}" for part in (1, 2)]
+    rate, cores = samples / wall, sum(spent.values()) / wall
+    print(f"| {readers_per_cpu:g} | {rate:,.0f} | {cores:.2f} | {' | '.join(cells + told)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("data/ingest"))
+    parser.add_argument("--readers-per-cpu", type=float, nargs="+", default=[1.0, 1.51, 2.0])
+    args = parser.parse_args()
+    data = args.data.absolute()
+    if len(args.readers_per_cpu) == 1:
+        one_run(data, args.readers_per_cpu[0])
+        return
+    ingest.make_samples(data, ingest.SAMPLES)
+    print(
+        "| readers per CPU | samples/s | busy cores | readers | hands out | worker | rest of Ray | told: read | told: decode |"
+    )
+    print("|" + "---:|" * 9, flush=True)
+    for number in args.readers_per_cpu:
+        command = [sys.executable, __file__, "--data", str(data), "--readers-per-cpu", str(number)]
+        subprocess.run(command, env=ingest.environment(), check=True)
+
+
+if __name__ == "__main__":
+    main()
