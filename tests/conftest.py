@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fuzzing import DAMAGED
 from tests.object_store import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
 
 # Ray's processes and a busy machine make single examples slow now and then; that is no failure.
@@ -20,6 +21,13 @@ settings.register_profile("ray_mm", deadline=None, suppress_health_check=[Health
 settings.load_profile("ray_mm")
 
 _BUCKETS = itertools.count()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many inputs were damaged."""
+    if DAMAGED:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in DAMAGED.items())
+        terminalreporter.write_line(f"damaged {DAMAGED.total():,} inputs: {kinds}")
 
 
 @pytest.fixture(scope="session")

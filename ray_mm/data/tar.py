@@ -87,6 +87,10 @@ class _Walk:
         self._is_extended = False
         self._long_name: bytes | None = None
         self._pax: dict[str, bytes] = {}
+        self._announced = -1
+        """Where the header must be that the last extended one speaks of."""
+        self._kinds = b""
+        """Of the extended headers directly before that place."""
         # Headers that are still to be checked, all in one window.
         self._window = memoryview(b"")
         self._base = 0
@@ -155,6 +159,7 @@ class _Walk:
 
     def _read_pax(self, offset: int, length: int) -> None:
         payload = self._extended_payload(offset, length)
+        self._announce(b"x", offset, length)
         tells = b" path=" in payload or b" size=" in payload or b"GNU.sparse" in payload
         # Most have one record, of when the file was changed.
         is_one = not tells and payload.startswith(b"%d " % length) and payload.endswith(b"\n")
@@ -170,12 +175,14 @@ class _Walk:
                 self._read_pax(offset, length)
                 return length
             if kind == b"L":
-                self._long_name, self._is_extended = self._extended_payload(offset, length).rstrip(b"\0"), True
+                self._long_name, self._is_extended = self._read_long_name(offset, length), True
             elif kind == b"5":
                 length, self._is_extended, self._long_name, self._pax = 0, False, None, {}
                 self._resized.append(row)
             # The others are of all members, or name a link's target: neither ends what L and x say.
             self._skipped.append(row)
+            if kind != b"5":
+                self._announce(kind, offset, length)
             return length
         pax, name = self._pax, self._long_name or self._pax.get("path")
         self._is_extended, self._long_name, self._pax = False, None, {}
@@ -196,6 +203,26 @@ class _Walk:
         if name:
             self._renamed[row] = name
         return length
+
+    def _read_long_name(self, offset: int, length: int) -> bytes:
+        payload = self._extended_payload(offset, length + BLOCK - 1 & -BLOCK)
+        if payload[length:].count(0) != len(payload) - length:
+            raise DatasetError(
+                f"{self._shard}: damaged: a long name at byte {offset + BLOCK} goes on behind the {length} bytes that its header "
+                "claims. Write the tar again."
+            )
+        return payload[:length].rstrip(b"\0")
+
+    def _announce(self, kind: bytes, offset: int, length: int) -> None:
+        """Damage makes a header jump over members, or loses one: then its end mark, or another one's member, follows."""
+        kinds = self._kinds if offset == self._announced else b""
+        if kind in kinds and kind != b"g":
+            raise DatasetError(
+                f"{self._shard}: damaged: a second extended header of type {kind.decode()!r} at byte {offset}, expected the "
+                "member that the first is of. Write the tar again."
+            )
+        self._kinds = kinds + kind
+        self._announced = offset + BLOCK + (length + BLOCK - 1 & -BLOCK)
 
     def _extended_payload(self, offset: int, length: int) -> bytes:
         if length > _MAX_EXTENDED:
@@ -250,6 +277,11 @@ class _Walk:
     def _end(self, offset: int) -> int:
         """The end mark is two blocks of zeros; nothing but zeros may follow, or a reader would silently stop too early."""
         self._check()
+        if offset == self._announced:
+            raise DatasetError(
+                f"{self._shard}: damaged: an extended header is followed by the end mark at byte {offset}, expected the member "
+                "that it is of. Write the tar again."
+            )
         place = offset
         while True:
             window, base = self._source.window(place, 2 * BLOCK)

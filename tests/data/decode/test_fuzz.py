@@ -1,13 +1,11 @@
 """Damaged members of every kind: a decoder fills its row with numbers or raises DecodeError, and takes bounded memory.
 
-``RAY_MM_FUZZ_CASES`` says how many members are damaged in all; ``make fuzz`` sets it.
+``RAY_MM_FUZZ_CASES`` says how many members are damaged in all.
 """
 
 from __future__ import annotations
 
-import os
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +17,8 @@ from ray_mm.data.fields import field_arrays, length_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.preprocessing.tokenizer import train_tokenizer
 from tests.data.decode.corpus import SPECS, damaged, members
+from tests.fuzzing import DAMAGED, archive, num_cases
 
-CASES = int(os.environ.get("RAY_MM_FUZZ_CASES", "480"))
-_MEDIA = Path(os.environ.get("RAY_MM_REAL_DATA") or Path(__file__).parents[4] / "shared" / "data") / "media.tar.gz"
 _TOKENIZER = train_tokenizer(["stop at the line"])
 _PREPROCESSOR = Preprocessor(
     fields=SPECS, tokenizers={name: _TOKENIZER for name, spec in SPECS.items() if spec.type == "text"}
@@ -57,17 +54,18 @@ def test_every_field_has_good_members_to_begin_with(field: str) -> None:
 @pytest.mark.parametrize("field", sorted(SPECS))
 @pytest.mark.timeout(3600)
 def test_damage_is_a_decode_error_or_harmless(field: str) -> None:
-    sources = members(field, _MEDIA if _MEDIA.is_file() else None)
+    sources = members(field, archive("media.tar.gz"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     @settings(
-        max_examples=max(10, CASES // len(SPECS)),
+        max_examples=max(10, num_cases(480) // len(SPECS)),
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,
     )
     @given(damaged(sources), st.none() | st.builds(Draw, st.just(0), st.just(0), st.integers(0, 999)))
     def run(payload: bytes, draw: Draw | None) -> None:
+        DAMAGED[f"{SPECS[field].type} members"] += 1
         try:
             _decode(field, payload, draw)
         except DecodeError as error:
