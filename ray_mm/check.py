@@ -26,6 +26,7 @@ from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.data.fields import merge_fields
 from ray_mm.data.fit import lacking_text, no_dataset, require_fit
 from ray_mm.data.plan import Schedule
+from ray_mm.data.seal import unsealed
 from ray_mm.data.shards import find_shards
 from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, UsageError
 from ray_mm.run_folder import check_output
@@ -247,6 +248,8 @@ def _read_versioned(file: str, name: str, newest: int, error: type[UsageError]) 
     content = _read_json(file, error)
     if content.get("format") != name:
         raise error(f"{file}: has format {content.get('format')!r}, expected {name!r}.")
+    if error is DatasetError:
+        content = unsealed(content, file)
     version = content.get("version")
     if not isinstance(version, int) or not 1 <= version <= newest:
         raise error(

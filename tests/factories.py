@@ -10,9 +10,10 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from ray_mm.config.fields import (
 )
 from ray_mm.data.index import Labels, index_shard
 from ray_mm.data.manifest import ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.data.seal import sealed
 from ray_mm.data.sidecar import index_path, read_index, write_index
 from ray_mm.preprocessing.tokenizer import train_tokenizer
 from ray_mm.storage import sha256_file
@@ -144,6 +146,14 @@ def make_dataset(
         statistics={name: found for name in chosen if (found := _statistics(name))},
     )
     return folder
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes what ``dataset.json`` says, as its writer would have written it."""
+    path = folder / "dataset.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(sealed(content)))
 
 
 def add_checksums(folder: Path) -> None:

@@ -184,6 +184,13 @@ def test_a_dataset_that_can_not_be_read_is_told(folder: Path, tmp_path: Path, co
         check(folder, "train", **{"data.train": tmp_path})
 
 
+def test_a_dataset_that_was_changed_by_hand_is_told(folder: Path, tmp_path: Path) -> None:
+    content = {"format": "ray_mm.dataset", "version": 1, "num_samples": 1, "fields": {}, "crc32c": "00000000"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"expected '00000000': it is damaged, or was changed by hand"):
+        check(folder, "train", **{"data.train": tmp_path})
+
+
 def test_a_train_run_without_a_checkpoint_is_told_as_one(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text('{"kind": "train"}')
     with pytest.raises(CheckpointError, match="the train run has no model yet; run the job that makes it"):

@@ -6,6 +6,7 @@ tar_header.py     the fields of its headers
 tar.py            the header walk of a tar
 index.py          a tar → where each member of its samples lies
 sidecar.py        the index on disk
+seal.py           checksums of a dataset's small files
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
 shards.py         patterns → the shards that they name
 indexing.py       many shards → their indexes, where they are not there yet

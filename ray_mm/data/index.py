@@ -40,6 +40,7 @@ class ShardIndex:
             asked for.
         unpacked_bytes: of the tar within a gzip file, to which the offsets refer; None for a plain tar.
         seek_points: of a gzip file, on their way to ``points_path``.
+        points_crc: CRC32C of the seek points; None for a plain tar.
     """
 
     keys: list[str]
@@ -51,6 +52,7 @@ class ShardIndex:
     checksums: dict[str, npt.NDArray[np.uint32]] = field(default_factory=dict)
     unpacked_bytes: int | None = None
     seek_points: bytes | None = field(default=None, repr=False)
+    points_crc: int | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -177,7 +179,7 @@ def index_shard(
     members = walk_tar(location, source)
     table = _by_sample(location, members)
     crcs = _checksums(source, table) if with_checksums else {}
-    compressed = isinstance(source, GzipBytes)
+    points = source.seek_points() if isinstance(source, GzipBytes) else None
     index = ShardIndex(
         keys=table.keys,
         offsets=table.offsets,
@@ -185,8 +187,9 @@ def index_shard(
         shard_bytes=info.size,
         version=info.version,
         checksums=crcs,
-        unpacked_bytes=members.tar_bytes if compressed else None,
-        seek_points=source.seek_points() if isinstance(source, GzipBytes) else None,
+        unpacked_bytes=None if points is None else members.tar_bytes,
+        seek_points=points,
+        points_crc=None if points is None else google_crc32c.value(points),
     )
     if not is_remote(location):
         require_current(location, ShardState(info.size, info.version), f"index it again with: ray-mm index {location}")

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from ray_mm.config.base import Size
 from ray_mm.data.index import ShardIndex, ShardState, index_shard, is_current
 from ray_mm.data.shards import find_shards
-from ray_mm.data.sidecar import index_path, points_path, read_index, write_index
+from ray_mm.data.sidecar import index_path, read_index, read_points, write_index
 from ray_mm.data.tar_bytes import MAX_UNPACKED_BYTES
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import progress
@@ -118,13 +118,14 @@ def current_index(sidecar: Sidecar, settings: IndexSettings) -> ShardIndex | Non
         return None
     try:
         index = read_index(sidecar.path, sidecar.shard.url)
+        if index.unpacked_bytes is not None:
+            index = replace(index, seek_points=read_points(sidecar.path, index, sidecar.shard.url))
     except DatasetError:
         return None
     known = ShardState(index.shard_bytes, index.version)
-    has_points = index.unpacked_bytes is None or points_path(sidecar.path).is_file()
     has_checksums = not settings.with_checksums or index.checksums.keys() == index.offsets.keys()
     current = is_current(known, ShardState(sidecar.shard.size, sidecar.shard.version))
-    return index if current and has_points and has_checksums else None
+    return index if current and has_checksums else None
 
 
 def index_shards(places: Sequence[Sidecar], settings: IndexSettings) -> Iterator[ShardReport]:

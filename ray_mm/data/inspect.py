@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_te
 from ray_mm.data.infer import Found, count_labels, look_at_members, propose, proposed_job
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
 from ray_mm.data.shards import TAR_SUFFIXES, find_shards
-from ray_mm.data.sidecar import points_path
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import ObjectInfo
 
@@ -195,8 +194,6 @@ def _index_of(shard: ObjectInfo, settings: IndexSettings) -> tuple[ShardIndex, b
         (place,) = sidecars([shard], None)
         index = current_index(place, settings)
         if index is not None:
-            if index.unpacked_bytes is not None:
-                index = replace(index, seek_points=points_path(place.path).read_bytes())
             return index, True
     return index_shard(shard, max_unpacked=settings.max_unpacked), False
 

@@ -1,6 +1,7 @@
 """A dataset on disk: ``dataset.json`` and ``shards.parquet`` over the shards.
 
-<dataset>/dataset.json        fields, counts, presence, labels, statistics, digest; written last: no such file, no dataset
+<dataset>/dataset.json        fields, counts, presence, labels, statistics, digest, checksums of itself and of the two
+                              below; written last: no such file, no dataset
 <dataset>/shards.parquet      a row per shard: path, index, num_samples, size_bytes, version
 <dataset>/shards/NNNNNN.tar   and NNNNNN.index.parquet
 <dataset>/tokenizer.<field>.json   for every text field
@@ -29,13 +30,15 @@ from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import require_complete
 from ray_mm.data.fit import no_dataset
 from ray_mm.data.index import ShardIndex, ShardState, is_current, require_current
-from ray_mm.data.sidecar import index_path, read_index
+from ray_mm.data.seal import checksum, require_checksum, sealed, unsealed
+from ray_mm.data.sidecar import index_path, read_index, read_points
 from ray_mm.errors import DatasetError, ObjectMissingError
 from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.storage.remote import ObjectInfo, join, located, read_object
 from ray_mm.version import DATASET_FORMAT
 
 _FORMAT_NAME = "ray_mm.dataset"
+_SHARDS_NAME = "shards.parquet"
 _SHARDS = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -81,6 +84,8 @@ class Manifest(Config):
     """Field → mean and standard deviation over the training split."""
     source: str = ""
     """Hex SHA-256 of the job and the table that this was made from; empty where it was not made from a table."""
+    files: dict[str, str] = Field(default={})
+    """``shards.parquet`` and the tokenizers → CRC32C of their bytes, hex. Older datasets say nothing of them."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,7 @@ class Dataset:
             row: the sample that it is opened for, which errors then name; None: for none in particular.
         """
         info, location = self.shards[shard], self.location(shard)
-        sidecar = join(self.root, info.index)
-        lies_beside = info.index == str(index_path(Path(info.path)))
-        remedy = f"index it again with: ray-mm index {location}" if lies_beside else "make the dataset again."
+        sidecar, remedy = join(self.root, info.index), self._remedy(shard)
         index = read_index(sidecar, location, remedy)
         name = f"{location}[{index.keys[row]}]" if row is not None and row < len(index) else location
         found = require_current(location, info.state, remedy, name)
@@ -176,11 +179,37 @@ class Dataset:
             raise DatasetError(f"{sidecar}: is the index of another state of {location}; {remedy}")
         return index, found
 
+    def read_points(self, shard: int, index: ShardIndex) -> bytes:
+        """The seek points of a shard that is a gzip file.
+
+        Args:
+            shard: number of it.
+            index: of it.
+
+        Raises:
+            DatasetError: they are missing or damaged.
+        """
+        sidecar = join(self.root, self.shards[shard].index)
+        return read_points(sidecar, index, self.location(shard), self._remedy(shard))
+
+    def _remedy(self, shard: int) -> str:
+        """What to do where the index of a shard is missing or damaged."""
+        info = self.shards[shard]
+        lies_beside = info.index == str(index_path(Path(info.path)))
+        return f"index it again with: ray-mm index {self.location(shard)}" if lies_beside else "make the dataset again."
+
     def tokenizer(self, field: str) -> str:
-        """The tokenizer of a text field, as the JSON of the ``tokenizers`` library."""
-        path = join(self.root, _tokenizer_name(field))
+        """The tokenizer of a text field, as the JSON of the ``tokenizers`` library.
+
+        Raises:
+            DatasetError: it is missing or damaged.
+        """
+        name = _tokenizer_name(field)
+        path = join(self.root, name)
         try:
-            return read_object(path).decode("utf-8")
+            content = read_object(path)
+            require_checksum(path, content, self.manifest.files.get(name))
+            return content.decode("utf-8")
         except (ObjectMissingError, UnicodeDecodeError):
             raise DatasetError(
                 f"{path}: the tokenizer of field {field!r} is missing or damaged; make the dataset again."
@@ -216,6 +245,7 @@ def open_dataset(path: str | Path) -> Dataset:
         raise DatasetError(f"{file}: can't be read ({error}); make the dataset again.") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT_NAME:
         raise DatasetError(f"{file}: is not the dataset.json of a ray_mm dataset.")
+    content = unsealed(content, file)
     if not isinstance(content.get("version"), int) or content["version"] > DATASET_FORMAT:
         raise DatasetError(
             f"{file}: has format version {content.get('version')!r}, this ray_mm reads versions up to {DATASET_FORMAT}; "
@@ -223,8 +253,9 @@ def open_dataset(path: str | Path) -> Dataset:
         )
     try:
         manifest = Manifest.model_validate(content)
-        content = pa.BufferReader(read_object(join(root, "shards.parquet")))
-        table = _upgraded(pq.read_table(content)).select(_SHARDS.names).cast(_SHARDS)
+        listed = read_object(join(root, _SHARDS_NAME))
+        require_checksum(join(root, _SHARDS_NAME), listed, manifest.files.get(_SHARDS_NAME))
+        table = _upgraded(pq.read_table(pa.BufferReader(listed))).select(_SHARDS.names).cast(_SHARDS)
     except (ObjectMissingError, ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
     shards = tuple(ShardInfo(**row) for row in table.to_pylist())
@@ -251,7 +282,7 @@ def write_dataset(
     statistics: dict[str, Statistics],
     source: str = "",
 ) -> Manifest:
-    """Writes ``shards.parquet``, then ``dataset.json``. Shards and their indexes are there already."""
+    """Writes ``shards.parquet``, then ``dataset.json``. Shards, their indexes and the tokenizers are there already."""
     require_complete(fields)
     # The same bytes may be read as other classes, or scaled by other statistics.
     described = [label_counts, {name: value.model_dump() for name, value in statistics.items()}]
@@ -260,6 +291,13 @@ def write_dataset(
         digest.update(f"{shard.path}\0{shard.version}\0".encode())
         if not shard.is_content_hash:  # of such a shard a dataset may have some of the samples
             digest.update(sha256_file(root / shard.index).encode())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([vars(shard) for shard in shards], schema=_SHARDS), sink)
+    listed = sink.getvalue().to_pybytes()
+    files = {_SHARDS_NAME: checksum(listed)}
+    for field, spec in fields.items():
+        if spec.type == "text":
+            files[_tokenizer_name(field)] = checksum(tokenizer_path(root, field).read_bytes())
     manifest = Manifest(
         name=name,
         digest=digest.hexdigest(),
@@ -272,11 +310,10 @@ def write_dataset(
         label_counts=label_counts,
         statistics=statistics,
         source=source,
+        files=files,
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([vars(shard) for shard in shards], schema=_SHARDS), sink)
-    write_atomic(root / "shards.parquet", sink.getvalue().to_pybytes())
-    write_json(root / "dataset.json", manifest.model_dump(mode="json"))
+    write_atomic(root / _SHARDS_NAME, listed)
+    write_json(root / "dataset.json", sealed(manifest.model_dump(mode="json")))
     return manifest
 
 

@@ -20,13 +20,12 @@ import numpy as np
 
 from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset
-from ray_mm.data.sidecar import points_path
 from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
-from ray_mm.storage import is_remote, local_path, ranges
+from ray_mm.storage import is_remote, ranges
 from ray_mm.storage.cache import BlockCache
 from ray_mm.storage.ranges import Arena, Range, RangeReader, read_many, run_all
-from ray_mm.storage.remote import join, patient
+from ray_mm.storage.remote import patient
 
 Members = dict[str, memoryview]
 """Field → the bytes of its member; absent ones are left out."""
@@ -220,7 +219,7 @@ class SampleReader:
             field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields
         }
         if index.unpacked_bytes is not None:
-            points = points_path(local_path(join(self._dataset.root, self._dataset.shards[shard].index)))
+            points = self._dataset.read_points(shard, index)
             return _OpenShard(path, index, suffixes, GzipRanges(found, points, index.unpacked_bytes))
         return _OpenShard(
             path, index, suffixes, RangeReader(found, name=lambda start, stop: _named(found.url, index, start, stop))

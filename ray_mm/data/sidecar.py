@@ -7,7 +7,7 @@ The sidecar has a row per sample: ``key``, and for every suffix that occurs in t
 ``<suffix>:size`` in bytes (−1 where the sample lacks it), on request also ``<suffix>:crc32c``. In a dataset it has
 ``label:<field>`` for every label, so that an order can be planned without opening a shard. Its metadata says which bytes it
 was made of, size and version, and has a CRC32C over all that the sidecar says: a flipped bit of an offset would give a sample
-the bytes of another.
+the bytes of another. Of the seek points it has one, too: they hold 32 kB of the tar each, from which what follows is unpacked.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ray_mm.storage.remote import read_object
 _SIZE_KEY = b"ray_mm.shard_bytes"
 _VERSION_KEY = b"ray_mm.shard_version"
 _UNPACKED_KEY = b"ray_mm.unpacked_bytes"
+_POINTS_CRC_KEY = b"ray_mm.points_crc32c"
 _CRC_KEY = b"ray_mm.crc32c"
 _LABEL = "label:"
 
@@ -65,6 +66,8 @@ def write_index(path: Path, index: ShardIndex) -> None:
     metadata[_CRC_KEY] = f"{_content_crc(index):08x}".encode()
     if index.unpacked_bytes is not None:
         metadata[_UNPACKED_KEY] = str(index.unpacked_bytes).encode()
+    if index.points_crc is not None:
+        metadata[_POINTS_CRC_KEY] = f"{index.points_crc:08x}".encode()
     table = pa.table(columns).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     # Offsets and sizes go up in steps: written as differences they take a fiftieth of what a dictionary takes.
@@ -112,9 +115,38 @@ def read_index(path: Path | str, shard: str, remedy: str | None = None) -> Shard
     return index
 
 
+def read_points(path: Path | str, index: ShardIndex, shard: str, remedy: str | None = None) -> bytes:
+    """The seek points of a gzip file.
+
+    Args:
+        path: of its sidecar; a URL, too.
+        index: that the sidecar holds.
+        shard: location of the gzip file, for errors.
+        remedy: what to do where they are missing or damaged. None: index the shard again.
+
+    Raises:
+        DatasetError: they are missing or damaged.
+    """
+    place = str(path).removesuffix(".parquet") + ".points"
+    remedy = remedy or f"index it again with: ray-mm index {shard}"
+    try:
+        points = read_object(place)
+    except ObjectMissingError:
+        raise DatasetError(f"{place}: the seek points of {shard} are missing; {remedy}") from None
+    found = google_crc32c.value(points)
+    if index.points_crc is not None and found != index.points_crc:
+        raise DatasetError(
+            f"{place}: the seek points of {shard} are damaged: their CRC32C is {found:08x}, expected {index.points_crc:08x}; "
+            f"{remedy}"
+        )
+    return points
+
+
 def _content_crc(index: ShardIndex) -> int:
     """CRC32C (RFC 3720) of all that a sidecar says. Parquet's own sums are of pages, not of what their place means."""
-    crc: int = google_crc32c.value(json.dumps([index.shard_bytes, index.version, index.unpacked_bytes]).encode())
+    facts = [index.shard_bytes, index.version, index.unpacked_bytes]
+    facts += [] if index.points_crc is None else [index.points_crc]  # older indexes say nothing of it
+    crc: int = google_crc32c.value(json.dumps(facts).encode())
     crc = google_crc32c.extend(crc, "\0".join(index.keys).encode())
     columns: dict[str, Mapping[str, npt.NDArray[Any]]] = {
         "offset": index.offsets,
@@ -159,6 +191,7 @@ def _unchecked(table: pa.Table) -> ShardIndex:
         labels=labels,
         checksums={suffix: _column(table, f"{suffix}:crc32c") for suffix in suffixes if f"{suffix}:crc32c" in columns},
         unpacked_bytes=int(metadata[_UNPACKED_KEY]) if _UNPACKED_KEY in metadata else None,
+        points_crc=int(metadata[_POINTS_CRC_KEY], 16) if _POINTS_CRC_KEY in metadata else None,
     )
 
 

@@ -138,23 +138,21 @@ class GzipRanges(RangeReader):
 
     Args:
         info: of the gzip file.
-        points: its seek points, as ``GzipBytes.seek_points`` gave them, or the path of these.
+        points: its seek points, as ``GzipBytes.seek_points`` gave them.
         unpacked_bytes: size of the tar.
     """
 
-    def __init__(self, info: ObjectInfo, points: Path | bytes, unpacked_bytes: int) -> None:
+    def __init__(self, info: ObjectInfo, points: bytes, unpacked_bytes: int) -> None:
         self._file_info = info
         self._path = local_path(info.url)
         # What lies between two near members is unpacked in any case.
         super().__init__(replace(info, size=unpacked_bytes), ReadPolicy(gap_bytes=_POINT_SPACING, part_bytes=1 << 62))
         try:
             self._file = indexed_gzip.IndexedGzipFile(str(self._path))
-            self._file.import_index(fileobj=io.BytesIO(points if isinstance(points, bytes) else points.read_bytes()))
+            self._file.import_index(fileobj=io.BytesIO(points))
         except _GZIP_ERRORS as error:
-            where = "" if isinstance(points, bytes) else f"{points}: "
             raise DatasetError(
-                f"{where}the seek points of {self._path} can't be read ({error}); index it again with: ray-mm index "
-                f"{self._path}"
+                f"{self._path}: its seek points can't be read ({error}); index it again with: ray-mm index {self._path}"
             ) from None
 
     def in_memory(self, offset: int) -> bool | None:

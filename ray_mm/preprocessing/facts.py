@@ -27,7 +27,7 @@ from ray_mm.config.preprocess import PICKLED
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars
-from ray_mm.data.sidecar import index_path, points_path, read_index, write_index
+from ray_mm.data.sidecar import index_path, read_index, read_points, write_index
 from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.members import Member
@@ -191,7 +191,7 @@ def facts_index_path(output: Path, shard: PlacedShard) -> Path:
 
 def _reader(info: ObjectInfo, index: ShardIndex, draft: Path) -> RangeReader:
     if index.unpacked_bytes is not None:
-        return GzipRanges(info, points_path(draft), index.unpacked_bytes)
+        return GzipRanges(info, read_points(draft, index, info.url), index.unpacked_bytes)
     return RangeReader(info)
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ray_mm.data.index import ShardIndex, index_shard
-from ray_mm.data.sidecar import index_path, points_path, read_index, write_index
+from ray_mm.data.sidecar import index_path, points_path, read_index, read_points, write_index
 from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError
 from ray_mm.storage.remote import put_if_absent, stat
@@ -224,6 +224,36 @@ def test_a_size_that_is_no_octal_number_is_refused(tmp_path: Path, size: bytes) 
         index_shard(shard)
 
 
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
+def test_an_extended_header_that_jumps_to_the_end_mark_is_refused(tmp_path: Path, format: int) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"a.txt": b"x", f"{'b' * 120}.txt": b"y", "c.txt": b"z"}, format)
+    content = shard.read_bytes()
+    start = 2 * 512 if format == tarfile.GNU_FORMAT else content.index(b"PaxHeader") // 512 * 512
+    end = len(content.rstrip(b"\0")) // 512 * 512 + 512
+    shard.write_bytes(_reheaded(content, start, size=b"%011o" % (end - start - 512)))
+    # Of GNU's dialect the long name is then all that follows; tarfile refuses it, too.
+    with pytest.raises(DatasetError, match=r"0\.tar: damaged: an extended header"):
+        index_shard(shard)
+    with pytest.raises(tarfile.ReadError), tarfile.open(shard) as tar:
+        tar.getmembers()
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
+def test_two_names_for_one_member_are_refused(tmp_path: Path, format: int) -> None:
+    shard = write_tar(tmp_path / "0.tar", {f"{'b' * 120}.txt": b"y"}, format)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:1024] + content)
+    with pytest.raises(DatasetError, match=r"0\.tar: damaged: a second extended header of type '[Lx]' at byte 1024"):
+        index_shard(shard)
+
+
+def test_a_long_name_that_goes_on_behind_its_end_is_refused(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {f"{'b' * 120}.txt": b"y"}, tarfile.GNU_FORMAT)
+    shard.write_bytes(_reheaded(shard.read_bytes(), 0, size=b"%011o" % 122))
+    with pytest.raises(DatasetError, match=r"0\.tar: damaged: a long name at byte 512 goes on behind the 122 bytes"):
+        index_shard(shard)
+
+
 def test_joined_tars_are_refused_where_other_readers_stop_silently(tmp_path: Path) -> None:
     first = write_tar(tmp_path / "0.tar", {"a.txt": b"x"})
     second = write_tar(tmp_path / "1.tar", {"b.txt": b"x"})
@@ -293,7 +323,7 @@ def test_a_gzip_file_is_indexed_and_read_from_anywhere(tmp_path: Path) -> None:
     write_index(path, index)
     again = read_index(path, str(shard))
     assert again.shard_bytes == shard.stat().st_size and again.unpacked_bytes is not None
-    reader = GzipRanges(stat(str(shard)), points_path(path), again.unpacked_bytes)
+    reader = GzipRanges(stat(str(shard)), read_points(path, again, str(shard)), again.unpacked_bytes)
     for row in np.random.default_rng(0).permutation(len(again)):
         payload = bytes(reader.read([(int(again.offsets["bin"][row]), int(again.sizes["bin"][row]))])[0])
         assert payload == members[f"{again.keys[row]}.bin"]
@@ -302,8 +332,13 @@ def test_a_gzip_file_is_indexed_and_read_from_anywhere(tmp_path: Path) -> None:
     with pytest.raises(ObjectChangedError, match=r"0\.tgz: was replaced"):
         reader.read([(0, 512)])
     points_path(path).write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"seek points of .*0\.tgz can't be read .*ray-mm index"):
-        GzipRanges(stat(str(shard)), points_path(path), again.unpacked_bytes)
+    with pytest.raises(DatasetError, match=r"0\.tgz\.index\.points: the seek points of .* are damaged.*ray-mm index"):
+        read_points(path, again, str(shard))
+    with pytest.raises(DatasetError, match=r"0\.tgz: its seek points can't be read .*ray-mm index"):
+        GzipRanges(stat(str(shard)), b"", again.unpacked_bytes)
+    points_path(path).unlink()
+    with pytest.raises(DatasetError, match=r"0\.tgz\.index\.points: the seek points of .* are missing.*ray-mm index"):
+        read_points(path, again, str(shard))
 
 
 def test_a_gzip_file_that_is_cut_or_damaged_or_a_bomb_is_refused(tmp_path: Path) -> None:

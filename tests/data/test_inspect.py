@@ -11,7 +11,7 @@ import pytest
 from ray_mm.data.indexing import index_tars
 from ray_mm.data.inspect import Inspection, Table, describe, inspect_tars
 from ray_mm.errors import DatasetError
-from tests.factories import make_dataset, write_tar
+from tests.factories import edit_manifest, make_dataset, write_tar
 
 
 def _table(tables: tuple[Table, ...], title: str) -> dict[str, dict[str, str]]:
@@ -44,11 +44,9 @@ def test_a_dataset_is_described_by_field_label_and_statistics(tmp_path: Path) ->
 
 def test_of_many_classes_the_first_are_shown(tmp_path: Path) -> None:
     root = make_dataset(tmp_path / "train", num_samples=6)
-    manifest = json.loads((root / "dataset.json").read_text())
     names = [f"c{number:03d}" for number in range(100)]
-    manifest["fields"]["label"]["classes"] = names
-    manifest["label_counts"]["label"] = dict.fromkeys(names, 2)
-    (root / "dataset.json").write_text(json.dumps(manifest))
+    edit_manifest(root, lambda content: content["fields"]["label"].update(classes=names))
+    edit_manifest(root, lambda content: content["label_counts"].update(label=dict.fromkeys(names, 2)))
     labels = _table(_described(root).tables, "label label")
     assert len(labels) == 31 and labels["… 70 more"] == {"class": "… 70 more", "samples": "140", "share": "70.0%"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,13 @@ from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
 from ray_mm.data.sidecar import write_index
 from ray_mm.errors import DatasetError
 from ray_mm.version import DATASET_FORMAT
-from tests.factories import CLASSES, SPECS, class_of, make_dataset
+from tests.factories import CLASSES, SPECS, class_of, edit_manifest, make_dataset
 from tests.object_store import delete_object, put_object, upload
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     return make_dataset(tmp_path / "train", num_samples=7, fields=("image", "text", "label"), missing={"image": 0.3})
-
-
-def _edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 def test_what_was_written_is_read_back(dataset: Path) -> None:
@@ -68,7 +63,7 @@ def test_a_folder_that_is_no_dataset_says_what_to_run(tmp_path: Path, dataset: P
 
 
 def test_a_newer_format_is_refused_with_both_versions(dataset: Path) -> None:
-    _edit(dataset / "dataset.json", lambda content: content.update(version=DATASET_FORMAT + 1, novelty=[1]))
+    edit_manifest(dataset, lambda content: content.update(version=DATASET_FORMAT + 1, novelty=[1]))
     with pytest.raises(DatasetError, match=f"version {DATASET_FORMAT + 1}.*up to {DATASET_FORMAT}; upgrade ray_mm"):
         open_dataset(dataset)
 
@@ -85,7 +80,7 @@ def test_a_newer_format_is_refused_with_both_versions(dataset: Path) -> None:
     ],
 )
 def test_a_damaged_manifest_is_refused(dataset: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
-    _edit(dataset / "dataset.json", change)
+    edit_manifest(dataset, change)
     with pytest.raises(DatasetError, match=reason):
         open_dataset(dataset)
 
@@ -96,6 +91,34 @@ def test_a_manifest_that_is_not_json_is_refused(dataset: Path) -> None:
         open_dataset(dataset)
     (dataset / "dataset.json").write_text("[]")
     with pytest.raises(DatasetError, match=r"is not the dataset\.json"):
+        open_dataset(dataset)
+
+
+def test_a_manifest_that_was_changed_by_hand_says_what_to_do(dataset: Path) -> None:
+    path = dataset / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(content.items()))))
+    assert open_dataset(dataset).manifest.name == "factory/train", "laid out anew, it says the same"
+    path.write_text(json.dumps(content | {"name": "mine"}))
+    with pytest.raises(
+        DatasetError, match=r"dataset\.json: has the CRC32C \w{8}, expected '\w{8}': .*changed by hand"
+    ) as caught:
+        open_dataset(dataset)
+    told = re.search(r'write "crc32c": "(\w{8})" in it', str(caught.value))
+    assert told is not None
+    path.write_text(json.dumps(content | {"name": "mine", "crc32c": told[1]}))
+    assert open_dataset(dataset).manifest.name == "mine"
+    path.write_text(json.dumps({name: value for name, value in content.items() if name not in ("crc32c", "files")}))
+    assert open_dataset(dataset).manifest.files == {}, "as older ones are"
+
+
+def test_the_files_of_another_dataset_are_refused(dataset: Path, tmp_path: Path) -> None:
+    other = make_dataset(tmp_path / "other", num_samples=7, fields=("image", "text", "label"))
+    (dataset / "tokenizer.text.json").write_text('{"model": {}}')
+    with pytest.raises(DatasetError, match=r"tokenizer\.text\.json: has the CRC32C .*make the dataset again"):
+        open_dataset(dataset).tokenizer("text")
+    (dataset / "shards.parquet").write_bytes((other / "shards.parquet").read_bytes())
+    with pytest.raises(DatasetError, match=r"shards\.parquet: has the CRC32C .*damaged or of another dataset"):
         open_dataset(dataset)
 
 
@@ -118,6 +141,7 @@ def test_a_damaged_list_of_shards_is_refused(dataset: Path, rows: dict[str, list
     good = {"path": ["a", "b"], "index": ["c", "d"], "num_samples": [4, 3], "size_bytes": [1, 1], "version": ["", ""]}
     columns = {name: values for name, values in (good | rows).items() if values is not None}
     pq.write_table(pa.table(columns), dataset / "shards.parquet")
+    edit_manifest(dataset, lambda content: content.pop("files"))
     with pytest.raises(DatasetError, match=reason):
         open_dataset(dataset)
     (dataset / "shards.parquet").unlink()
@@ -137,7 +161,7 @@ def test_a_missing_tokenizer_and_a_foreign_index_are_named(dataset: Path) -> Non
 
 
 def test_the_list_of_shards_of_the_first_format_is_read(dataset: Path) -> None:
-    _edit(dataset / "dataset.json", lambda content: content.update(version=1))
+    edit_manifest(dataset, lambda content: content.update(version=1, files={}))
     before = open_dataset(dataset)
     rows = [
         {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.samples import Samples, open_planned, plan_samples, select_all
 from ray_mm.errors import DatasetError
-from tests.factories import make_dataset
+from tests.factories import edit_manifest, make_dataset
 
 FIELDS = ["image", "vector", "label"]
 SHUFFLE = Shuffle(seed=0, digest="a", chunk_samples=4, window_chunks=2)
@@ -193,8 +192,7 @@ def test_the_digest_follows_what_is_selected_and_a_dataset_made_anew_is_refused(
     made = make_dataset(tmp_path / "made", 6, FIELDS)
     _, samples = select_all(Source(path=str(made)), "data")
     open_planned(samples)
-    content = json.loads((made / "dataset.json").read_text())
-    (made / "dataset.json").write_text(json.dumps(content | {"digest": "0" * 64}))
+    edit_manifest(made, lambda content: content.update(digest="0" * 64))
     with pytest.raises(DatasetError, match="was made anew while it was being read"):
         open_planned(samples)
 

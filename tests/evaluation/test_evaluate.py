@@ -17,7 +17,7 @@ from ray_mm.errors import CheckpointError, DatasetError, OutputFolderError, Quar
 from ray_mm.evaluation.evaluate import run_evaluate
 from ray_mm.predictor import load_predictor
 from tests.evaluation.scenes import Scene, make_scene, whole
-from tests.factories import CLASSES, class_of, make_dataset, number_of
+from tests.factories import CLASSES, class_of, edit_manifest, make_dataset, number_of
 
 BAD = 7
 
@@ -183,10 +183,10 @@ def test_a_dataset_that_does_not_fit_is_refused_with_every_difference(scene: Sce
     folder = make_dataset(
         tmp_path / "other", 6, ["vector", "label"], specs={"label": LabelField(classes=("left", "right", "go"))}
     )
-    manifest = json.loads((folder / "dataset.json").read_text())
-    manifest["fields"]["image"] = manifest["fields"]["vector"]
-    manifest["members"]["image"] = manifest["members"]["vector"]
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+    for section in ("fields", "members"):
+        edit_manifest(
+            folder, lambda content, section=section: content[section].update(image=content[section]["vector"])
+        )
     with pytest.raises(DatasetError, match=r"image is vector, the model reads image; label has classes .*: 'go' "):
         run_evaluate(job_for(scene, tmp_path / "run", data=str(folder)))
     assert not (tmp_path / "run").exists()

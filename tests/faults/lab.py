@@ -1,6 +1,7 @@
 """What a fault is, and the place where it is tried: a small dataset, a job on it, and three ways to read it.
 
 index      the tar is indexed
+open       a dataset is opened, as every stage does first
 reader     the planned batches are read in this process, as a read task does
 feed       they are read through Ray by the splits of a feed, as train workers do, and written down in a ledger
 training   a real training, through Ray Train
@@ -40,7 +41,7 @@ from ray_mm.training.train import plan_feed, plan_training, run_train
 from tests.faults.samples import require_own
 from tests.object_store import Proxy
 
-Way = Literal["index", "reader", "feed", "training"]
+Way = Literal["index", "open", "reader", "feed", "training"]
 NAMED = r"shards/\d{6}\.tar\[sample\d{6}\]"
 """A shard and a key, in an error."""
 
@@ -49,6 +50,7 @@ class Outcome(enum.Enum):
     """What may become of a fault; there is nothing else."""
 
     REFUSED = "refused by name when it is indexed"
+    UNOPENED = "refused by name when the dataset is opened (exit 2)"
     STOPPED = "the run stops at once and names shard and key"
     QUARANTINED = "quarantined; planned = trained + quarantined"
     UNHARMED = "every planned sample is trained on"
@@ -126,6 +128,15 @@ class Lab:
             yield
         self.ways.add("index")
         self.outcomes.add(Outcome.REFUSED)
+
+    @contextmanager
+    def unopened(self, match: str) -> Iterator[None]:
+        """What is opened in the block must be refused with these words, as a wrong input."""
+        with pytest.raises(RayMMError, match=match) as caught:
+            yield
+        assert caught.value.exit_status == 2 and "\n" not in str(caught.value).strip()
+        self.ways.add("open")
+        self.outcomes.add(Outcome.UNOPENED)
 
     @contextmanager
     def stopped(self, match: str = "", named: str = NAMED) -> Iterator[None]:

@@ -5,6 +5,7 @@ Sample n has the key ``sample<n>``, a picture in a colour of its own, a vector o
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -51,6 +52,7 @@ def make_samples(
     checksums: bool = True,
     instead: Mapping[tuple[int, str], bytes] | None = None,
     in_place: bool = False,
+    packed: bool = False,
 ) -> Path:
     """Writes a dataset.
 
@@ -62,6 +64,7 @@ def make_samples(
         instead: (sample, field) → the bytes that its member has instead.
         in_place: whether the shards are known by the time of their last change, as tars that others wrote, instead of by
             their content.
+        packed: whether the shards are gzip files.
 
     Returns:
         ``folder``.
@@ -73,11 +76,14 @@ def make_samples(
             for field, payload in members_of(sample).items():
                 members[f"{key_of(sample)}.{SUFFIXES[field]}"] = (instead or {}).get((sample, field), payload)
         path = write_tar(folder / "shards" / f"{number:06d}.tar", members)
+        if packed:
+            path = path.with_suffix(".tgz")
+            path.write_bytes(gzip.compress(path.with_suffix(".tar").read_bytes(), mtime=0))
         index = index_shard(path, with_checksums=checksums)
         version = index.version if in_place else f"sha256:{sha256_file(path)}"
         labels = {"number": rows.astype(np.float32)}
         write_index(index_path(path), replace(index, version=version, labels=labels))
-        names = f"shards/{number:06d}.tar", f"shards/{number:06d}.index.parquet"
+        names = f"shards/{path.name}", f"shards/{index_path(path).name}"
         shards.append(ShardInfo(*names, len(rows), path.stat().st_size, version))
     write_dataset(
         folder,

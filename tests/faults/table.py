@@ -13,7 +13,13 @@ from tests.faults.lab import Fault, Way
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 FAULTS: tuple[Fault, ...] = (*in_shards.FAULTS, *in_stores.FAULTS, *in_processes.FAULTS)
 _BEGIN, _END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
-_WAYS: dict[Way, str] = {"index": "indexing", "reader": "reading", "feed": "Ray Data", "training": "a training"}
+_WAYS: dict[Way, str] = {
+    "index": "indexing",
+    "open": "opening",
+    "reader": "reading",
+    "feed": "Ray Data",
+    "training": "a training",
+}
 
 
 def table() -> str:

@@ -16,7 +16,7 @@ from ray_mm.training.ledger import audit
 from ray_mm.training.state import attempt_starts
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.train import plan_training, run_train
-from tests.factories import make_dataset
+from tests.factories import edit_manifest, make_dataset
 
 FIELDS = ("image", "vector", "label")
 
@@ -148,9 +148,7 @@ def test_what_does_not_fit_is_refused_before_ray_starts(data: Path) -> None:
 
 
 def test_a_newer_dataset_is_refused(data: Path) -> None:
-    path = data / "train" / "dataset.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"version": 99}))
+    edit_manifest(data / "train", lambda content: content.update(version=99))
     with pytest.raises(DatasetError, match="99"):
         run_train(train_job(data))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +24,7 @@ from ray_mm.training.plan import Training
 from ray_mm.training.state import attempt_starts, begin_attempt, current_attempt, latest_checkpoint, read_state
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import is_better, run_worker
-from tests.factories import make_dataset
+from tests.factories import edit_manifest, make_dataset
 from tests.training.inprocess import Killed, batches, curve, make_training, newest, train
 
 FIELDS = ("vector", "label", "number")
@@ -54,8 +53,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_loss_curve_is_what_it_was(data: Path) -> None:
     # Who changes it on purpose says so in the commit, and pins the new one.
     # A dataset's own digest, and so its order, changes with the version of the library that wrote its pictures.
-    content = json.loads((data / "train" / "dataset.json").read_text())
-    (data / "train" / "dataset.json").write_text(json.dumps(content | {"digest": "golden"}))
+    edit_manifest(data / "train", lambda content: content.update(digest="golden"))
     training = make_training(data, **{"train.optimizer.lr": 0.01, "train.epochs": 3})
     train(training)
     losses = [line["loss"] for line in read_metrics(training.run) if line["kind"] == "train"]
