@@ -138,8 +138,7 @@ def find_facts(shard: PlacedShard, settings: PlaceSettings) -> PlaceSummary:
     known = None
     if not is_remote(shard.info.url):
         known = current_index(sidecars([shard.info], None)[0], IndexSettings())
-    # Seek points come with the walk alone; such a shard is walked again.
-    index = known if known is not None and known.unpacked_bytes is None else index_shard(shard.info)
+    index = known if known is not None else index_shard(shard.info)
     write_index(draft, index)
     finder = _Finder(shard, index, settings, _reader(shard.info, index, draft))
     facts = finder.find()

@@ -15,6 +15,7 @@ import pytest
 
 from ray_mm.config.load import load_job
 from ray_mm.config.preprocess import PreprocessJob
+from ray_mm.data.indexing import index_tars
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.errors import DatasetError, JobFileError, OutputFolderError, RayMMError, UsageError
@@ -171,6 +172,7 @@ def test_a_model_trains_on_tars_in_place(made: Path, tmp_path: Path) -> None:
 def test_shards_of_a_split_and_gzip_files_are_taken_as_they_are(local_ray: None, tmp_path: Path) -> None:
     tars = _write_tars(tmp_path)
     (tmp_path / "t-2.tgz").write_bytes(gzip.compress(tars[2].read_bytes()))
+    index_tars([tmp_path / "t-2.tgz"])
     shards = {"train": [str(tars[0]), str(tars[1])], "test": str(tmp_path / "*.tgz")}
     result = run_preprocess(
         _job(
