@@ -5,7 +5,9 @@ Everything is in the page: it needs no network, and a name or a text of a member
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,13 @@ _SAMPLES = 8
 _MAX_SIDE = 320
 _MAX_SECONDS = 20.0
 _FIELD: TypeAdapter[FieldSpec] = TypeAdapter(FieldSpec)
+_FIGURES = re.compile(r"(\d[\d.,]*( [kMG]?B|%| \(.*\))?)?|–")
 
 _PAGE = Markup(
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     "<title>{title} · inspect</title><style>{style}</style></head><body>"
     '<p class="kicker">inspect</p><h1>{title}</h1>{tables}'
-    '<section class="examples"><header><h2>Samples</h2><p>Spread over the first shard.</p></header>'
+    '<section class="examples"><header><h2>Samples</h2><p>{told}</p></header>'
     '<div class="cards">{cards}</div></section></body></html>\n'
 )
 _STYLE = Markup(
@@ -59,11 +62,13 @@ def write_gallery(path: Path, patterns: Sequence[str | Path]) -> Inspection:
     """
     found = inspect_tars(patterns)
     info, index = indexed_shards(patterns[:1])[0]
-    cards = _cards(member_reader(info, index), index, found.data["fields"], found.data["members"])
+    fields = found.data["fields"]
+    cards = _cards(member_reader(info, index), index, fields, found.data["members"]) if fields else ()
     page = _PAGE.format(
         title=found.path,
         style=Markup((Path(render.__file__).parent / "report.css").read_text(encoding="utf-8")) + _STYLE,
         tables=Markup("").join(_section(table) for table in found.tables),
+        told="Spread over the first shard." if fields else "No member makes a field, so there is nothing to draw.",
         cards=Markup("").join(cards),
     )
     write_atomic(path, page)
@@ -72,7 +77,7 @@ def write_gallery(path: Path, patterns: Sequence[str | Path]) -> Inspection:
 
 def _section(table: Table) -> Markup:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.header)
-    numeric = [all(text[:1].isdigit() or text in ("", "–") for text in column) for column in columns]
+    numeric = [all(_FIGURES.fullmatch(text) for text in column) for column in columns]
     cells = [Markup("<td>{}</td>") if is_number else Markup('<td class="words">{}</td>') for is_number in numeric]
     cells[0] = Markup('<th scope="row">{}</th>')
     head = Markup("").join(
@@ -126,7 +131,9 @@ def _view(name: str, spec: FieldSpec, payload: bytes) -> View:
         height, width = image_size(payload) if isinstance(spec, ImageField) else video_shape(payload)[:2]
         scale = min(1.0, _MAX_SIDE / max(height, width))
         sides = {"height": max(1, round(height * scale)), "width": max(1, round(width * scale))}
-        return _decoded(name, spec.model_copy(update=sides), payload)
+        drawn = _decoded(name, spec.model_copy(update=sides), payload)
+        # Not of the drawing: what one wants to know is how large the picture is that lies in the tar.
+        return replace(drawn, caption=f"{width}×{height} pixels{_of_clip(spec, payload)}")
     if isinstance(spec, AudioField):
         frames, rate_hz = recording_length(payload)
         seconds = min(max(frames / rate_hz, 0.01), _MAX_SECONDS)
@@ -140,6 +147,14 @@ def _view(name: str, spec: FieldSpec, payload: bytes) -> View:
     if values is None or not values.size:
         return View(name, spec.type, escape("nothing in it"), "")
     return view(name, spec, {name: values[None], length_name(name): np.array([len(values)])}, payload, None)
+
+
+def _of_clip(spec: FieldSpec, payload: bytes) -> str:
+    return (
+        f", {video_shape(payload)[2]:.3g} s, the middle one of {spec.num_frames}"
+        if isinstance(spec, VideoField)
+        else ""
+    )
 
 
 def _decoded(name: str, spec: FieldSpec, payload: bytes) -> View:

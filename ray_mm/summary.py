@@ -179,16 +179,19 @@ def examined_parts(found: Examined) -> Iterator[RenderableType]:
 
 def titled_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
     """A table of texts; columns of numbers are set right."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     rows = list(rows)
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column, name in enumerate(header):
         numeric = all(row[column][:1].isdigit() or row[column] in ("", "–") for row in rows)
         table.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    return table
+    # A title of the table itself would be broken at the width of a narrow one.
+    return Group(Text(title, style="bold"), table)
 
 
 def status_table(statuses: Iterable[Status]) -> RenderableType:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ray_mm.gallery import write_gallery
 from tests.factories import member_of, write_tar
@@ -50,6 +52,21 @@ def test_a_member_that_can_not_be_drawn_says_why(tmp_path: Path) -> None:
     write_gallery(tmp_path / "page.html", [tar])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 7 and page.count("<span>unreadable</span>") == 1
+
+
+def test_a_picture_is_told_in_its_own_size(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (900, 600)).save(sink, "PNG")
+    write_gallery(tmp_path / "page.html", [write_tar(tmp_path / "0.tar", {"0.png": sink.getvalue()})])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "900×600 pixels" in page and "320×213" not in page
+    assert '<td class="words">900×600</td>' in page, "not a column of numbers"
+
+
+def test_where_no_member_makes_a_field_no_empty_cards_are_drawn(tmp_path: Path) -> None:
+    write_gallery(tmp_path / "page.html", [write_tar(tmp_path / "0.tar", {"0.mp": b"\x82\xa1\0x"})])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<article" not in page and "No member makes a field" in page
 
 
 @pytest.mark.browser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -178,14 +179,15 @@ def _with_ray(places: Sequence[Sidecar], settings: IndexSettings) -> Iterator[Sh
 
     from ray_mm.session import ray_session
 
-    def make(batch: dict[str, list[Sidecar]]) -> dict[str, list[ShardReport]]:
-        return {"item": [make_index(place, settings) for place in batch["item"]]}
+    # As bytes, for Ray Data warns of every column of objects that Arrow does not know.
+    def make(batch: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
+        return {"item": [pickle.dumps(make_index(pickle.loads(place), settings)) for place in batch["item"]]}
 
     with ray_session():
         blocks = max(1, len(places) // _SHARDS_PER_TASK)
-        dataset = ray.data.from_items(list(places), override_num_blocks=blocks)
+        dataset = ray.data.from_items([pickle.dumps(place) for place in places], override_num_blocks=blocks)
         for row in dataset.map_batches(make, batch_size=None, batch_format="numpy").iter_rows():
-            yield row["item"]
+            yield pickle.loads(row["item"])
 
 
 def size_text(size_bytes: float) -> str:

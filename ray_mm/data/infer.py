@@ -34,6 +34,8 @@ _LABELS_PER_SHARD = 1000
 _MAX_BYTES = 32 << 20
 _MAX_KEYS = 8
 _MAX_CLASS_LETTERS = 40
+_TO_DIVIDE = 100
+"""A tenth of so many is empty once in 40,000 times, when each is drawn by itself."""
 _POINTS = re.compile(r"point|cloud|lidar|radar|pcd", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -151,8 +153,17 @@ def propose(found: Sequence[Found], indexes: Sequence[ShardIndex]) -> tuple[dict
     return fields, {name: suffixes[0] if len(suffixes) == 1 else suffixes for name, suffixes in members.items()}
 
 
-def proposed_job(patterns: Sequence[str], fields: Mapping[str, Any], members: Mapping[str, Any]) -> str:
-    """A preprocess job as YAML; empty where there is nothing to propose."""
+def proposed_job(
+    patterns: Sequence[str], fields: Mapping[str, Any], members: Mapping[str, Any], num_samples: int
+) -> str:
+    """A preprocess job as YAML; empty where there is nothing to propose.
+
+    Args:
+        patterns: of the tars.
+        fields: as ``propose`` gives them.
+        members: as ``propose`` gives them.
+        num_samples: of all tars; too few for a tenth of them to be sure of one are not divided.
+    """
     if not fields:
         return ""
     shown = patterns[0] if len(patterns) == 1 else list(patterns)
@@ -162,9 +173,10 @@ def proposed_job(patterns: Sequence[str], fields: Mapping[str, Any], members: Ma
         {"shards": shown},
         {"fields": dict(fields)},
         {"members": dict(members)},
+        {"splits": {"by": "hash", "fractions": {"train": 1.0}}} if num_samples < _TO_DIVIDE else {},
         {"output": "data/tars"},
     ]
-    text = "".join(yaml.safe_dump(part, sort_keys=False, allow_unicode=True, width=120) for part in parts)
+    text = "".join(yaml.safe_dump(part, sort_keys=False, allow_unicode=True, width=120) for part in parts if part)
     # One line per field is easier to read and to change.
     return re.sub(
         r"(?m)^(  [\w-]+):\n((?:    \S.*\n)+|(?:  - .*\n)+)", lambda match: f"{match[1]}: {_flow(match[2])}\n", text

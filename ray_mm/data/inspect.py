@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from ray_mm.storage.remote import ObjectInfo
 _MAX_CHANNELS = 8
 _MAX_SHARDS = 20
 _MAX_CLASSES = 30
+_THREADS = 16
 _DEFAULT = IndexSettings()
 
 
@@ -120,7 +122,7 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
         DatasetError: a pattern names nothing, or something that is no whole tar.
     """
     shards = find_shards(patterns)
-    indexes = [_index_of(shard, settings) for shard in shards]
+    indexes = _indexes_of(shards, settings)
     known = [(shard, index) for shard, (index, _) in zip(shards, indexes, strict=True)]
     members = look_at_members(known)
     fields, named = propose(members, [index for index, _ in indexes])
@@ -164,7 +166,7 @@ def inspect_tars(patterns: Sequence[str | Path], settings: IndexSettings = _DEFA
             *(_histogram(name, counts, num_samples) for name, counts in labels.items() if counts),
         ),
         data,
-        proposed_job([str(pattern) for pattern in patterns], fields, named),
+        proposed_job([str(pattern) for pattern in patterns], fields, named, num_samples),
     )
 
 
@@ -187,6 +189,13 @@ def _becomes(found: Found) -> str:
 def indexed_shards(patterns: Sequence[str | Path]) -> list[tuple[ObjectInfo, ShardIndex]]:
     """The shard that comes first, with its index; the errors are those of ``inspect_tars``."""
     return [(shard, _index_of(shard, _DEFAULT)[0]) for shard in find_shards(patterns)[:1]]
+
+
+def _indexes_of(shards: Sequence[ObjectInfo], settings: IndexSettings) -> list[tuple[ShardIndex, bool]]:
+    # Objects are walked side by side, for that is mostly waiting; local shards keep a processor busy.
+    threads = _THREADS if any(is_remote(shard.url) for shard in shards) else 1
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda shard: _index_of(shard, settings), shards))
 
 
 def _index_of(shard: ObjectInfo, settings: IndexSettings) -> tuple[ShardIndex, bool]:

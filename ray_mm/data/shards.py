@@ -22,6 +22,8 @@ from ray_mm.storage.remote import ObjectInfo, list_objects, stat
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 _GLOB = re.compile(r"[*?\[]")
+_OURS = (".index.parquet", ".index.points")
+"""What ``ray-mm index`` writes beside tars: a glob such as ``train.*`` never means it."""
 _LISTED_FROM = 8
 """So many objects of one folder are looked up in a listing instead of one by one."""
 
@@ -47,6 +49,8 @@ def find_shards(patterns: Sequence[str | Path]) -> list[ObjectInfo]:
 
 
 def _expanded(pattern: str) -> list[str]:
+    if not pattern:
+        raise UsageError("tars: found an empty name; expected a file, a folder, a glob or a URL.")
     if "{" not in pattern or _is_file(pattern):
         return [_absolute(pattern)]
     try:
@@ -120,7 +124,9 @@ def _glob(pattern: str) -> list[ObjectInfo]:
     assert first is not None
     folder = pattern[: first.start()].rpartition("/")[0]
     matches = _as_regex(pattern)
-    inside = _sorted(info for info in list_objects(folder or "/") if matches.fullmatch(info.url))
+    inside = _sorted(
+        info for info in list_objects(folder or "/") if matches.fullmatch(info.url) and not info.url.endswith(_OURS)
+    )
     if not inside:
         raise DatasetError(f"{pattern}: matches nothing in {folder or '/'}.")
     return inside

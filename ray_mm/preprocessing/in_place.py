@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,9 +153,12 @@ def _on_ray(
     resources = plan.job.resources
 
     def run(batch: dict[str, Any]) -> dict[str, list[Any]]:
-        return {"done": [(shard, work(shard)) for shard in batch["item"]]}
+        items = [pickle.loads(item) for item in batch["item"]]
+        return {"done": [pickle.dumps((shard, work(shard))) for shard in items]}
 
-    dataset = ray.data.from_items(list(shards), override_num_blocks=len(shards)).map_batches(
+    # As bytes, for Ray Data warns of every column of objects that Arrow does not know.
+    items = [pickle.dumps(shard) for shard in shards]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         run,
         batch_size=None,
         batch_format="numpy",
@@ -164,7 +168,7 @@ def _on_ray(
     with own_errors(), progress(what, len(shards), "shards") as bar:
         for row in dataset.iter_rows():
             bar.advance()
-            yield row["done"]
+            yield pickle.loads(row["done"])
 
 
 def _require_good(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]) -> None:

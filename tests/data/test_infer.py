@@ -101,7 +101,7 @@ def test_what_can_be_no_field_is_refused_with_a_reason(
 ) -> None:
     ((found,), indexes) = _look(tmp_path, {f"0.{suffix}": payload})
     assert not found.specs and found.reason and reason in found.reason
-    assert propose([found], indexes) == ({}, {}) and proposed_job(["x"], {}, {}) == ""
+    assert propose([found], indexes) == ({}, {}) and proposed_job(["x"], {}, {}, 0) == ""
 
 
 def test_a_proposed_job_is_valid_and_reads_as_one_writes_it(tmp_path: Path) -> None:

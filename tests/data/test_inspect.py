@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
+from ray_mm.config.load import load_job
+from ray_mm.config.preprocess import PreprocessJob, SplitByHash
 from ray_mm.data.indexing import index_tars
 from ray_mm.data.inspect import Inspection, Table, describe, inspect_tars
 from ray_mm.errors import DatasetError
 from tests.factories import edit_manifest, make_dataset, write_tar
+from tests.object_store import Proxy, Request, put_object
 
 
 def _table(tables: tuple[Table, ...], title: str) -> dict[str, dict[str, str]]:
@@ -105,3 +110,29 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         _described(tmp_path)
     with pytest.raises(DatasetError, match="no such dataset folder"):
         _described(tmp_path / "missing")
+
+
+def test_objects_are_walked_side_by_side(tmp_path: Path, bucket: str, proxy: Proxy) -> None:
+    tar = write_tar(tmp_path / "0.tar", {"a.txt": b"one"}).read_bytes()
+    for number in range(8):
+        put_object(proxy.endpoint, f"{bucket}/{number}.tar", tar)
+    together = threading.Barrier(8, timeout=20)
+    begun: set[str] = set()
+
+    def wait_for_the_others(request: Request) -> None:
+        if request.method == "GET" and ".tar" in request.path and request.path not in begun:
+            begun.add(request.path)
+            together.wait()  # if one shard comes after the other, it breaks
+
+    proxy.faults = wait_for_the_others
+    assert inspect_tars([f"s3://{bucket}/{{0..7}}.tar"]).data["num_samples"] == 8
+    assert not together.broken
+
+
+def test_a_proposal_for_a_few_samples_does_not_divide_them(tmp_path: Path) -> None:
+    write_tar(tmp_path / "few.tar", {f"{i}.txt": b"one" for i in range(6)})
+    write_tar(tmp_path / "many.tar", {f"{i}.txt": b"one" for i in range(100)})
+    for name, splits in (("few", {"train"}), ("many", {"train", "validation", "test"})):
+        job = load_job(yaml.safe_load(_described(tmp_path / f"{name}.tar").job))
+        assert isinstance(job, PreprocessJob) and isinstance(job.splits, SplitByHash)
+        assert set(job.splits.fractions) == splits

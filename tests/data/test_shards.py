@@ -45,6 +45,12 @@ def test_a_pattern_names_files(folder: Path, patterns: list[str], expected: list
         assert info.size == Path(info.url).stat().st_size and info.version.startswith("mtime:")
 
 
+def test_a_glob_passes_over_the_indexes_beside_tars(folder: Path) -> None:
+    for name in ("0.index.parquet", "0.tgz.index.points"):
+        (folder / "a" / name).write_bytes(b"")
+    assert [Path(info.url).name for info in find_shards([folder / "a/*"])] == ["0.tar", "1.tar", "2.tgz", "note.txt"]
+
+
 def test_what_names_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"a/{0..2}\.tar|a/2\.tar: no such file or folder"):
         find_shards([folder / "a/{0..2}.tar"])
