@@ -183,12 +183,13 @@ def epochs(data: Path, cached: bool) -> dict[str, float]:
 
     from ray_mm.config.cache import DecodedCache
     from ray_mm.config.source import Source
+    from ray_mm.data.feed import Feed
     from ray_mm.data.loader import Loader
     from ray_mm.data.order import Shuffle
     from ray_mm.data.plan import Schedule
     from ray_mm.data.preprocessor import preprocessor_for
     from ray_mm.data.samples import select_all
-    from ray_mm.data.source import Feed, feed_dataset
+    from ray_mm.data.source import feed_dataset
     from ray_mm.session import ray_session
 
     torch.set_num_threads(1)
@@ -211,15 +212,7 @@ def epochs(data: Path, cached: bool) -> dict[str, float]:
                 decoded=DecodedCache(folder=str(folder / "cache"), size=10**10) if cached else None,
             )
             (split,) = feed_dataset(feed).streaming_split(1, equal=False, locality_hints=None)
-            loader = Loader(
-                split,
-                schedule=schedule,
-                first_item=0,
-                rank=0,
-                world_size=1,
-                device=torch.device("cpu"),
-                prefetch_blocks=2,
-            )
+            loader = Loader(split, feed, rank=0, device=torch.device("cpu"), prefetch_batches=2)
             arrivals = [
                 (time.perf_counter() - started, batch.item.epoch, batch.stop - batch.start, batch.num_cached)
                 for batch in loader

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from ray_mm.config.fields import ImageField
+from ray_mm.data.feed import Feed
 from ray_mm.data.loader import Loader
 from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
 from ray_mm.data.order import Shuffle
@@ -27,7 +28,7 @@ from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.samples import all_of
 from ray_mm.data.sidecar import index_path, write_index
-from ray_mm.data.source import Feed, feed_dataset
+from ray_mm.data.source import feed_dataset
 from ray_mm.preprocessing.writer import write_tar
 
 EPOCHS, SHARDS, SAMPLES, BATCH = 20, 8, 200, 32
@@ -69,15 +70,7 @@ def main() -> None:
 
 def _read(feed: Feed) -> None:
     (split,) = feed_dataset(feed).streaming_split(1, equal=False, locality_hints=None)
-    loader = Loader(
-        split,
-        schedule=feed.schedule,
-        first_item=0,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        prefetch_blocks=2,
-    )
+    loader = Loader(split, feed, rank=0, device=torch.device("cpu"), prefetch_batches=2)
     for batch in loader:
         if batch.item.ends_phase:
             epoch = batch.item.epoch + 1

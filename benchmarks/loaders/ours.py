@@ -14,12 +14,13 @@ import torch
 from common import BATCH, SERIES, SIZE, WORKERS, run
 
 from ray_mm.config.source import Source
+from ray_mm.data.feed import Feed
 from ray_mm.data.loader import LoadedBatch, Loader
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.samples import select_all
-from ray_mm.data.source import Feed, feed_dataset
+from ray_mm.data.source import feed_dataset
 from ray_mm.session import ray_session
 
 
@@ -43,18 +44,10 @@ def make_loader(
         world_size=1,
         first_item=first_item,
         quarantine=quarantine,
-        **settings,
+        **{"head_samples": None, **settings},
     )
     (split,) = feed_dataset(feed).streaming_split(1, equal=False, locality_hints=None)
-    return Loader(
-        split,
-        schedule=feed.schedule,
-        first_item=first_item,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        prefetch_blocks=2,
-    )
+    return Loader(split, feed, rank=0, device=torch.device("cpu"), prefetch_batches=2)
 
 
 def _size(batch: LoadedBatch) -> int:

@@ -60,7 +60,10 @@ class TrainData(Config):
     cache: TrainCache = TrainCache()
     """What is kept on the machine's own disk."""
     prefetch_batches: int = Field(default=2, ge=1, le=256)
-    """Batches that wait ready for each worker; the first step begins when so many are there."""
+    """Batches that wait ready for each worker."""
+    head_samples: int | None = Field(default=None, ge=0)
+    """Samples that each worker reads by itself at a start, so that it begins at once, while Ray starts the processes that read
+    all others. Unset: as many as take it some seconds; 0: none."""
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

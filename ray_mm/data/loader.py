@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,10 @@ import torch
 
 from ray_mm.data.blocks import Work, block_items, block_keys, block_work, to_arrays
 from ray_mm.data.decode.decoder import Arrays
+from ray_mm.data.feed import Feed
+from ray_mm.data.feed_reader import read_head
 from ray_mm.data.fields import POSITION
-from ray_mm.data.plan import Item, Schedule, rank_size, rank_slice
+from ray_mm.data.plan import Item, rank_slice
 from ray_mm.errors import OrderError
 
 if TYPE_CHECKING:
@@ -59,60 +63,56 @@ class LoadedBatch:
 class Loader:
     """Iterates over the rest of a training.
 
+    The first batches are read in this process while Ray starts the processes that read all others: a training begins at
+    once, at whatever batch it begins.
+
     Args:
         shard: this worker's split of the feed's dataset.
-        schedule: the whole training.
-        first_item: where it starts or resumes.
+        feed: what is read.
         rank: of this worker.
-        world_size: number of workers.
         device: of the tensors.
-        prefetch_blocks: blocks fetched ahead.
+        prefetch_batches: batches fetched ahead.
     """
 
     def __init__(
-        self,
-        shard: DataIterator,
-        *,
-        schedule: Schedule,
-        first_item: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        prefetch_blocks: int,
+        self, shard: DataIterator, feed: Feed, *, rank: int, device: torch.device, prefetch_batches: int
     ) -> None:
         self._shard = shard
-        self._schedule = schedule
-        self._first_item = first_item
+        self._feed = feed
         self._rank = rank
-        self._world_size = world_size
         self._device = device
-        self._prefetch_blocks = prefetch_blocks
+        # Ray's first block waits until so many are there, so not more of them than hold the batches that are wanted.
+        self._prefetch_blocks = feed.blocks_of(prefetch_batches)
 
     def __iter__(self) -> Iterator[LoadedBatch]:
-        number = self._first_item
-        while number < self._schedule.num_items:
+        number, num_items = self._feed.first_item, self._feed.schedule.num_items
+        streamed = self._tables()
+        if self._feed.head:
+            # Ray begins when all ranks have asked.
+            streamed = _begun(streamed)
+            for table, wait_s in _timed(_ahead(read_head(self._feed, self._rank))):
+                for batch in self._load(table, number, wait_s):
+                    yield batch
+                    number += 1
+        while number < num_items:
             before = number
-            tables = iter(self._tables())
-            while True:
-                started = time.perf_counter()
-                table = next(tables, None)
-                if table is None:
-                    break
-                for batch in self._load(table, number, time.perf_counter() - started):
+            for table, wait_s in _timed(streamed):
+                for batch in self._load(table, number, wait_s):
                     yield batch
                     number += 1
             if number == before:
-                raise OrderError(
-                    f"the data ended at batch {number} of {self._schedule.num_items}: this is an error in ray_mm."
-                )
+                raise OrderError(f"the data ended at batch {number} of {num_items}: this is an error in ray_mm.")
+            streamed = self._tables()
 
-    def _tables(self) -> Any:
-        return self._shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_blocks)
+    def _tables(self) -> Iterator[Any]:
+        yield from self._shard.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch_blocks
+        )
 
     def _load(self, table: Any, number: int, wait_s: float) -> Iterator[LoadedBatch]:
         """The batches of a block; the first one is told the time that was waited for it."""
-        items, rows = block_items(table), rank_size(self._schedule.batch_size, self._world_size)
-        if items.stop > self._schedule.num_items:
+        items, rows, schedule = block_items(table), self._feed.batch_rows, self._feed.schedule
+        if items.stop > schedule.num_items:
             raise OrderError("more batches arrived than were planned: this is an error in ray_mm.")
         # Positions alone could not tell one epoch from the next.
         if items.start != number:
@@ -126,10 +126,10 @@ class Loader:
             )
         work, now = block_work(table) or Work(0.0, 0.0, math.inf), time.time()
         arrays, keys = to_arrays(table), block_keys(table)
-        for place, item in enumerate(map(self._schedule.item, items)):
+        for place, item in enumerate(map(schedule.item, items)):
             received = time.perf_counter()
             share = slice(place * rows, (place + 1) * rows)
-            start, stop = rank_slice(item, self._schedule.batch_size, self._rank, self._world_size)
+            start, stop = rank_slice(item, schedule.batch_size, self._rank, self._feed.world_size)
             check_positions(arrays[POSITION][share], start, stop)
             tensors = to_tensors(arrays, share, self._device)
             yield LoadedBatch(
@@ -146,6 +146,51 @@ class Loader:
                 decode_s=work.decode_s / len(items),
                 num_cached=work.num_cached[place] if work.num_cached else 0,
             )
+
+
+def _timed(tables: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+    """Each with the seconds that it was waited for."""
+    while True:
+        started = time.perf_counter()
+        table = next(tables, None)
+        if table is None:
+            return
+        yield table, time.perf_counter() - started
+
+
+def _ahead(tables: Iterator[Any]) -> Iterator[Any]:
+    """The same tables, each made by a thread while the one before is used."""
+    begun = _begin(tables)
+    while (table := begun.result()) is not None:
+        begun = _begin(tables)
+        yield table
+
+
+def _begun(tables: Iterator[Any]) -> Iterator[Any]:
+    """The same tables; the first one is on its way from now on."""
+    first = _begin(tables)
+
+    def each() -> Iterator[Any]:
+        table = first.result()
+        if table is not None:
+            yield table
+            yield from tables
+
+    return each()
+
+
+def _begin(tables: Iterator[Any]) -> Future[Any]:
+    """The next of some tables, made by a thread; None at their end. A process may end without waiting for it."""
+    made: Future[Any] = Future()
+
+    def make() -> None:
+        try:
+            made.set_result(next(tables, None))
+        except BaseException as error:  # whoever waits shall see it
+            made.set_exception(error)
+
+    threading.Thread(target=make, name="loader", daemon=True).start()
+    return made
 
 
 def to_tensors(arrays: Arrays, rows: slice, device: torch.device) -> dict[str, torch.Tensor]:

@@ -9,140 +9,24 @@ from __future__ import annotations
 
 import functools
 import math
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from ray_mm.config.cache import DecodedCache, RemoteCache
-from ray_mm.data.blocks import Work, to_table
-from ray_mm.data.decode.decoder import Arrays
-from ray_mm.data.epochs import Epochs
-from ray_mm.data.fields import field_arrays
-from ray_mm.data.foresight import Foresight
-from ray_mm.data.order import Shuffle
-from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
+from ray_mm.config.cache import RemoteCache
+from ray_mm.data.feed import Feed
+from ray_mm.data.feed_reader import FeedReader
+from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import Preprocessor
-from ray_mm.data.reader import BatchReader
-from ray_mm.data.row_cache import RowCache
-from ray_mm.data.samples import Samples, open_planned
-from ray_mm.storage import local_path
-from ray_mm.storage.cache import BlockCache
-
-TASKS_PER_EXECUTION = 20_000
-"""What a driver plans at once without effort."""
-
-_TASK_BYTES = 128 << 20
-_TASK_SAMPLES = 8192
-"""Of a read task, read or decoded, and at the most: a second of work or two. A reader rests for up to a tenth of a second
-between two tasks, and what it has finished waits in Ray's store while the tasks before are not done."""
+from ray_mm.data.samples import Samples
 
 READERS_PER_CPU = 2
 """More than one, because Ray looks only ten times a second for finished tasks, and reading waits for disks and stores."""
-
-BLOCK_BYTES = 2 << 20
-_ITEMS_PER_BLOCK = 64
-"""Of a block, read or decoded, and at the most: every block costs Ray some milliseconds of a processor, whatever its size."""
-
-_POSITION_AND_WEIGHT_BYTES = 12
-SAMPLES_AHEAD = 256
-"""That a read task asks a store for while it decodes others."""
-
-
-@dataclass(frozen=True)
-class Feed:
-    """Everything that decides which batch comes when. Small: it travels to every read task.
-
-    Attributes:
-        train: the samples of a training's epoch, or of an evaluation.
-        validation: the samples of a validation.
-        preprocessor: which fields, and how.
-        shuffle: of the training samples; None: in the order of their shards.
-        schedule: the whole training.
-        world_size: number of ranks.
-        first_item: where to start.
-        quarantine: folder for bad members.
-        cache: for shards that lie in a store; None: none.
-        decoded: for decoded samples; None: none.
-        pad: whether every batch has the same number of rows.
-        block_bytes: that a block of small samples has, about, so that it carries several batches.
-        samples_per_task: that one read task reads, about. None: as many as make it neither short nor long.
-        tasks_per_execution: of the dataset; a longer training takes several executions.
-    """
-
-    train: Samples
-    validation: Samples | None
-    preprocessor: Preprocessor
-    shuffle: Shuffle | None
-    schedule: Schedule
-    world_size: int
-    first_item: int
-    quarantine: Path
-    cache: RemoteCache | None = None
-    decoded: DecodedCache | None = None
-    pad: bool = True
-    block_bytes: int = BLOCK_BYTES
-    samples_per_task: int | None = None
-    tasks_per_execution: int = TASKS_PER_EXECUTION
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one decoded sample."""
-        arrays = [
-            array for name, spec in self.preprocessor.fields.items() for array in field_arrays(name, spec).values()
-        ]
-        return _POSITION_AND_WEIGHT_BYTES + sum(array.dtype.itemsize * math.prod(array.shape) for array in arrays)
-
-    @property
-    def batch_rows(self) -> int:
-        """Rows of a rank's share of a batch. Without padding, the most that it has."""
-        return rank_size(self.schedule.batch_size, self.world_size)
-
-    @property
-    def items_per_block(self) -> int:
-        """Items whose shares travel together."""
-        if not self.pad:
-            return 1
-        share = self.batch_rows * max(1, self.row_bytes, self.train.sample_bytes)
-        return max(1, min(_ITEMS_PER_BLOCK, self.block_bytes // share))
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block. Without padding, the most that it has."""
-        return self.items_per_block * self.batch_rows
-
-    def share(self, number: int, rank: int) -> tuple[int, int, int]:
-        """First and after-last position of a rank's share of an item, and the rows that it takes."""
-        start, stop = rank_slice(self.schedule.item(number), self.schedule.batch_size, rank, self.world_size)
-        return start, stop, self.batch_rows if self.pad else stop - start
-
-    @property
-    def _task_samples(self) -> int:
-        if self.samples_per_task is not None:
-            return self.samples_per_task
-        largest = max(self.train.sample_bytes, self.validation.sample_bytes if self.validation is not None else 0)
-        return min(_TASK_SAMPLES, _TASK_BYTES // max(1, largest, self.row_bytes))
-
-    @property
-    def tasks(self) -> Tasks:
-        """How the items are divided into read tasks."""
-        return Tasks(
-            first_item=self.first_item,
-            num_items=self.schedule.num_items,
-            world_size=self.world_size,
-            items_per_block=self.items_per_block,
-            blocks_per_task=max(1, self._task_samples // self.block_rows),
-            tasks_per_execution=self.tasks_per_execution,
-        )
 
 
 class PlanSource(Datasource):  # type: ignore[misc]  # Ray is not typed
@@ -232,98 +116,12 @@ def _read_task(feed_ref: ray.ObjectRef[Feed], execution: int, number: int) -> It
     yield from reader.read(reader.feed.tasks.blocks(execution, number))
 
 
-class _FeedReader:
-    """Opens a feed's datasets once per process and keeps what its plan has worked out."""
-
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
-        self._train = Epochs(open_planned(feed.train), feed.train, feed.shuffle)
-        self._validation = self._train
-        if feed.validation is not None:
-            self._validation = Epochs(open_planned(feed.validation), feed.validation, None)
-        self._foresight = None
-        if feed.shuffle is not None:  # without one, all is read once
-            self._foresight = Foresight(self._train, self._validation if feed.validation is not None else None)
-        cache = None
-        if feed.cache is not None:
-            cache = BlockCache(local_path(feed.cache.folder), feed.cache.size, self._foresight)
-        rows = None
-        if feed.decoded is not None:
-            rows = RowCache(feed.decoded, [*self._train.datasets, *self._validation.datasets], feed.preprocessor)
-        self._train_reader, self._validation_reader = (
-            BatchReader(epochs.datasets, feed.preprocessor, feed.quarantine, cache, rows)
-            for epochs in (self._train, self._validation)
-        )
-
-    def read(self, blocks: Iterable[tuple[range, int]]) -> Iterator[pa.Table]:
-        """Blocks of the plan, in their order; while one is decoded, the next ones are read ahead.
-
-        Args:
-            blocks: items and rank of each.
-        """
-        # A task that was stopped before its end has left something.
-        for reader in (self._train_reader, self._validation_reader):
-            reader.forget()
-        left, begun = iter(blocks), deque[tuple[range, list[Callable[[], _Share]]]]()
-        num_ahead = 1 + SAMPLES_AHEAD // self.feed.block_rows
-        while True:
-            for items, rank in islice(left, 1 + num_ahead - len(begun)):
-                begun.append((items, [self._begin(number, rank) for number in items]))
-            if not begun:
-                return
-            items, shares = begun.popleft()
-            yield self._block(items, [finish() for finish in shares])
-
-    def _block(self, items: range, shares: list[_Share]) -> pa.Table:
-        arrays, keys, work = shares[0]
-        if self.feed.items_per_block > 1:
-            # The last block of a training is as large as the others, or Ray would put it to its neighbour.
-            rest = self.feed.block_rows - len(shares) * self.feed.batch_rows
-            parts = [share[0] for share in shares] + ([self._train_reader.padding(rest)] if rest else [])
-            arrays = {name: np.concatenate([part[name] for part in parts]) for name in arrays}
-            keys = [key for share in shares for key in share[1]] + [""] * rest
-            done = [share[2] for share in shares]
-            work = Work(
-                sum(each.read_s for each in done),
-                sum(each.decode_s for each in done),
-                time.time(),
-                tuple(count for each in done for count in each.num_cached),
-            )
-        return to_table(arrays, keys, items, work)
-
-    def _begin(self, number: int, rank: int) -> Callable[[], _Share]:
-        """Starts to read a rank's share of an item; the call that is returned finishes it."""
-        item = self.feed.schedule.item(number)
-        start, stop, size = self.feed.share(number, rank)
-        draw_from = None
-        if self._foresight is not None:
-            self._foresight.now = item.epoch, start if item.phase == "train" else self._train.num_samples
-        if item.phase == "train":
-            reader, places = self._train_reader, self._train.places(start, stop, item.epoch)
-            # Without a shuffle, as in an evaluation, nothing is left to chance.
-            if self.feed.shuffle is not None:
-                draw_from = self.feed.shuffle.seed, item.epoch
-        else:
-            # The same samples after every epoch.
-            reader, places = self._validation_reader, self._validation.places(start, stop)
-        reader.prefetch(places)
-
-        def finish() -> _Share:
-            arrays, keys = reader.read(places, start, size, draw_from)
-            return arrays, keys, reader.work
-
-        return finish
+_readers: dict[Any, FeedReader] = {}
 
 
-_Share = tuple[Arrays, list[str], Work]
-"""Arrays and keys of a rank's share of an item, and what making it took."""
-
-_readers: dict[Any, _FeedReader] = {}
-
-
-def _reader(feed_ref: ray.ObjectRef[Feed]) -> _FeedReader:
+def _reader(feed_ref: ray.ObjectRef[Feed]) -> FeedReader:
     if feed_ref not in _readers:
         # A process serves one feed after the other; keeping the old one would keep its shards mapped.
         _readers.clear()
-        _readers[feed_ref] = _FeedReader(ray.get(feed_ref))
+        _readers[feed_ref] = FeedReader(ray.get(feed_ref))
     return _readers[feed_ref]

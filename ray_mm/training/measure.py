@@ -21,7 +21,8 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from ray_mm.data.blocks import Work, block_work, to_arrays, to_table
-from ray_mm.data.source import READERS_PER_CPU, Feed, configure
+from ray_mm.data.feed import Feed
+from ray_mm.data.source import READERS_PER_CPU, configure
 from ray_mm.errors import RayMMError
 from ray_mm.session import Placement
 from ray_mm.training.costs import DecodeCost, HandCost, Measured, ReadCost, Room, StepCost
@@ -84,7 +85,7 @@ def _worker_task(
                 "worker there; install a CUDA build that fits its driver."
             )
         device = torch.device("cuda", 0)
-    hand_over = _hand_over(feed, table, -(-training.job.data.prefetch_batches // feed.items_per_block), seconds)
+    hand_over = _hand_over(feed, table, feed.blocks_of(training.job.data.prefetch_batches), seconds)
     use_cores(_workers_here(placement))
     step = probe_step(training, ray.get(table), feed.batch_rows, device, seconds)
     return hand_over, step, platform.node(), torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

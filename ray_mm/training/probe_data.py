@@ -20,11 +20,12 @@ from ray_mm.data.collate import Collator
 from ray_mm.data.decode import Draw
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs, Places
+from ray_mm.data.feed import Feed
+from ray_mm.data.feed_reader import SAMPLES_AHEAD
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.members import Members, SampleReader
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.samples import open_planned
-from ray_mm.data.source import SAMPLES_AHEAD, Feed
 from ray_mm.storage import is_remote
 from ray_mm.storage.ranges import Arena
 from ray_mm.training.costs import DecodeCost, ReadCost

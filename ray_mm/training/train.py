@@ -18,6 +18,7 @@ import ray.train.torch
 from ray_mm.config.model import check_model
 from ray_mm.config.source import source_of, train_sources
 from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.data.feed import Feed
 from ray_mm.data.foresight import check_cache
 from ray_mm.data.loader import Loader
 from ray_mm.data.manifest import Dataset
@@ -26,7 +27,7 @@ from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
 from ray_mm.data.row_cache import cache_notices
 from ray_mm.data.samples import open_planned, plan_samples, select_all
-from ray_mm.data.source import Feed, feed_dataset
+from ray_mm.data.source import feed_dataset
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
@@ -140,6 +141,7 @@ def plan_feed(training: Training, world_size: int, first_item: int) -> Feed:
         quarantine=training.quarantine,
         cache=job.data.cache.remote,
         decoded=job.data.cache.decoded,
+        head_samples=job.data.head_samples,
     )
 
 
@@ -224,16 +226,8 @@ def _worker(config: dict[str, Any]) -> None:
     shard = ray.train.get_dataset_shard(_FEED)
     attempt = current_attempt(training.run)
     feed = plan_feed(training, ranks.world_size, attempt.first_item)
-    loader = Loader(
-        shard,
-        schedule=training.schedule,
-        first_item=attempt.first_item,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=ranks.device,
-        # The first step waits until so many are there, so not more of them than hold the batches that the job wants.
-        prefetch_blocks=-(-training.job.data.prefetch_batches // feed.items_per_block),
-    )
+    prefetch = training.job.data.prefetch_batches
+    loader = Loader(shard, feed, rank=ranks.rank, device=ranks.device, prefetch_batches=prefetch)
     run_worker(training, ranks, attempt, loader)
 
 

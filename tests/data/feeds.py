@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ray_mm.data.epochs import Epochs
+from ray_mm.data.feed import Feed
 from ray_mm.data.fields import POSITION
 from ray_mm.data.loader import LoadedBatch, Loader
 from ray_mm.data.manifest import open_dataset
@@ -18,7 +19,7 @@ from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule, rank_slice
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.samples import all_of, open_planned
-from ray_mm.data.source import Feed, feed_dataset
+from ray_mm.data.source import feed_dataset
 
 
 def make_feed(
@@ -55,26 +56,17 @@ def make_feed(
     )
 
 
-def load(feed: Feed, schedule: Schedule | None = None, first_item: int | None = None) -> list[list[LoadedBatch]]:
+def load(feed: Feed, expected: Feed | None = None) -> list[list[LoadedBatch]]:
     """All batches of every rank, by real splits of a real Ray dataset.
 
     Args:
         feed: what is read.
-        schedule: what the loaders expect; None: what is read.
-        first_item: what the loaders expect; None: what is read.
+        expected: what the loaders expect; None: what is read.
     """
     splits = feed_dataset(feed).streaming_split(feed.world_size, equal=False, locality_hints=None)
 
     def consume(rank: int) -> list[LoadedBatch]:
-        loader = Loader(
-            splits[rank],
-            schedule=schedule or feed.schedule,
-            first_item=feed.first_item if first_item is None else first_item,
-            rank=rank,
-            world_size=feed.world_size,
-            device=torch.device("cpu"),
-            prefetch_blocks=2,
-        )
+        loader = Loader(splits[rank], expected or feed, rank=rank, device=torch.device("cpu"), prefetch_batches=2)
         return [_copied(batch) for batch in loader]
 
     with ThreadPoolExecutor(feed.world_size) as ranks:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from ray_mm.config.fields import ImageField
+from ray_mm.data.feed import Feed
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.index import index_shard
 from ray_mm.data.loader import LoadedBatch, check_positions
 from ray_mm.data.manifest import ShardInfo, write_dataset
 from ray_mm.data.plan import Schedule
 from ray_mm.data.sidecar import index_path, write_index
-from ray_mm.data.source import Feed
 from ray_mm.errors import OrderError
 from ray_mm.storage import sha256_file
 from tests.data.feeds import load, make_feed, planned_keys
@@ -109,6 +109,24 @@ def test_a_resumed_training_gets_the_rest_whatever_the_number_of_workers(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(("world_size", "first_item", "head_samples"), [(1, 0, 20), (2, 5, 50), (3, 12, 9), (2, 0, None)])
+def test_what_workers_read_by_themselves_at_the_start_is_what_ray_would_read(
+    local_ray: None, data: Path, world_size: int, first_item: int, head_samples: int | None
+) -> None:
+    feed = make_feed(data / "train", data / "validation", world_size=world_size, first_item=first_item)
+    headed = dataclasses.replace(feed, head_samples=head_samples, block_bytes=1 << 20)
+    # As many batches as hold so many samples; a training this small is all head but for its last batch.
+    wanted = len(range(first_item, 25)) if head_samples is None else -(-head_samples // feed.batch_rows)
+    assert len(headed.head) == wanted and headed.tasks.first_item == first_item + wanted < feed.schedule.num_items
+    found, streamed = load(headed), load(feed)
+    _check(feed, streamed)
+    for batches, expected in zip(found, streamed, strict=True):
+        for batch, other in zip(batches, expected, strict=True):
+            assert (batch.item, batch.keys) == (other.item, other.keys)
+            assert all(torch.equal(batch.tensors[name], other.tensors[name]) for name in other.tensors)
+
+
+@pytest.mark.ray
 def test_a_training_that_is_done_reads_nothing(local_ray: None, data: Path) -> None:
     feed = make_feed(data / "train", first_item=22)
     assert feed.schedule.num_items == 22
@@ -144,13 +162,13 @@ def test_loaders_that_expect_something_else_stop(local_ray: None, data: Path) ->
     feed = make_feed(data / "train", epochs=2)
     longer, shorter = (dataclasses.replace(feed.schedule, epochs=epochs) for epochs in (3, 1))
     with pytest.raises(OrderError, match="more batches arrived than were planned"):
-        load(feed, schedule=shorter)
+        load(feed, dataclasses.replace(feed, schedule=shorter))
     with pytest.raises(OrderError, match="the data ended at batch 22 of 33"):
-        load(feed, schedule=longer)
+        load(feed, dataclasses.replace(feed, schedule=longer))
     with pytest.raises(OrderError, match="batch 0 of the training arrived where batch 1 was planned"):
-        load(feed, first_item=1)
+        load(feed, dataclasses.replace(feed, first_item=1))
     with pytest.raises(OrderError, match="a block of 10 rows arrived where 1 batches of 9 rows were planned"):
-        load(feed, schedule=Schedule(103, 0, 9, 2))
+        load(feed, dataclasses.replace(feed, schedule=Schedule(103, 0, 9, 2)))
 
 
 @pytest.mark.ray
@@ -158,7 +176,7 @@ def test_the_same_batch_of_another_epoch_is_out_of_place(local_ray: None, tmp_pa
     # One batch an epoch: its positions are the same in every epoch.
     feed = make_feed(make_dataset(tmp_path / "train", 5, ("label",)), fields=("label",), epochs=4, first_item=2)
     with pytest.raises(OrderError, match="batch 2 of the training arrived where batch 1 was planned"):
-        load(feed, first_item=1)
+        load(feed, dataclasses.replace(feed, first_item=1))
 
 
 @pytest.mark.parametrize(

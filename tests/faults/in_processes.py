@@ -103,6 +103,8 @@ def _elastic(lab: Lab) -> None:
             world_size=sizes[attempt],
             attempt=attempt,
             first_item=first_item,
+            # At each start, two batches are read by the ranks themselves.
+            head_samples=2 * -(-8 // sizes[attempt]),
             # What was read beyond the last checkpoint is lost and read again.
             stop=starts[attempt + 1] + attempt % 2 if attempt + 1 in starts else None,
         )

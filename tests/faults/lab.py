@@ -108,6 +108,8 @@ class Lab:
                 "batch_size": 8,
                 "shuffle": {"chunk_samples": 4, "window_chunks": 3},
                 "bad_samples": {"max_rate": 1.0},
+                # All through Ray, unless a test wants it otherwise.
+                "head_samples": 0,
             },
             "model": {
                 "fields": {"image": {}, "vector": {}},
@@ -192,15 +194,7 @@ class Lab:
         trained: Counter[str] = Counter()
 
         def consume(rank: int) -> None:
-            loader = Loader(
-                splits[rank],
-                schedule=feed.schedule,
-                first_item=first_item,
-                rank=rank,
-                world_size=world_size,
-                device=torch.device("cpu"),
-                prefetch_blocks=1,
-            )
+            loader = Loader(splits[rank], feed, rank=rank, device=torch.device("cpu"), prefetch_batches=1)
             with closing(Ledger(training.run / "ledger", attempt, rank)) as ledger:
                 for batch in loader:
                     arrays = {name: tensor.numpy() for name, tensor in batch.tensors.items()}
