@@ -30,6 +30,8 @@ members.py        shard and row → bytes, from disk or from a store
 row_cache.py      decoded samples on a local disk, for the next epoch
 reader.py         positions → a decoded batch, without Ray
 blocks.py         a batch ↔ an Arrow table, without a copy
+feed.py           everything that decides which batch comes when
+feed_reader.py    blocks of a feed → tables, without Ray
 source.py         the plan as a Ray datasource
 loader.py         the train worker's end: batches on the device, proven to be in order
 """
