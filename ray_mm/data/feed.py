@@ -21,7 +21,7 @@ _TASK_SAMPLES = 8192
 """Of a read task, read or decoded, and at the most: a second of work or two. A reader rests for up to a tenth of a second
 between two tasks, and what it has finished waits in Ray's store while the tasks before are not done."""
 
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 48 << 20
 _ITEMS_PER_BLOCK = 64
 """Of a block, read or decoded, and at the most: every block costs Ray some milliseconds of a processor, whatever its size."""
 
