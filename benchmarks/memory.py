@@ -1,16 +1,23 @@
 """What twenty epochs through the feed of a training leave in memory: nothing that grows.
 
     python benchmarks/memory.py
+    python benchmarks/memory.py --slow
 
 Small pictures are read through Ray as a train worker reads them, without a cache. After each epoch it notes the memory
 of the processes that read, of this process, which loads the batches, and what Ray's object store has touched so far.
+With ``--slow`` the one who takes the batches is slow, stops twice for ten seconds and then hurries, beside stores of several
+sizes; what lies in the store then, at the most, is held against the share that it was given (``data.object_store``).
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import tempfile
+import threading
+import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +25,7 @@ import psutil
 import ray
 import torch
 from PIL import Image
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from ray_mm.config.fields import ImageField
 from ray_mm.data.feed import Feed
@@ -26,17 +34,25 @@ from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import preprocessor_for
+from ray_mm.data.room import room_for
 from ray_mm.data.samples import all_of
 from ray_mm.data.sidecar import index_path, write_index
-from ray_mm.data.source import feed_dataset
+from ray_mm.data.source import READERS_PER_CPU, feed_dataset
 from ray_mm.preprocessing.writer import write_tar
+from ray_mm.session import object_store_bytes
 
 EPOCHS, SHARDS, SAMPLES, BATCH = 20, 8, 200, 32
 SIZE = 128
 STORE_BYTES = 512 << 20
+SLOW_STORES_BYTES = (100 << 20, 200 << 20)
+SLOW_SHARES = (0.25, 0.5)
+CPUS, PREFETCH = 2, 2
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slow", action="store_true", help="with one who takes the batches slowly")
+    slow = parser.parse_args().slow
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         dataset = open_dataset(_make(root / "data"))
@@ -52,13 +68,10 @@ def main() -> None:
             quarantine=root / "quarantine",
         )
         decoded = feed.row_bytes * samples.epoch_samples * EPOCHS / 2**20
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=STORE_BYTES,
-        )
+        if slow:
+            _compare_stores(feed)
+            return
+        _start_ray(STORE_BYTES)
         print(f"{samples.epoch_samples:,} pictures of {SIZE}×{SIZE}, {EPOCHS} epochs, {decoded:,.0f} MiB decoded")
         print(f"object store of {STORE_BYTES >> 20} MiB\n")
         print(
@@ -68,10 +81,67 @@ def main() -> None:
         ray.shutdown()
 
 
-def _read(feed: Feed) -> None:
+def _start_ray(store_bytes: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=store_bytes,
+    )
+
+
+def _compare_stores(feed: Feed) -> None:
+    print(
+        "| object store, MiB | data.object_store | its share, MiB | lay there at the most, MiB | written to disk, MiB |"
+    )
+    print("|---:|---:|---:|---:|---:|")
+    for store_bytes in SLOW_STORES_BYTES:
+        for share in SLOW_SHARES:
+            _start_ray(store_bytes)
+            room = room_for(
+                share,
+                store_bytes=object_store_bytes(),
+                batch_bytes=feed.batch_rows * feed.row_bytes,
+                block_bytes=feed.block_bytes,
+                world_size=1,
+                prefetch_batches=PREFETCH,
+                readers=READERS_PER_CPU * CPUS,
+            )
+            peak, spilled = _read_slowly(replace(feed, room=room))
+            ray.shutdown()
+            given = share * store_bytes / 2**20
+            print(f"| {store_bytes >> 20} | {share:g} | {given:.0f} | {peak:.0f} | {spilled:.0f} |", flush=True)
+
+
+def _read_slowly(feed: Feed) -> tuple[float, float]:
+    """MiB that lay in Ray's store at the most and were still needed, and MiB that it wrote to disk."""
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    ended, peak = threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            peak[0] = max(peak[0], get_memory_info_reply(state).store_stats.object_store_bytes_primary_copy)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number, _ in enumerate(_loader(feed)):
+        if number in (20, 300):
+            time.sleep(10)
+        elif number < 100:
+            time.sleep(0.1)
+    ended.set()
+    watcher.join()
+    return peak[0] / 2**20, get_memory_info_reply(state).store_stats.spilled_bytes_total / 2**20
+
+
+def _loader(feed: Feed) -> Loader:
     (split,) = feed_dataset(feed).streaming_split(1, equal=False, locality_hints=None)
-    loader = Loader(split, feed, rank=0, device=torch.device("cpu"), prefetch_batches=2)
-    for batch in loader:
+    return Loader(split, feed, rank=0, device=torch.device("cpu"), prefetch_batches=PREFETCH)
+
+
+def _read(feed: Feed) -> None:
+    for batch in _loader(feed):
         if batch.item.ends_phase:
             epoch = batch.item.epoch + 1
             if epoch in (1, 2) or epoch % 4 == 0:

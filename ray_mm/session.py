@@ -169,6 +169,13 @@ def place(resources: Resources) -> Placement:
     return placement
 
 
+def object_store_bytes() -> float:
+    """Bytes of the object store of the Ray that is running, on all its machines together."""
+    import ray
+
+    return float(ray.cluster_resources().get("object_store_memory", 0.0))
+
+
 def crowding(placement: Placement, cpus: float) -> str | None:
     """What is to be said of workers that get in each other's way; None where they don't."""
     if placement.workers <= cpus or placement.gpus_per_worker:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Resources
 from ray_mm.config.cache import TrainCache
-from ray_mm.config.fields import FieldSpec
+from ray_mm.config.fields import FieldSpec, Share
 from ray_mm.config.model import ModelConfig
 from ray_mm.config.source import AnySource, Balance, TrainSources
 
@@ -64,6 +64,8 @@ class TrainData(Config):
     head_samples: int | None = Field(default=None, ge=0)
     """Samples that each worker reads by itself at a start, so that it begins at once, while Ray starts the processes that read
     all others. Unset: as many as take it some seconds; 0: none."""
+    object_store: Share = 0.5
+    """Most that decoded batches may take of Ray's object store while they wait, as a share of it."""
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

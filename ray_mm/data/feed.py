@@ -11,6 +11,7 @@ from ray_mm.data.fields import field_arrays
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.room import Room
 from ray_mm.data.samples import Samples
 
 TASKS_PER_EXECUTION = 20_000
@@ -49,6 +50,7 @@ class Feed:
         head_samples: that each rank reads by itself at the start, about, while Ray starts its readers. None: as many as take
             it some seconds.
         tasks_per_execution: of the dataset; a longer training takes several executions.
+        room: that it may take in Ray's object store. None: what Ray thinks right.
     """
 
     train: Samples
@@ -66,6 +68,7 @@ class Feed:
     samples_per_task: int | None = None
     head_samples: int | None = 0
     tasks_per_execution: int = TASKS_PER_EXECUTION
+    room: Room | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -86,7 +89,8 @@ class Feed:
         if not self.pad:
             return 1
         share = self.batch_rows * max(1, self.row_bytes, self.train.sample_bytes)
-        return max(1, min(_ITEMS_PER_BLOCK, self.block_bytes // share))
+        block_bytes = self.block_bytes if self.room is None else min(self.block_bytes, self.room.block_bytes)
+        return max(1, min(_ITEMS_PER_BLOCK, block_bytes // share))
 
     @property
     def block_rows(self) -> int:
@@ -116,7 +120,10 @@ class Feed:
 
     @property
     def _task_samples(self) -> int:
-        return self._samples_of_a_second if self.samples_per_task is None else self.samples_per_task
+        if self.samples_per_task is not None:
+            return self.samples_per_task
+        samples = self._samples_of_a_second
+        return samples if self.room is None else min(samples, self.room.task_bytes // self.row_bytes)
 
     @property
     def tasks(self) -> Tasks:

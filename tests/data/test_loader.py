@@ -109,7 +109,9 @@ def test_a_resumed_training_gets_the_rest_whatever_the_number_of_workers(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("world_size", "first_item", "head_samples"), [(1, 0, 20), (2, 5, 50), (3, 12, 9), (2, 0, None)])
+@pytest.mark.parametrize(
+    ("world_size", "first_item", "head_samples"), [(1, 0, 20), (2, 5, 50), (3, 12, 9), (2, 0, None)]
+)
 def test_what_workers_read_by_themselves_at_the_start_is_what_ray_would_read(
     local_ray: None, data: Path, world_size: int, first_item: int, head_samples: int | None
 ) -> None:
