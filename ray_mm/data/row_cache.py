@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from ray_mm.data.manifest import Dataset
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.figures import size
 from ray_mm.storage import local_path
+from ray_mm.storage.disk import CacheDisk
 from ray_mm.storage.slots import SUM_BYTES, Slots, open_slots
 
 _FORMAT = 1
@@ -41,7 +41,6 @@ _FORMAT = 1
 
 _KEY_BYTES = 256
 _DECODERS = ("av", "numpy", "opencv-python-headless", "pillow", "simplejpeg", "soundfile", "soxr", "tokenizers")
-_LOG = logging.getLogger(__name__)
 
 Row = list[npt.NDArray[np.uint8]]
 """The bytes of a sample's kept arrays, in the order of their names."""
@@ -132,17 +131,17 @@ class RowCache:
 
     def __init__(self, config: DecodedCache, datasets: Sequence[Dataset], preprocessor: Preprocessor) -> None:
         self.layout = RowLayout(preprocessor)
-        self._folder = local_path(config.folder)
-        self._is_broken = False
+        folder = local_path(config.folder)
+        self._disk = CacheDisk(folder)
         share = kept_share(config, datasets, self.layout)
         self._slots: dict[str, Slots | None] = {}
         for name, num_samples in _named(datasets, self.layout).items():
             try:
                 self._slots[name] = open_slots(
-                    self._folder, name, self.layout.slot_bytes, int(share * num_samples), config.size
+                    folder, name, self.layout.slot_bytes, int(share * num_samples), config.size
                 )
             except OSError as error:
-                self._stop_writing(error)
+                self._disk.give_up(error)
                 self._slots[name] = None
 
     def of(self, dataset: Dataset) -> DatasetRows:
@@ -152,17 +151,11 @@ class RowCache:
 
     def write(self, slots: Slots, number: int, row: Row) -> None:
         """Writes a slot, unless the disk has refused before: one that is full or broken must not stop the run."""
-        if not self._is_broken:
+        if not self._disk.is_broken:
             try:
                 slots.write(number, row)
             except OSError as error:
-                self._stop_writing(error)
-
-    def _stop_writing(self, error: OSError) -> None:
-        if not self._is_broken:
-            self._is_broken = True
-            reason = error.strerror or error
-            _LOG.warning("the cache in %s can't be written (%s); reading goes on without it", self._folder, reason)
+                self._disk.give_up(error)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 local.py     files on local disk: whole or not there, never half
 remote.py    objects behind a URL: list, stat, conditional writes
 ranges.py    byte ranges of an object: coalesced, concurrent, retried where they broke off
+disk.py      the disk under a cache: told once where it is full or broken
 cache.py     blocks of objects on a local disk, shared by the processes of a machine
 slots.py     slots of a fixed size on a local disk, shared alike
 """

@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import logging
 import os
 import time
 from collections import defaultdict
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_mm.storage.disk import CacheDisk
 from ray_mm.storage.ranges import Range, RangeReader, run_all
 
 BLOCK_BYTES = 4 << 20
@@ -34,7 +34,6 @@ _POLL_S = 0.02
 _TOUCH_S = 60.0
 _STALE_S = 3600.0
 _FILL = 0.9
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class BlockCache:
         self._folder = folder
         self._size_bytes = size_bytes
         self._next_use = next_use
-        self._is_broken = False
+        self._disk = CacheDisk(folder)
         with self._guarded():
             folder.mkdir(parents=True, exist_ok=True)
             # Processes that were killed have left their parts, and the sum a little wrong.
@@ -110,12 +109,12 @@ class BlockCache:
         block, size = self._block(reader, number), _block_size(reader, number)
         give_up = time.monotonic() + _WAIT_S
         while not _take(block, size, pieces):
-            part = None if self._is_broken or time.monotonic() > give_up else self._begin(block)
+            part = None if self._disk.is_broken or time.monotonic() > give_up else self._begin(block)
             if part is not None:
                 with contextlib.closing(part):
                     self._fetch(reader, number, block, part, pieces)
                 return
-            if self._is_broken or time.monotonic() > give_up:
+            if self._disk.is_broken or time.monotonic() > give_up:
                 for piece in pieces:
                     reader.fetch(number * BLOCK_BYTES + piece.start, piece.target)
                 return
@@ -127,7 +126,7 @@ class BlockCache:
             block.parent.mkdir(parents=True, exist_ok=True)
             return _Part.locked(block.with_suffix(".part"))
         except OSError as error:
-            self._stop_writing(error)
+            self._disk.give_up(error)
             return None
 
     def _fetch(self, reader: RangeReader, number: int, block: Path, part: _Part, pieces: list[_Piece]) -> None:
@@ -141,7 +140,7 @@ class BlockCache:
                 part.allocate(size)
                 self._reserve(size)
             reader.fetch(number * BLOCK_BYTES, buffer)
-            if not self._is_broken:
+            if not self._disk.is_broken:
                 with self._guarded():
                     part.write(buffer)
                     part.rename(block)
@@ -197,14 +196,7 @@ class BlockCache:
         try:
             yield
         except OSError as error:
-            self._stop_writing(error)
-
-    def _stop_writing(self, error: OSError) -> None:
-        """A disk that is full or broken must not stop the run."""
-        if not self._is_broken:
-            self._is_broken = True
-            reason = error.strerror or error
-            _LOG.warning("the cache in %s can't be written (%s); reading goes on without it", self._folder, reason)
+            self._disk.give_up(error)
 
 
 class _Part:

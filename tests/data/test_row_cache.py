@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_reading_goes_on(
         for _ in range(2):
             found = epoch_of(reader, sequence(datasets[0]), 0)
     check_same(found, epoch_of(reader_of(datasets, preprocessor, None, None), sequence(datasets[0]), 0))
-    assert [record.name for record in caplog.records if "without it" in record.message] == ["ray_mm.data.row_cache"]
+    assert [record.name for record in caplog.records if "without it" in record.message] == ["ray_mm.storage.disk"]
 
 
 def test_a_disk_that_takes_no_more_is_told_once_and_what_is_there_is_used(

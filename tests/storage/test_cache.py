@@ -229,7 +229,7 @@ def test_a_folder_that_cannot_be_made_is_told_and_reading_goes_on(
         cache = BlockCache(tmp_path / "file" / "cache", 10**6)
         assert read(cache, url, (5, 10)) == expected((5, 10))
         assert read(cache, url, (50, 10)) == expected((50, 10))
-    assert [record.name for record in caplog.records if "without it" in record.message] == ["ray_mm.storage.cache"]
+    assert [record.name for record in caplog.records if "without it" in record.message] == ["ray_mm.storage.disk"]
 
 
 def test_an_error_of_the_store_leaves_nothing_behind(url: str, proxy: Proxy, tmp_path: Path) -> None:
