@@ -1,7 +1,8 @@
 """The data path, from a tar to a batch on the device, in reading order.
 
 fields.py         the schema of a batch: field → arrays
-tar_bytes.py      where a tar's bytes come from: a file, an object, a gzip stream
+tar_bytes.py      where a tar's bytes come from: a file, an object
+gzip_bytes.py     the same of a tar within a gzip file; seek points
 tar_header.py     the fields of its headers
 tar.py            the header walk of a tar
 index.py          a tar → where each member of its samples lies

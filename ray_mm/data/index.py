@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.config.fields import LabelField
+from ray_mm.data.gzip_bytes import GzipBytes
 from ray_mm.data.tar import Members, walk_tar
-from ray_mm.data.tar_bytes import MAX_UNPACKED_BYTES, GzipBytes, LocalBytes, RemoteBytes, TarBytes
+from ray_mm.data.tar_bytes import MAX_UNPACKED_BYTES, LocalBytes, RemoteBytes, TarBytes
 from ray_mm.errors import DatasetError, ObjectMissingError, StorageError
 from ray_mm.storage import is_remote, local_path
-from ray_mm.storage.ranges import RangeReader
 from ray_mm.storage.remote import ObjectInfo, stat
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
@@ -160,7 +160,7 @@ def index_shard(
     """Walks a tar's headers. Members of a sample may lie anywhere in it; samples are in the order of their first members.
 
     Args:
-        shard: path or URL of a tar, or path of one that is compressed with gzip; or what a listing says of it.
+        shard: path or URL of a tar, also of one that is compressed with gzip; or what a listing says of it.
         with_checksums: whether to read every payload, too, for its CRC32C.
         max_unpacked: bytes; a gzip stream that is longer is refused.
 
@@ -197,17 +197,8 @@ def index_shard(
 
 
 def _source(info: ObjectInfo, max_unpacked: int) -> TarBytes:
-    if is_remote(info.url):
-        head = bytes(RangeReader(info).read([(0, min(2, info.size))])[0])
-        if head == _GZIP:
-            raise DatasetError(
-                f"{info.url}: is compressed with gzip, and members can't be read from such an object without reading all of it; "
-                "unpack it to a plain .tar, or copy it to a local disk."
-            )
-        return RemoteBytes(info)
-    path = local_path(info.url)
-    source = LocalBytes(path)
-    return GzipBytes(path, max_unpacked) if source.read(0, 2) == _GZIP else source
+    source = RemoteBytes(info) if is_remote(info.url) else LocalBytes(local_path(info.url))
+    return GzipBytes(info, max_unpacked) if source.read(0, min(2, info.size)) == _GZIP else source
 
 
 def _by_sample(location: str, members: Members) -> ShardIndex:

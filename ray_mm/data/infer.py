@@ -22,8 +22,8 @@ from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.video import video_shape
+from ray_mm.data.gzip_bytes import GzipRanges
 from ray_mm.data.index import ShardIndex
-from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import UsageError
 from ray_mm.storage.ranges import RangeReader
 from ray_mm.storage.remote import ObjectInfo

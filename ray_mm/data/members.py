@@ -18,9 +18,9 @@ from functools import lru_cache, partial
 import google_crc32c
 import numpy as np
 
+from ray_mm.data.gzip_bytes import GzipRanges
 from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset
-from ray_mm.data.tar_bytes import GzipRanges
 from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
 from ray_mm.storage import is_remote, ranges
 from ray_mm.storage.cache import BlockCache
@@ -218,12 +218,12 @@ class SampleReader:
         suffixes = {
             field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields
         }
-        if index.unpacked_bytes is not None:
+        name = partial(_named, found.url, index)
+        if index.unpacked_bytes is None:
+            return _OpenShard(path, index, suffixes, RangeReader(found, name=name))
+        with patient(ranges.REMOTE_POLICY.give_up_s):
             points = self._dataset.read_points(shard, index)
-            return _OpenShard(path, index, suffixes, GzipRanges(found, points, index.unpacked_bytes))
-        return _OpenShard(
-            path, index, suffixes, RangeReader(found, name=lambda start, stop: _named(found.url, index, start, stop))
-        )
+        return _OpenShard(path, index, suffixes, GzipRanges(found, points, index.unpacked_bytes, name))
 
 
 def _named(location: str, index: ShardIndex, start: int, stop: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_objects_need_a_folder_for_their_indexes(tmp_path: Path, bucket: str) ->
         (report,) = index_tars([f"s3://{bucket}/x"], output=tmp_path / "out")
         assert report.is_new == is_new and report.index == tmp_path / "out/0.index.parquet"
     assert read_index(report.index, report.shard).version.startswith("etag:")
+
+
+def test_seek_points_of_objects_go_there_too(tmp_path: Path, bucket: str) -> None:
+    tar = write_tar(tmp_path / "0.tar", {"a.txt": b"1"})
+    put_if_absent(f"s3://{bucket}/x/0.tar.gz", gzip.compress(tar.read_bytes()))
+    for is_new in (True, False):
+        (report,) = index_tars([f"s3://{bucket}/x"], output=tmp_path / "out")
+        assert (report.num_samples, report.is_new) == (1, is_new)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"0.tar.gz.index.parquet", "0.tar.gz.index.points"}
 
 
 def test_good_shards_are_indexed_although_others_are_damaged(tmp_path: Path) -> None:

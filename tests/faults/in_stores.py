@@ -16,9 +16,9 @@ from tests.object_store import Fault as Answer
 from tests.object_store import Request, delete_object, first_times, put_object, upload
 
 
-def planned(lab: Lab) -> Training:
-    """A training on a dataset of 24 samples in the store, planned."""
-    make_samples(lab.folder / "local", range(24))
+def planned(lab: Lab, packed: bool = False) -> Training:
+    """A training on a dataset of 24 samples in the store, planned; in gzip files, if asked for."""
+    make_samples(lab.folder / "local", range(24), packed=packed)
     upload(lab.proxy.endpoint, lab.folder / "local", f"{lab.bucket}/train")
     return lab.plan(f"s3://{lab.bucket}/train")
 
@@ -30,6 +30,28 @@ def _passing(lab: Lab, answer: Answer, times: int) -> None:
     assert lab.feed(training) == {key_of(sample): 2 for sample in range(24)}
     assert len(lab.proxy.gets(".tar")) > times
     lab.require_exact(training, set(), {1: 0})
+
+
+def _packed(lab: Lab) -> None:
+    training = planned(lab, packed=True)
+    dataset = open_dataset(f"s3://{lab.bucket}/train")
+    # One flipped bit for each shard, so that what is fetched once more is whole. The first is where it is said how the rest
+    # is packed.
+    left = {
+        "000000.tgz": iter([Answer("status"), Answer("cut", at=100), Answer("flip", at=10)]),
+        "000001.tgz": iter([Answer("short", at=100), Answer("flip", at=200)]),
+        "000002.tgz": iter([Answer("shifted"), Answer("flip", at=500)]),
+    }
+    lab.proxy.faults = lambda request: (
+        next(left.get(request.path.rpartition("/")[2], iter(())), None) if request.method == "GET" else None
+    )
+    assert lab.feed(training) == {key_of(sample): 2 for sample in range(24)}
+    assert not [answer for answers in left.values() for answer in answers]
+    lab.require_exact(training, set(), {1: 0})
+    lab.proxy.faults = lambda request: None
+    put_object(lab.proxy.endpoint, f"{lab.bucket}/train/shards/000001.tgz", bytes(dataset.shards[1].size_bytes))
+    with lab.stopped("the gzip stream is damaged", named=r"shards/000001\.tgz\[sample\d{6}\]"):
+        lab.feed(training)
 
 
 def _away(lab: Lab) -> None:
@@ -110,6 +132,14 @@ FAULTS = (
         (Outcome.UNHARMED,),
         ("feed",),
         _opened_late,
+    ),
+    Fault(
+        "store-gzip",
+        "S3 does any of these while a dataset is read whose shards are `.tgz`; then zeros stand in one of them",
+        (Outcome.UNHARMED, Outcome.STOPPED),
+        ("feed",),
+        _packed,
+        "what can't be unpacked is fetched once more",
     ),
     Fault(
         "store-away",

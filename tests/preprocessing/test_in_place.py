@@ -188,11 +188,12 @@ def test_shards_of_a_split_and_gzip_files_are_taken_as_they_are(local_ray: None,
         _require_members(open_dataset(tmp_path / "data" / split))
 
 
-def test_a_tar_in_a_store_is_looked_into_by_ranges(tmp_path: Path, bucket: str) -> None:
+@pytest.mark.parametrize("suffix", [".tar", ".tgz"])
+def test_a_tar_in_a_store_is_looked_into_by_ranges(tmp_path: Path, bucket: str, suffix: str) -> None:
     (tar,) = _write_tars(tmp_path, 1)
-    url = f"s3://{bucket}/in/{tar.name}"
-    put_if_absent(url, tar.read_bytes())
-    plan = plan_in_place(_job(tmp_path, shards=f"s3://{bucket}/in/*.tar"))
+    url = f"s3://{bucket}/in/{tar.stem}{suffix}"
+    put_if_absent(url, gzip.compress(tar.read_bytes()) if suffix == ".tgz" else tar.read_bytes())
+    plan = plan_in_place(_job(tmp_path, shards=f"s3://{bucket}/in/*{suffix}"))
     (shard,) = plan.shards
     assert shard.info.url == url and shard.info.etag
     summary = find_facts(shard, plan.settings)
