@@ -1,4 +1,5 @@
-"""Where the processors go between tars and batches: milliseconds of CPU per sample of each process, for some numbers of readers.
+"""Where the processors go between tars and batches: milliseconds of CPU per sample of each process, for some sizes of blocks
+and some numbers of readers.
 
     python benchmarks/ingest_cpu.py
 
@@ -10,6 +11,7 @@ time, which grows where several share a CPU.
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -39,7 +41,7 @@ def cpu_seconds() -> dict[int, tuple[str, float]]:
     return found
 
 
-def one_run(data: Path, readers_per_cpu: float) -> None:
+def one_run(data: Path, block_mib: int, readers_per_cpu: float) -> None:
     """Prints a row."""
     sys.path.insert(0, str(ingest.LOADERS))
     import ours
@@ -51,7 +53,9 @@ def one_run(data: Path, readers_per_cpu: float) -> None:
     with tempfile.TemporaryDirectory() as folder, ray_session():
         batches = list[tuple[float, float, float]]()
         total = -(-ingest.SAMPLES // 64)
-        for number, batch in enumerate(ours.make_loader(argparse.Namespace(data=str(data)), Path(folder))):
+        for number, batch in enumerate(
+            ours.make_loader(argparse.Namespace(data=str(data)), Path(folder), block_bytes=block_mib << 20)
+        ):
             batches.append((time.perf_counter(), batch.read_s, batch.decode_s))
             if number == total // 6:
                 before = cpu_seconds()
@@ -68,26 +72,30 @@ def one_run(data: Path, readers_per_cpu: float) -> None:
     cells = [f"{1e3 * spent.get(role, 0.0) / samples:.2f}" for role in roles]
     told = [f"{1e3 * sum(batch[part] for batch in counted) / samples:.2f}" for part in (1, 2)]
     rate, cores = samples / wall, sum(spent.values()) / wall
-    print(f"| {readers_per_cpu:g} | {rate:,.0f} | {cores:.2f} | {' | '.join(cells + told)} |", flush=True)
+    print(f"| {block_mib} | {readers_per_cpu:g} | {rate:,.0f} | {cores:.2f} | {' | '.join(cells + told)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data/ingest"))
-    parser.add_argument("--readers-per-cpu", type=float, nargs="+", default=[1.0, 1.51, 2.0])
+    parser.add_argument("--block-mib", type=int, nargs="+", default=[2, 24, 48, 96])
+    parser.add_argument("--readers-per-cpu", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
     data = args.data.absolute()
-    if len(args.readers_per_cpu) == 1:
-        one_run(data, args.readers_per_cpu[0])
+    cases = list(itertools.product(args.block_mib, args.readers_per_cpu))
+    if len(cases) * args.rounds == 1:
+        one_run(data, *cases[0])
         return
     ingest.make_samples(data, ingest.SAMPLES)
     print(
-        "| readers per CPU | samples/s | busy cores | readers | hands out | worker | rest of Ray | told: read | told: decode |"
+        "| block, MiB | readers per CPU | samples/s | busy cores | readers | hands out | worker | rest of Ray | told: read | "
+        "told: decode |"
     )
-    print("|" + "---:|" * 9, flush=True)
-    for number in args.readers_per_cpu:
-        command = [sys.executable, __file__, "--data", str(data), "--readers-per-cpu", str(number)]
-        subprocess.run(command, env=ingest.environment(), check=True)
+    print("|" + "---:|" * 10, flush=True)
+    for block_mib, readers in cases * args.rounds:
+        command = [sys.executable, __file__, "--data", str(data), "--block-mib", str(block_mib)]
+        subprocess.run([*command, "--readers-per-cpu", str(readers)], env=ingest.environment(), check=True)
 
 
 if __name__ == "__main__":
