@@ -55,6 +55,7 @@ def test_a_tar_becomes_a_dataset_or_is_refused(
         assert found.job == "" and reason in str(found.tables[2].rows)
         return
     content = yaml.safe_load(found.job)
+    content.pop("splits", None)  # few samples are proposed as one split, and here the shards say which
     assert {field: content["fields"][field]["type"] for field in fields} == fields
     job = load_job(content | {"shards": {"train": [str(tars[name])]}, "output": str(tmp_path / "data")})
     assert isinstance(job, PreprocessJob)

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_mm.config.cache import RemoteCache
+from ray_mm.config.cache import DecodedCache, RemoteCache
+from ray_mm.data.loader import LoadedBatch
 from ray_mm.training.state import attempt_starts
 from tests.faults.in_stores import planned
 from tests.faults.lab import Fault, Lab, Outcome, num_entries, planned_shards
@@ -22,12 +23,15 @@ from tests.object_store import Fault as Answer
 from tests.object_store import Request, upload
 
 
-def _killed_reader(lab: Lab) -> None:
+def _killed_reader(lab: Lab, decoded: DecodedCache | None = None) -> int:
+    """Samples that came from the cache."""
     make_samples(lab.folder / "train", range(48))
     training = lab.plan(**{"train.epochs": 24, "data.batch_size": 4})
     killed: list[int] = []
+    kept = []
 
-    def kill(_: object) -> None:
+    def kill(batch: LoadedBatch) -> None:
+        kept.append(batch.num_cached)
         # Three of them, at different places, while much is left to read.
         time.sleep(0.02)
         if len(killed) < 3 and num_entries(training) >= 4 + 8 * len(killed):
@@ -37,11 +41,24 @@ def _killed_reader(lab: Lab) -> None:
                     killed.append(process.pid)
                     break
 
-    assert lab.feed(training, on_batch=kill, samples_per_task=8, block_bytes=1) == {
+    assert lab.feed(training, on_batch=kill, samples_per_task=8, block_bytes=1, decoded=decoded) == {
         key_of(sample): 24 for sample in range(48)
     }
     assert len(killed) == 3
     lab.require_exact(training, set(), {1: 0})
+    return sum(kept)
+
+
+def _without_cache(lab: Lab) -> None:
+    assert _killed_reader(lab) == 0
+
+
+def _with_cache(lab: Lab) -> None:
+    cache = DecodedCache(folder=str(lab.folder / "cache"), size=64 << 20)
+    # The readers are at work on several epochs at once, so that more than the first one may be decoded.
+    assert 48 < _killed_reader(lab, cache) <= 48 * 23
+    # Nothing of what the killed ones kept is left half-written, nor counted twice.
+    assert sorted(path.name for path in (lab.folder / "cache").iterdir() if path.suffix != ".slots") == ["slots.lock"]
 
 
 def _readers() -> list[psutil.Process]:
@@ -152,8 +169,16 @@ FAULTS = (
         "a process that runs a read task is killed (SIGKILL), three times",
         (Outcome.UNHARMED,),
         ("feed",),
-        _killed_reader,
+        _without_cache,
         "Ray runs the task again, and its batches keep their places",
+    ),
+    Fault(
+        "reader-killed-while-keeping",
+        "the same, while they keep what they decode (`data.cache.decoded`)",
+        (Outcome.UNHARMED,),
+        ("feed",),
+        _with_cache,
+        "what is in the cache is whole, or not there",
     ),
     Fault(
         "full-cache",

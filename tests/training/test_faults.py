@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,7 +30,13 @@ from ray_mm.config.load import load_job
 from ray_mm.training.train import run_train
 run_train(load_job(sys.argv[1]))
 """
-_SETTINGS = {"train.epochs": 3, "train.checkpoint_every_steps": 4, "data.batch_size": 16}
+_SETTINGS = {
+    "train.epochs": 3,
+    "train.checkpoint_every_steps": 4,
+    "data.batch_size": 16,
+    # A few batches that the workers read by themselves at each start; the others come through Ray.
+    "data.head_samples": 48,
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +50,21 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_repeated(uninterrupted: Path, workers: int) -> None:
-    name = f"worker-{workers}"
-    process = _start(uninterrupted, name, workers)
+@pytest.mark.parametrize(("workers", "keeps"), [(1, False), (2, False), (1, True)])
+def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_repeated(
+    uninterrupted: Path, workers: int, keeps: bool
+) -> None:
+    name = f"worker-{workers}" + "-keeps" * keeps
+    cache = {"data.cache.decoded": {"folder": str(uninterrupted / "cache"), "size": "10MB"}} if keeps else {}
+    process = _start(uninterrupted, name, workers, **cache)
     _wait(lambda: _steps(uninterrupted / name) >= 25, process)
     victim = next(child for child in _children(process) if "RayTrainWorker" in " ".join(_command(child)))
     victim.send_signal(signal.SIGKILL)
     assert process.wait(300) == 0
     _check(uninterrupted, name)
+    if keeps:
+        last = [line for line in read_metrics(uninterrupted / name) if line["kind"] == "train" and line["epoch"] == 3]
+        assert {line["cached"] for line in last} == {1}
 
 
 def test_a_killed_driver_is_started_again_and_nothing_is_lost_or_repeated(uninterrupted: Path) -> None:
@@ -70,8 +83,8 @@ def test_a_killed_driver_is_started_again_and_nothing_is_lost_or_repeated(uninte
     _check(uninterrupted, "driver")
 
 
-def _start(folder: Path, name: str, workers: int) -> subprocess.Popen[bytes]:
-    job = train_job(folder, **_SETTINGS, **{"resources.workers": workers, "output": str(folder / name)})
+def _start(folder: Path, name: str, workers: int, **settings: Any) -> subprocess.Popen[bytes]:
+    job = train_job(folder, **_SETTINGS, **settings, **{"resources.workers": workers, "output": str(folder / name)})
     path = folder / f"{name}.json"  # JSON is YAML
     path.write_text(job.model_dump_json())
     root = str(Path(__file__).parents[2])
