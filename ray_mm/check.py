@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ray_mm.config.source import Source, source_of, train_sources
 from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.data.fields import merge_fields
 from ray_mm.data.fit import lacking_text, no_dataset, require_fit
+from ray_mm.data.part import Part, nothing_left, part_of, require_balanced, selected_classes
 from ray_mm.data.plan import Schedule
 from ray_mm.data.seal import unsealed
 from ray_mm.data.shards import find_shards
@@ -38,6 +39,8 @@ from ray_mm.version import CHECKPOINT_FORMAT, DATASET_FORMAT
 _TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
 _MODEL_PLACES = {"train": ("best", "last"), "compress": ("artifact",)}
 _FIELDS: TypeAdapter[dict[str, FieldSpec]] = TypeAdapter(dict[str, FieldSpec])
+_COUNTS: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
+_CLASS_COUNTS: TypeAdapter[dict[str, dict[str, int]]] = TypeAdapter(dict[str, dict[str, int]])
 
 
 def check_job(job: Job) -> list[str]:
@@ -131,30 +134,33 @@ def _columns(job: PreprocessJob) -> Iterator[tuple[str, str]]:
 
 
 def _train(job: TrainJob) -> Iterator[str]:
-    first, *others = train_sources(job.data.train)
-    content = _read_dataset(first.path)
-    fields = merge_fields(content["fields"], job.data.fields)
-    check_model(job.model, fields)
-    yield _found("data.train", first.path, content)
-    further: list[tuple[str, Source]] = [("data.train", other) for other in others]
+    sources = train_sources(job.data.train)
+    keys = ["data.train" if len(sources) == 1 else f"data.train.{number}" for number in range(len(sources))]
+    given: list[tuple[str, Source]] = list(zip(keys, sources, strict=True))
     if job.data.validation is not None:
-        further.append(("data.validation", source_of(job.data.validation)))
-    for key, source in further:
+        given.append(("data.validation", source_of(job.data.validation)))
+    first = _read_dataset(sources[0].path)
+    check_model(job.model, merge_fields(first["fields"], job.data.fields))
+    parts = []
+    for key, source in given:
         found = _read_dataset(source.path)
-        _require_same_fields(job.model, content["fields"], found["fields"], source.path)
-        yield _found(key, source.path, found)
-    yield from _course(job)
+        _require_same_fields(job.model, first["fields"], found["fields"], f"{key}: {located(source.path)}")
+        if job.data.balance is not None and key != "data.validation":
+            require_balanced(job.data.balance.label, located(source.path), found["fields"], key)
+        parts.append(_part(key, source, found))
+        yield _found(key, source.path, found, parts[-1])
+    yield from _course(job, parts[: len(sources)])
 
 
-def _course(job: TrainJob) -> Iterator[str]:
+def _course(job: TrainJob, parts: Sequence[Part]) -> Iterator[str]:
     """How many steps it will take, where that can be told without looking at indexes, and what is hardly meant."""
     sources = train_sources(job.data.train)
-    counted = [_num_samples(source) for source in sources]
     total = job.data.epoch_samples
-    if total is None and not any(source.weight for source in sources):
-        total = sum(count for count in counted if count is not None) if None not in counted else None
     if total is None:
-        return
+        if not all(part.is_exact for part in parts):
+            return
+        # Weights say how much of each there is in an epoch, and not how long that is.
+        total = sum(part.num_samples for part in parts)
     schedule = Schedule(total, 0, job.data.batch_size, job.train.epochs)
     yield f"train: {course(schedule)}"
     same = False
@@ -165,12 +171,18 @@ def _course(job: TrainJob) -> Iterator[str]:
         yield f"warning: {warning}"
 
 
-def _num_samples(source: Source) -> int | None:
-    """Samples that take part; None where only the index can tell."""
-    if source.require or source.where or source.fraction is not None:
-        return None
-    count = int(_read_dataset(source.path)["samples"])
-    return count if source.limit is None else min(count, source.limit)
+def _part(key: str, source: Source, content: dict[str, Any]) -> Part:
+    """How much of a dataset takes part.
+
+    Raises:
+        DatasetError: a field or a class that it does not have, or nothing is left.
+    """
+    root = located(source.path)
+    selected_classes(source, root, content["fields"], key)
+    part = part_of(source, content["samples"], content["fields"], content["presence"], content["label_counts"])
+    if part.num_samples == 0 and content["samples"]:
+        raise nothing_left(root, key)
+    return part
 
 
 def _is_same(source: Source, other: Source) -> bool:
@@ -188,19 +200,23 @@ def _scored(checkpoint: str, datasets: dict[str, str | Source]) -> Iterator[str]
         content = _read_dataset(source.path)
         may_lack = sorted(config.fields) if key == "data" else []
         lacking = require_fit(f"{key}: {located(source.path)}", content["fields"], fields, may_lack)
-        yield _found(key, source.path, content)
+        yield _found(key, source.path, content, _part(key, source, content))
         if lacking:
             yield f"{key}: {lacking_text(lacking)}"
 
 
 def _require_same_fields(
-    model: ModelConfig, train: dict[str, FieldSpec], other: dict[str, FieldSpec], path: str
+    model: ModelConfig, train: dict[str, FieldSpec], other: dict[str, FieldSpec], place: str
 ) -> None:
     for name in sorted({*model.fields, model.task.label}):
-        found = other[name].type if name in other else "none"
-        if found != train[name].type:
+        if name not in other:
             raise DatasetError(
-                f"{located(path)}: field {name!r} is {found} here and {train[name].type} in the training dataset."
+                f"{place} has no field {name!r}, which the model needs; its fields are {', '.join(sorted(other))}."
+            )
+        if other[name].type != train[name].type:
+            raise DatasetError(
+                f"{place}: field {name!r} is of type {other[name].type}, in the first training dataset it is of type "
+                f"{train[name].type}; choose another dataset, or make it again with that type."
             )
 
 
@@ -213,14 +229,22 @@ def _read_dataset(path: str) -> dict[str, Any]:
     except ObjectMissingError:
         raise DatasetError(no_dataset(root)) from None
     try:
-        return content | {"fields": _FIELDS.validate_python(content["fields"]), "samples": int(content["num_samples"])}
+        return content | {
+            "fields": _FIELDS.validate_python(content["fields"]),
+            "samples": int(content["num_samples"]),
+            "presence": _COUNTS.validate_python(content.get("presence", {})),
+            "label_counts": _CLASS_COUNTS.validate_python(content.get("label_counts", {})),
+        }
     except (ValidationError, KeyError, TypeError, ValueError):
         raise DatasetError(f"{file}: is damaged; make the dataset again.") from None
 
 
-def _found(key: str, path: str, content: dict[str, Any]) -> str:
+def _found(key: str, path: str, content: dict[str, Any], part: Part) -> str:
     fields = ", ".join(f"{name} ({spec.type})" for name, spec in sorted(content["fields"].items()))
-    return f"{key}: {located(path)}, {content['samples']:,} samples of {fields}"
+    samples = f"{content['samples']:,} samples"
+    if part.num_samples != content["samples"]:
+        samples = f"{part.num_samples:,} of {samples}"
+    return f"{key}: {located(path)}, {'' if part.is_exact else 'at most '}{samples} of {fields}"
 
 
 def _read_model(path: str) -> tuple[Path, ModelConfig, dict[str, FieldSpec]]:

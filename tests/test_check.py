@@ -10,9 +10,12 @@ import pytest
 
 from ray_mm.check import check_job
 from ray_mm.config.load import load_job
+from ray_mm.config.source import TrainSource
+from ray_mm.data.manifest import open_dataset
+from ray_mm.data.samples import plan_samples
 from ray_mm.errors import CheckpointError, DatasetError, OutputFolderError, UsageError
 from tests.config.jobs import SMALLEST
-from tests.factories import SPECS, make_dataset
+from tests.factories import SPECS, edit_manifest, make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "table.csv").write_text("\ufeffimage,label,speaker\na.png,x,1\n", encoding="utf-8")
     (folder / "semicolons.csv").write_text("image;label\na.png;x\n")
     (folder / "empty.csv").touch()
+    make_dataset(folder / "patchy", 6, missing={"audio": 0.5})
     make_dataset(folder / "soundless", 6, ("image", "label"))
     write_model(folder / "run" / "best")
     (folder / "run" / "job.json").write_text('{"kind": "train"}')
@@ -75,8 +79,56 @@ def test_few_steps_are_told_and_a_usual_training_is_not_warned_about(folder: Pat
 
 
 def test_steps_that_only_an_index_can_tell_are_left_out(folder: Path) -> None:
-    (train,) = check(folder, "train", **{"data.train": {"path": str(folder / "train"), "fraction": 0.5}})
-    assert train.startswith("data.train: ")
+    (train,) = check(folder, "train", **{"data.train": {"path": str(folder / "patchy"), "require": ["audio"]}})
+    assert train.startswith(f"data.train: {folder / 'patchy'}, at most ") and " of 6 samples of audio" in train
+
+
+def test_of_a_part_the_samples_that_take_part_are_told(folder: Path) -> None:
+    part = {"path": str(folder / "train"), "fraction": 0.5}
+    train, steps, *_ = check(folder, "train", **{"data.train": part, "data.batch_size": 2})
+    assert train.startswith(f"data.train: {folder / 'train'}, 3 of 6 samples of audio")
+    assert steps == "train: 20 steps: 10 epochs of 2 steps, 2 samples each"
+    _, scored = check(folder, "evaluate", data={"path": str(folder / "train"), "where": {"label": ["left"]}})
+    counts = open_dataset(folder / "train").manifest.label_counts["label"]
+    assert scored.startswith(f"data: {folder / 'train'}, {counts['left']} of 6 samples of ")
+    weighted = [{"path": str(folder / "train"), "weight": weight} for weight in (1, 3)]
+    _, _, steps, *_ = check(folder, "train", **{"data.train": weighted, "data.batch_size": 2})
+    assert steps == "train: 60 steps: 10 epochs of 6 steps, 2 samples each"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"require": ["radar"]}, r"data\.train\.require: .*train has no field 'radar'; it has audio, image, label, "),
+        ({"where": {"label": ["cat"]}}, r"data\.train\.where\.label: has no class 'cat'; .* are left, right, stop\."),
+        ({"where": {"image": ["cat"]}}, r"data\.train\.where: 'image' is not a class label .* are label\."),
+    ],
+)
+def test_a_part_that_the_dataset_does_not_have_is_refused_as_the_run_does(
+    folder: Path, overrides: dict[str, Any], message: str
+) -> None:
+    part = {"path": str(folder / "train"), **overrides}
+    with pytest.raises(DatasetError, match=message):
+        check(folder, "train", **{"data.train": part})
+    with pytest.raises(DatasetError, match=message):
+        plan_samples([TrainSource.model_validate(part)], None, None)
+    with pytest.raises(DatasetError, match=message.replace("train", "validation", 1)):
+        check(folder, "train", **{"data.validation": part})
+    for kind, key in (("evaluate", "data"), ("compress", "calibration_data")):
+        with pytest.raises(DatasetError, match=message.replace(r"data\.train", key, 1)):
+            check(folder, kind, **{key: part})
+
+
+def test_a_class_that_no_sample_has_and_a_balance_without_classes_are_refused(folder: Path) -> None:
+    def empty(content: dict[str, Any]) -> None:
+        content["label_counts"]["label"] = {"left": 0, "right": 3, "stop": 3}
+
+    make_dataset(folder / "leftless", 6)
+    edit_manifest(folder / "leftless", empty)
+    with pytest.raises(DatasetError, match=r"nothing of .*leftless is left by require, where"):
+        check(folder, "evaluate", data={"path": str(folder / "leftless"), "where": {"label": ["left"]}})
+    with pytest.raises(DatasetError, match=r"data\.balance\.label: 'image' is not a class label of data\.train"):
+        check(folder, "train", **{"data.balance": {"label": "image"}})
 
 
 def test_an_output_folder_of_another_job_is_told(folder: Path, tmp_path: Path) -> None:
@@ -141,8 +193,18 @@ def test_what_does_not_fit_the_dataset_is_told(folder: Path, overrides: dict[str
 
 
 def test_a_validation_dataset_without_an_input_is_told(folder: Path) -> None:
-    with pytest.raises(DatasetError, match="poor: field 'image' is none here and image in the training dataset"):
+    with pytest.raises(
+        DatasetError, match=r"data.validation: .*poor has no field 'image', .* fields are audio, label\."
+    ):
         check(folder, "train", **{"data.validation": folder / "poor"})
+
+
+def test_a_dataset_whose_field_is_of_another_type_is_told(folder: Path, tmp_path: Path) -> None:
+    make_dataset(tmp_path, 6, ("image", "label"))
+    edit_manifest(tmp_path, lambda content: content["fields"].update(image={"type": "vector", "size": 3}))
+    message = "data.train.1: .*: field 'image' is of type vector, in the first training dataset it is of type image"
+    with pytest.raises(DatasetError, match=message):
+        check(folder, "train", **{"data.train": [str(folder / "train"), str(tmp_path)]})
 
 
 def test_a_dataset_that_does_not_fit_the_checkpoint_is_told(folder: Path) -> None:

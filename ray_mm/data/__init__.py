@@ -14,6 +14,7 @@ indexing.py       many shards → their indexes, where they are not there yet
 infer.py          a few members → what they are, and the fields that they would make
 inspect.py        what is in a dataset or a tar, for people
 fit.py            whether a dataset has the fields that a model reads
+part.py           a part of a dataset, as far as its dataset.json tells
 preprocessor.py   what turns members into a model's input; it travels with the model
 order.py          every sample once, mixed: a pure function
 mixture.py        several streams of samples in one epoch, in exact proportions

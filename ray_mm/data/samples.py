@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_mm.config.fields import LabelField
 from ray_mm.config.source import Balance, Source, TrainSource
 from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.mixture import Stream, quotas
 from ray_mm.data.order import Indices, stable_hash
+from ray_mm.data.part import require_balanced
 from ray_mm.data.selection import Selection, per_shard, select
 from ray_mm.errors import DatasetError
 
@@ -132,13 +132,8 @@ def _by_class(
     """What the streams of a balanced training draw from, and their shares."""
     drawn: list[_Drawn] = []
     for number, (dataset, selection, key) in enumerate(zip(datasets, selections, keys, strict=True)):
-        spec = dataset.manifest.fields.get(balance.label)
-        if not isinstance(spec, LabelField) or spec.classes is None:
-            raise DatasetError(
-                f"data.balance.label: {balance.label!r} is not a class label of {key} ({dataset.root}); give one that all "
-                "training datasets have."
-            )
-        counts = _class_counts(dataset, selection, balance.label, len(spec.classes))
+        spec = require_balanced(balance.label, dataset.root, dataset.manifest.fields, key)
+        counts = _class_counts(dataset, selection, balance.label, len(spec.classes or ()))
         for label in np.flatnonzero(counts.sum(axis=0)):
             drawn.append((number, (balance.label, int(label)), np.ascontiguousarray(counts[:, label])))
     if not drawn:

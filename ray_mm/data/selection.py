@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.config.fields import LabelField
 from ray_mm.config.source import Source
 from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Indices, permutation, stable_hash
-from ray_mm.errors import DatasetError
+from ray_mm.data.part import kept, nothing_left, selected_classes
 
 _THREADS = 8
 
@@ -96,19 +95,13 @@ def select(source: Source, dataset: Dataset, key: str) -> Selection:
     Raises:
         DatasetError: a field or a class that the dataset does not have, or nothing is left.
     """
-    fields = dataset.manifest.fields
-    for name in source.require:
-        if name not in fields:
-            raise DatasetError(
-                f"{key}.require: {dataset.root} has no field {name!r}; it has {', '.join(sorted(fields))}."
-            )
-    classes = {name: _class_numbers(name, names, dataset, key) for name, names in source.where.items()}
+    classes = selected_classes(source, dataset.root, dataset.manifest.fields, key)
     sizes = dataset.shard_sizes
     if source.require or classes:
         sizes = per_shard(dataset, lambda _, index: len(matching_rows(dataset, index, source.require, classes)))
     sizes = _part(sizes, source)
     if not sizes.sum():
-        raise DatasetError(f"{key}: nothing of {dataset.root} is left by require, where, fraction and limit.")
+        raise nothing_left(dataset.root, key)
     # A read task runs in another folder than the command that started it.
     placed = source.model_copy(update={"path": str(dataset.root)})
     return Selection(placed, dataset.manifest.digest, classes, sizes, dataset.sample_bytes)
@@ -145,27 +138,8 @@ def per_shard(dataset: Dataset, found: Callable[[int, ShardIndex], Indices | int
 def _part(sizes: Indices, source: Source) -> Indices:
     """What fraction or limit leave of each shard: as evenly as whole numbers can, and exactly so many in all."""
     total = int(sizes.sum())
-    if source.fraction is not None:
-        kept = max(1, round(total * source.fraction)) if total else 0
-    elif source.limit is not None:
-        kept = min(source.limit, total)
-    else:
+    left = kept(total, source)
+    if left == total:
         return sizes
-    ends = np.array([int(end) * kept // max(total, 1) for end in np.cumsum(sizes)], np.int64)
+    ends = np.array([int(end) * left // max(total, 1) for end in np.cumsum(sizes)], np.int64)
     return np.diff(ends, prepend=0)
-
-
-def _class_numbers(name: str, names: Sequence[str], dataset: Dataset, key: str) -> tuple[int, ...]:
-    spec = dataset.manifest.fields.get(name)
-    if not isinstance(spec, LabelField) or spec.classes is None:
-        labels = [
-            one for one, found in dataset.manifest.fields.items() if isinstance(found, LabelField) and found.classes
-        ]
-        raise DatasetError(
-            f"{key}.where: {name!r} is not a class label of {dataset.root}; its class labels are {', '.join(labels) or 'none'}."
-        )
-    unknown = [one for one in names if one not in spec.classes]
-    if unknown or not names:
-        found = f"has no class {unknown[0]!r}" if unknown else "is given no class"
-        raise DatasetError(f"{key}.where.{name}: {found}; the classes of {dataset.root} are {', '.join(spec.classes)}.")
-    return tuple(sorted(spec.classes.index(one) for one in names))
