@@ -11,7 +11,10 @@ seal.py           checksums of a dataset's small files
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
 shards.py         patterns → the shards that they name
 indexing.py       many shards → their indexes, where they are not there yet
-infer.py          a few members → what they are, and the fields that they would make
+found.py          what members were found to be, and how values become fields
+recognize_json.py JSON members → what they are
+recognize.py      members of one suffix → what they are
+infer.py          a few members of tars → the fields that they would make, and a job
 inspect.py        what is in a dataset or a tar, for people
 fit.py            whether a dataset has the fields that a model reads
 part.py           a part of a dataset, as far as its dataset.json tells

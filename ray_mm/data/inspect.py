@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from ray_mm.config.fields import LabelField
 from ray_mm.data.fields import field_arrays
+from ray_mm.data.found import Found
 from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_text
-from ray_mm.data.infer import Found, count_labels, look_at_members, propose, proposed_job
+from ray_mm.data.infer import count_labels, look_at_members, propose, proposed_job
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
 from ray_mm.data.shards import TAR_SUFFIXES, find_shards
 from ray_mm.storage import is_remote, local_path
@@ -183,7 +184,7 @@ def _becomes(found: Found) -> str:
     if found.reason:
         return f"none: {found.reason}"
     shown = [f"{part}: {spec['type']}" if part else str(spec["type"]) for part, spec in found.specs.items()]
-    return ", ".join(shown)
+    return "; ".join(filter(None, (", ".join(shown), found.passed_over and f"none: {found.passed_over}")))
 
 
 def indexed_shards(patterns: Sequence[str | Path]) -> list[tuple[ObjectInfo, ShardIndex]]:

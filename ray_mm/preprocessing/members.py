@@ -38,9 +38,8 @@ from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
 from ray_mm.data.decode.image import image_size
-from ray_mm.data.decode.numeric import decode_label, read_points, read_series, read_vector
+from ray_mm.data.decode.numeric import class_text, decode_label, read_points, read_series, read_vector
 from ray_mm.data.decode.video import video_shape
-from ray_mm.preprocessing.table import class_text
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.data.decode.numeric import class_text
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.files import MISSING, FileStates, look_at_files
 from ray_mm.preprocessing.shards import ShardPlan, cut_into_shards, shuffle_rows
 from ray_mm.preprocessing.splits import require_no_empty_split, split_by_hash
 from ray_mm.preprocessing.table import (
     Source,
-    class_text,
     label_classes,
     listing,
     open_source,

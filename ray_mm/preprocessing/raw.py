@@ -23,11 +23,10 @@ from ray_mm.data.decode.arrays import at_path, parse_json
 from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import image_size
-from ray_mm.data.decode.numeric import decode_label, read_points, read_series, read_vector
+from ray_mm.data.decode.numeric import class_text, decode_label, read_points, read_series, read_vector
 from ray_mm.data.decode.text import read_text
 from ray_mm.data.decode.video import video_shape
 from ray_mm.preprocessing.members import Member
-from ray_mm.preprocessing.table import class_text
 
 
 def raw_member(payload: memoryview, spec: FieldSpec, suffix: str) -> tuple[Member, Any] | None:
@@ -86,7 +85,7 @@ def raw_label(payload: memoryview, spec: LabelField) -> str | None:
     found = at_path(parse_json(payload), spec.path)
     if isinstance(found, (dict, list)):
         raise DecodeError(f"has a {type(found).__name__} at {spec.path!r}, expected one class")
-    return None if found is None else class_text(found)
+    return None if found is None else class_text(found).strip()
 
 
 _LONGEST_CLASS = 200

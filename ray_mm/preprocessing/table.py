@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ray_mm.config.explain import no_column
 from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.data.decode.numeric import class_text
 from ray_mm.errors import UsageError
 from ray_mm.storage import local_path, sha256_file
 
@@ -102,14 +103,6 @@ def read_table(path: Path) -> pa.Table:
     if twice:
         raise UsageError(f"table: {path} has the column {twice[0]!r} twice; rename one.")
     return table
-
-
-def class_text(value: Any) -> str:
-    """The class that a cell names, the same whether the table was CSV, JSON or Parquet."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    # pandas writes whole numbers as floats as soon as one cell of the column is empty.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def label_classes(source: Source, field: str, spec: LabelField) -> tuple[str, ...]:

@@ -75,6 +75,12 @@ def test_points_are_known_by_their_name_only(tmp_path: Path) -> None:
     assert [entry.specs[""]["type"] for entry in found] == ["series", "points"]
 
 
+def _npz(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
 def _npy_of_objects() -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -93,7 +99,12 @@ def _npy_of_objects() -> bytes:
         ("txt", b"", "empty"),
         ("jpg", b"\xff\xd8\xff\xe0 this is no picture", ""),
         ("json", b"{broken", "not readable JSON"),
-        ("json", b'{"a": [1], "b": {}}', "no value that is a text or a number"),
+        (
+            "json",
+            b'{"a": [[1], [2, 3]], "b": {}}',
+            "a (a list of other things than numbers, or of unequal lengths), b (an object)",
+        ),
+        ("npz", _npz(a=np.array(["x"]), b=np.zeros((2, 2, 2))), "a (no numbers), b (3 dimensions)"),
     ],
 )
 def test_what_can_be_no_field_is_refused_with_a_reason(
@@ -102,6 +113,94 @@ def test_what_can_be_no_field_is_refused_with_a_reason(
     ((found,), indexes) = _look(tmp_path, {f"0.{suffix}": payload})
     assert not found.specs and found.reason and reason in found.reason
     assert propose([found], indexes) == ({}, {}) and proposed_job(["x"], {}, {}, 0) == ""
+
+
+def test_every_part_of_an_npz_is_a_field_or_told(tmp_path: Path) -> None:
+    parts = {"imu": np.zeros((7, 3)), "state": np.zeros(5), "lidar": np.zeros((9, 4)), "grid": np.zeros((2, 2, 2))}
+    ((found,), _) = _look(tmp_path, {f"{i}.npz": _npz(**parts, name=np.array("x")) for i in range(2)})
+    assert found.detail == "imu 7×3, state 5, lidar 9×4, grid 2×2×2, name"
+    assert found.specs == {
+        "imu": {"type": "series", "path": "imu"},
+        "state": {"type": "vector", "path": "state"},
+        "lidar": {"type": "points", "path": "lidar"},
+    }
+    assert found.passed_over == "grid (3 dimensions), name (no numbers)"
+
+
+def test_every_value_of_json_is_a_field_or_told(tmp_path: Path) -> None:
+    def value(i: int) -> dict[str, Any]:
+        return {
+            "good": i % 2 == 0,
+            "on": True,
+            "speed": float(i),
+            "version": 2,
+            "pose": {"xyz": [i, 1, 2], "frame": {"name": "ab"[i % 2]}},
+            "path": [[i, 1]] * (i + 1),
+            "tags": ["a"],
+            "odd": [] if i else [1],
+            "either": i if i % 2 else "x",
+            "a.b": 1,
+            "none": None,
+            "": 3,
+        }
+
+    ((found,), indexes) = _look(tmp_path, {f"{i}.json": json.dumps(value(i)).encode() for i in range(8)})
+    assert found.specs == {
+        "good": {"type": "label", "written_as": "name", "path": "good"},
+        "speed": {"type": "label", "target": "number", "path": "speed"},
+        "pose.xyz": {"type": "vector", "path": "pose.xyz"},
+        "pose.frame.name": {"type": "label", "written_as": "name", "path": "pose.frame.name"},
+        "path": {"type": "series", "path": "path"},
+    }
+    assert found.passed_over == (
+        "on (always true, where it was looked at), version (always 2, where it was looked at), "
+        "tags (a list of other things than numbers, or of unequal lengths), odd (now and then an empty list), "
+        "either (now a number, now a text), a.b (a path can't name it), none (empty),  (a path can't name it)"
+    )
+    fields, members = propose([found], indexes)
+    assert set(fields) == {"good", "speed", "pose_xyz", "pose_frame_name", "path"} and set(members.values()) == {"json"}
+    shown = next(
+        table for table in inspect_tars([tmp_path / "0.tar"]).tables if table.title.startswith("what they are")
+    )
+    assert shown.rows[0][3].startswith("good: label, ") and "; none: on (always true" in shown.rows[0][3]
+
+
+def test_of_many_values_eight_are_fields_and_the_others_are_told(tmp_path: Path) -> None:
+    ((found,), _) = _look(tmp_path, {"0.json": json.dumps({f"x{i}": i for i in range(20)}).encode()})
+    assert list(found.specs) == [f"x{i}" for i in range(8)]
+    assert found.passed_over.startswith("x8 (beyond 8 fields), ") and found.passed_over.endswith(", … 4 more")
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("{0} of a hundred", {"type": "text"}),
+        ("group {1}", {"type": "label", "written_as": "name"}),
+        ("always one", {"type": "text"}),
+        ("{1}", {"type": "label"}),
+        ("3", None),
+        ("0.5", None),
+    ],
+)
+def test_classes_are_told_from_texts_by_many_members(tmp_path: Path, text: str, spec: dict[str, Any] | None) -> None:
+    # Of 12 members of 20 groups hardly two are alike, and many of a shard are of the same group.
+    for kind, place in (("mixed", lambda i: i % 20), ("sorted", lambda i: i // 20)):
+        (tmp_path / kind).mkdir()
+        texts = [text.format(i, place(i)) for i in range(200)]
+        ((plain,), _) = _look(tmp_path / kind, {f"{i:03}.x": one.encode() for i, one in enumerate(texts)})
+        assert plain.specs == ({} if spec is None else {"": spec})
+        assert plain.reason == ("" if spec is not None else f"always {text}, where it was looked at")
+
+
+def test_a_few_equal_labels_may_be_of_several_classes(tmp_path: Path) -> None:
+    ((found,), _) = _look(tmp_path, {f"{i}.cls": b"3" for i in range(3)})
+    assert found.specs == {"": {"type": "label"}}
+
+
+def test_one_broken_text_among_many_does_not_decide(tmp_path: Path) -> None:
+    members = {f"{i:03}.json": json.dumps({"kind": "ab"[i % 2]}).encode() for i in range(200)}
+    ((found,), _) = _look(tmp_path, members | {"007.json": b"{broken"})
+    assert found.specs == {"kind": {"type": "label", "written_as": "name", "path": "kind"}}
 
 
 def test_a_proposed_job_is_valid_and_reads_as_one_writes_it(tmp_path: Path) -> None:

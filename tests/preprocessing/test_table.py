@@ -9,9 +9,9 @@ import pandas
 import pytest
 
 from ray_mm.config.fields import LabelField
+from ray_mm.data.decode.numeric import class_text
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.table import (
-    class_text,
     label_classes,
     open_source,
     read_table,

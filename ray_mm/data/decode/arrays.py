@@ -5,6 +5,7 @@ Arrays with Python objects inside are refused: reading them would run pickle.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -169,12 +170,35 @@ def _npy(payload: bytes | memoryview) -> Parts:
     return Parts(lambda name: array, lambda without: array)
 
 
-def _npz(payload: bytes | memoryview) -> Parts:
+def npz_shapes(payload: bytes | memoryview) -> dict[str, tuple[int, ...] | None]:
+    """The arrays of an NPZ file and their shapes, from their headers; None for what is no array of numbers.
+
+    Raises:
+        DecodeError: not an NPZ file.
+    """
+    archive, names = _opened(payload)
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    for name, entry in zip(names, archive.infolist(), strict=True):
+        shapes[name] = None
+        with contextlib.suppress(DecodeError, *_NOT_ZIP):
+            with archive.open(entry) as stream:
+                head = stream.read(_MAX_NPY_HEADER)
+            shape, _, dtype = _npy_header(head[: _npy_header_size(head)])
+            shapes[name] = shape if dtype.kind in "biuf" else None
+    return shapes
+
+
+def _opened(payload: bytes | memoryview) -> tuple[zipfile.ZipFile, list[str]]:
+    """An NPZ file, and the names of its arrays in the order in which they lie there."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(payload))
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        return archive, [name.removesuffix(".npy") for name in archive.namelist()]
     except _NOT_ZIP as error:
         raise DecodeError(f"not a readable NPZ file ({error})") from None
+
+
+def _npz(payload: bytes | memoryview) -> Parts:
+    archive, names = _opened(payload)
 
     def named(name: str) -> npt.ArrayLike:
         if name not in names:

@@ -5,6 +5,8 @@ What the members may be is in ``arrays.py`` (NPY, NPZ, JSON, CSV) and ``pcd.py``
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -131,6 +133,14 @@ def fill_vector(values: FloatArray, out: FloatArray) -> None:
     out[...] = values.reshape(-1)
 
 
+def class_text(value: Any) -> str:
+    """The class that a cell or a JSON value names, the same whether it came from CSV, JSON or Parquet."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # pandas writes whole numbers as floats as soon as one cell of the column is empty.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float | None:
     """A class number or a value from its text, or from a JSON file.
 
@@ -147,7 +157,8 @@ def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float |
             return None
         if isinstance(found, (dict, list)):
             raise DecodeError(f"has a {type(found).__name__} at {spec.path!r}, expected one class or number")
-        text = str(int(found)) if isinstance(found, bool) else str(found).strip()
+        is_name = spec.target == "class" and spec.written_as == "name"
+        text = class_text(found).strip() if is_name or not isinstance(found, bool) else str(int(found))
     if spec.written_as == "name":
         return _class_named(text, spec)
     try:

@@ -155,6 +155,10 @@ def test_a_label_lies_at_a_path_in_json_and_may_be_a_name() -> None:
     assert decode_label(payload, LabelField(classes=("left", "right"), path="good")) == 1
     named = LabelField(classes=("left", "right"), path="names.0", written_as="name")
     assert decode_label(payload, named) == 1
+    flags = LabelField(classes=("false", "true"), path="flag", written_as="name")
+    assert decode_label(b'{"flag": true}', flags) == 1
+    sizes = LabelField(classes=("1", "2"), path="size", written_as="name")
+    assert decode_label(b'{"size": 2.0}', sizes) == 1
     assert decode_label(b" left\n", named.model_copy(update={"path": None})) == 0
     assert decode_label(payload, LabelField(target="number", path="steer")) == -0.5
     for path in ("none", "absent", "names.2"):
