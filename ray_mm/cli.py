@@ -234,21 +234,18 @@ def index(
 @_verb
 def quarantine(
     what: Annotated[str, typer.Argument(metavar="list|replay", help="Show them, or decode them once more.")],
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A train or evaluate run, or its quarantine.")],
+    of: Annotated[str, typer.Argument(metavar="RUN|DATASET", help="A run, its quarantine, or a dataset.")],
+    runs: Annotated[
+        Path | None, typer.Option(help="Of a dataset: folder of the runs that read it. Unset: runs.")
+    ] = None,
 ) -> None:
-    """Show the samples that a run could not read, and whether they can be read now."""
-    from ray_mm.data.replay import open_quarantine, replay_quarantine
-    from ray_mm.summary import quarantine_table
+    """Show the samples that a run, or all runs on a dataset, could not read, and whether they can be read now."""
+    from ray_mm.data.replay import RUNS
+    from ray_mm.summary import listed_quarantine, replayed_quarantine
 
     if what not in ("list", "replay"):
         raise UsageError(f"quarantine: takes list or replay, found {what!r}.")
-    if what == "list":
-        members = open_quarantine(run)
-        _show([quarantine_table([(member, ()) for member in members], ())])
-    else:
-        replayed = replay_quarantine(run)
-        verdicts = [(one.member, (one.kept or "can be read", one.now or "can be read")) for one in replayed]
-        _show([quarantine_table(verdicts, ("as kept", "in its shard now"))])
+    _show((listed_quarantine if what == "list" else replayed_quarantine)(of, runs or Path(RUNS)))
 
 
 @_verb

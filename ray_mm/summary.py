@@ -122,7 +122,57 @@ def _places(folder: Path) -> Iterator[str]:
         yield f"        {folder / 'unusable.jsonl'}: cells that can't be used, and why"
 
 
-def quarantine_table(members: Sequence[tuple[Quarantined, Sequence[str]]], more: Sequence[str]) -> RenderableType:
+def listed_quarantine(of: str, runs: Path) -> Iterator[RenderableType]:
+    """What was set aside; the errors are those of ``open_quarantine``.
+
+    Args:
+        of: a run, its quarantine, or a dataset.
+        runs: of a dataset: where its runs lie.
+    """
+    from ray_mm.data.replay import datasets_at, open_quarantine
+
+    members = open_quarantine(of, runs)
+    if datasets_at(of):
+        places = [str(member.path.parent.parent.relative_to(local_path(runs))) for member in members]
+        yield _quarantine_table([(member, (place,)) for member, place in zip(members, places, strict=True)], ("run",))
+    else:
+        yield _quarantine_table([(member, ()) for member in members], ())
+    yield from _about_dataset(of, runs)
+
+
+def replayed_quarantine(of: str, runs: Path) -> Iterator[RenderableType]:
+    """What became of it; arguments and errors are those of ``listed_quarantine``."""
+    from ray_mm.data.replay import replay_quarantine
+
+    def verdict(reason: str | None, before: str) -> str:
+        return "can be read" if reason is None else "as before" if reason == before else reason
+
+    rows = [
+        (one.member, tuple(verdict(reason, one.member.error.reason) for reason in (one.kept, one.now)))
+        for one in replay_quarantine(of, runs)
+    ]
+    yield _quarantine_table(rows, ("as kept", "in its shard now"))
+    yield from _about_dataset(of, runs)
+
+
+def _about_dataset(of: str, runs: Path) -> Iterator[RenderableType]:
+    """Where runs on a dataset were looked for, and what was left out when it was made; nothing where ``of`` is none."""
+    from ray_mm.data.replay import datasets_at, left_out_cells, quarantines_in
+
+    if not datasets_at(of):
+        return
+    count = len(quarantines_in(runs))
+    where = f"{local_path(runs)}{'' if runs.is_dir() else ', which is not there'}"
+    yield f"looked into {count:,} quarantine{'' if count == 1 else 's'} below {where}; --runs names another folder"
+    cells = left_out_cells(of)
+    if cells:
+        yield ""
+        rows = [(f"{cell.row:,}", cell.key, cell.field, cell.reason) for cell in cells]
+        title = "cells that preprocess left out, in all splits; to try them again, run that job with another output"
+        yield titled_table(title, ("row", "key", "field", "reason"), rows)
+
+
+def _quarantine_table(members: Sequence[tuple[Quarantined, Sequence[str]]], more: Sequence[str]) -> RenderableType:
     """Quarantined members, a row each.
 
     Args:

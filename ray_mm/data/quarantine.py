@@ -17,6 +17,9 @@ from ray_mm.data.order import stable_hash
 from ray_mm.errors import QuarantineBudgetError, RayMMError, SampleError
 from ray_mm.storage import write_atomic, write_json
 
+UNUSABLE = "unusable.jsonl"
+"""In a preprocess run's folder: a line per cell of the table that was left absent although something stands in it."""
+
 _JUDGED_FROM = 100
 
 

@@ -1,4 +1,4 @@
-"""Quarantined members, checked and decoded once more: as they were kept, and as they lie in their shards now.
+"""What was set aside of datasets; checked and decoded once more: as it was kept, and as it lies in its shards now.
 
 After the data was mended, or ray_mm was upgraded, it tells which samples a new run would read.
 """
@@ -18,12 +18,32 @@ from ray_mm.data.collate import Collator
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
-from ray_mm.data.quarantine import Quarantined, list_quarantine
+from ray_mm.data.quarantine import UNUSABLE, Quarantined, list_quarantine
 from ray_mm.errors import DatasetError, RayMMError, SampleError, UsageError
-from ray_mm.storage import local_path
+from ray_mm.storage import is_remote, local_path
+
+RUNS = "runs"
+"""Folder below the one where a command is given, in which runs are looked for."""
 
 _FOLDER = "quarantine"
 _FIELDS: TypeAdapter[dict[str, FieldSpec]] = TypeAdapter(dict[str, FieldSpec])
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A cell of a table that preprocess left absent.
+
+    Attributes:
+        row: of the table, from 1.
+        key: of the sample.
+        field: that is absent in it.
+        reason: why the cell can't be used.
+    """
+
+    row: int
+    key: str
+    field: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -41,39 +61,86 @@ class Replayed:
     now: str | None
 
 
-def open_quarantine(path: str | Path) -> list[Quarantined]:
-    """What a run set aside.
+def open_quarantine(path: str | Path, runs: str | Path = RUNS) -> list[Quarantined]:
+    """What a run set aside, or what all runs set aside of a dataset.
 
     Args:
-        path: of a run, or of its quarantine.
+        path: of a run, of its quarantine, of a dataset, or of the preprocess run that made datasets.
+        runs: folder with the runs that may have read the dataset, at any depth.
+
+    Returns:
+        By shard, key and field; of a dataset every member once, as the first run by name kept it.
 
     Raises:
-        UsageError: neither.
+        UsageError: none of these.
     """
+    roots = datasets_at(path)
+    if roots:
+        found: dict[tuple[str, str], Quarantined] = {}
+        for folder in quarantines_in(runs):
+            for member in list_quarantine(folder):
+                if member.dataset in roots:
+                    found.setdefault((member.dataset, member.path.stem), member)
+        return sorted(found.values(), key=lambda one: (one.dataset, one.error.shard, one.error.key, one.error.field))
     root = local_path(path)
     folder = root / _FOLDER if (root / "job.json").is_file() else root
     if not folder.is_dir():
         if folder != root:
             return []  # a run in which nothing was bad
-        raise UsageError(f"{root}: no such folder; give a train or evaluate run, or its quarantine.")
+        raise UsageError(f"{root}: no such folder; give a run, its quarantine, or a dataset.")
     if folder == root and root.name != _FOLDER:
-        raise UsageError(f"{root}: is neither a run (it has no job.json) nor a quarantine.")
+        raise UsageError(
+            f"{root}: is neither a run (it has no job.json), nor a quarantine, nor a dataset (it has no dataset.json); give one "
+            "of these."
+        )
     return list_quarantine(folder)
 
 
-def replay_quarantine(path: str | Path) -> list[Replayed]:
-    """Decodes what a run set aside again, with the fields that the run read.
+def datasets_at(path: str | Path) -> list[str]:
+    """The datasets that a path means: the one there, or those that a preprocess run made there; empty: it means something else.
 
     Raises:
-        UsageError: no run and no quarantine, or a dataset that is gone.
+        DatasetError: a URL where no dataset is, for runs are always local.
     """
-    overrides = _overrides(local_path(path))
+    if is_remote(path):
+        return [open_dataset(path).root]
+    root = local_path(path)
+    if (root / "dataset.json").is_file():
+        return [str(root)]
+    return [str(found.parent) for found in sorted(root.glob("*/dataset.json"))] if _kind(root) == "preprocess" else []
+
+
+def quarantines_in(runs: str | Path) -> list[Path]:
+    """The quarantines of all runs below a folder, sorted."""
+    return sorted(folder for folder in local_path(runs).rglob(_FOLDER) if folder.is_dir())
+
+
+def left_out_cells(path: str | Path) -> list[LeftOut]:
+    """What the preprocess run that made a dataset left absent of its table, in all splits; empty: nothing, or not known.
+
+    Args:
+        path: of the dataset, or of the run.
+    """
+    roots = [] if is_remote(path) else [local_path(path), local_path(path).parent]
+    run = next((root for root in roots if _kind(root) == "preprocess"), None)
+    if run is None or not (run / UNUSABLE).is_file():
+        return []
+    lines = (run / UNUSABLE).read_text(encoding="utf-8").splitlines()
+    return [LeftOut(**json.loads(line)) for line in lines]
+
+
+def replay_quarantine(path: str | Path, runs: str | Path = RUNS) -> list[Replayed]:
+    """Decodes what was set aside again, with the fields that the run read. Arguments as for ``open_quarantine``.
+
+    Raises:
+        UsageError: no run, no quarantine and no dataset, or a dataset that is gone.
+    """
 
     @cache
-    def reader(dataset: str) -> _Reader:
-        return _Reader(open_dataset(dataset), overrides)
+    def reader(dataset: str, quarantine: Path) -> _Reader:
+        return _Reader(open_dataset(dataset), _overrides(quarantine))
 
-    return [reader(member.dataset).replay(member) for member in open_quarantine(path)]
+    return [reader(member.dataset, member.path.parent).replay(member) for member in open_quarantine(path, runs)]
 
 
 class _Reader:
@@ -123,11 +190,23 @@ class _Reader:
         return Collator(preprocessor)
 
 
-def _overrides(root: Path) -> dict[str, FieldSpec]:
+def _overrides(quarantine: Path) -> dict[str, FieldSpec]:
     """``data.fields`` of a train run; empty for other runs, which read fields as their checkpoint does."""
-    run = root.parent if root.name == _FOLDER else root
     try:
-        content: Any = json.loads((run / "job.json").read_text(encoding="utf-8"))
-        return _FIELDS.validate_python(content["data"]["fields"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return _FIELDS.validate_python(_job(quarantine.parent)["data"]["fields"])
+    except (KeyError, TypeError, ValidationError):
         return {}
+
+
+def _kind(folder: Path) -> str | None:
+    kind = _job(folder).get("kind")
+    return kind if isinstance(kind, str) else None
+
+
+def _job(folder: Path) -> dict[str, Any]:
+    """The job of a run's folder; empty where there is none."""
+    try:
+        content = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

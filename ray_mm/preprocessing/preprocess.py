@@ -27,6 +27,7 @@ from ray_mm.config.fields import LabelField
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.decode.container import require_av
 from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset
+from ray_mm.data.quarantine import UNUSABLE
 from ray_mm.data.sidecar import index_path
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError
 from ray_mm.preprocessing.complete import complete_fields
@@ -45,7 +46,6 @@ from ray_mm.session import own_errors, ray_session
 from ray_mm.storage import local_path, write_atomic
 
 _log = logging.getLogger(__name__)
-UNUSABLE = "unusable.jsonl"
 _STATISTICS = ("series", "points", "vector", "label")
 
 

@@ -14,7 +14,7 @@ from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.reader import BatchReader
-from ray_mm.data.replay import open_quarantine, replay_quarantine
+from ray_mm.data.replay import LeftOut, datasets_at, left_out_cells, open_quarantine, replay_quarantine
 from ray_mm.errors import UsageError
 from tests.factories import add_checksums, make_dataset
 
@@ -88,6 +88,59 @@ def test_a_run_without_bad_samples_and_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(UsageError, match="neither a run"):
         open_quarantine(tmp_path / "other")
+
+
+def test_of_a_dataset_what_all_runs_set_aside_is_found_once(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "runs" / "deep" / "again")
+    shutil.copytree(run, tmp_path / "runs" / "first")
+    record = next((tmp_path / "runs" / "first" / "quarantine").glob("*.json"))
+    other = json.loads(record.read_text()) | {"dataset": "s3://bucket/other"}
+    (record.parent / "other.json").write_text(json.dumps(other))
+    found = open_quarantine(tmp_path / "data", tmp_path / "runs")
+    assert [one.error.key for one in found] == ["sample000001", "sample000004"]
+    assert {one.path.parent for one in found} == {tmp_path / "runs" / "deep" / "again" / "quarantine"}
+    make_dataset(tmp_path / "data", 6, FIELDS, corrupt={(4, "vector")}, missing={"vector": 0.0})
+    first, second = replay_quarantine(tmp_path / "data", tmp_path / "runs")
+    assert first.now is None and second.now is not None
+    assert open_quarantine(tmp_path / "data", tmp_path / "none") == []
+
+
+def test_a_preprocess_run_means_all_its_datasets(run: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    make_dataset(made / "train", 6, FIELDS, corrupt={(1, "image")})
+    make_dataset(made / "test", 2, FIELDS)
+    (made / "job.json").write_text('{"kind": "preprocess"}')
+    cell = {"row": 7, "key": "seven", "field": "image", "reason": "no such file"}
+    (made / "unusable.jsonl").write_text(json.dumps(cell) + "\n")
+    assert datasets_at(made) == [str(made / "test"), str(made / "train")] and datasets_at(run) == []
+    for place in (made, made / "train"):
+        assert left_out_cells(place) == [LeftOut(**cell)]
+    assert left_out_cells(tmp_path / "data") == left_out_cells(run) == []
+    dataset = open_dataset(made / "train")
+    reader = BatchReader([dataset], preprocessor_for(dataset, {}, FIELDS), tmp_path / "runs" / "r" / "quarantine")
+    reader.read(sequence(dataset).places(0, 6), 0, 6)
+    (one,) = open_quarantine(made, tmp_path / "runs")
+    assert one.dataset == str(made / "train")
+    assert open_quarantine(made / "test", tmp_path / "runs") == []
+
+
+def test_the_command_takes_a_dataset_and_says_where_it_looked(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"kind": "preprocess"}')
+    cell = {"row": 7, "key": "seven", "field": "image", "reason": "no such file"}
+    (tmp_path / "unusable.jsonl").write_text(json.dumps(cell) + "\n")
+
+    def told(*arguments: str) -> str:
+        command = [sys.executable, "-m", "ray_mm", "quarantine", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    listed = told("list", "data", "--runs", ".")
+    assert "sample000001" in listed and "seven" in listed
+    assert sum(line.rstrip().endswith(" run") for line in listed.splitlines()) == 3
+    assert f"looked into 1 quarantine below {tmp_path}; --runs" in listed
+    assert f"looked into 0 quarantines below {tmp_path}/runs, which is not there; --runs" in told("list", "data")
+    replayed = told("replay", "data", "--runs", ".")
+    reason = open_quarantine(run)[0].error.reason
+    assert replayed.count("as before") == 4 and replayed.count(" ".join(reason.split()[:2])) == 1
 
 
 def test_the_command_shows_both(run: Path) -> None:
