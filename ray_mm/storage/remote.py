@@ -301,6 +301,11 @@ def storage_error(url: str, error: Exception) -> StorageError | UsageError:
             f"{url}: the store refuses access (HTTP {status_of(error) or 'status unknown'}); check the credentials in the "
             "environment, and what they may read."
         )
+    if isinstance(error, exceptions.NotSupportedError) and "range" in str(error).lower():
+        return StorageError(
+            f"{url}: the server sends files only whole (it answers a Range request with all of the file), and ray_mm reads parts "
+            "of them. Download the file, or serve it with a server that knows ranges, such as nginx, or from s3:// or gs://."
+        )
     return StorageError(f"{url}: {first_line(error)}")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -144,6 +147,22 @@ def test_a_web_server_gives_files_and_no_listing(s3_endpoint: str, bucket: str) 
     assert read_object(url) == b"abc" and stat(url).size == 3
     with pytest.raises(UsageError, match="can't list"):
         list(list_objects(f"{s3_endpoint}/{bucket}"))
+
+
+def test_a_web_server_without_ranges_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(bytes(10240))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/x.tar"
+        try:
+            with pytest.raises(
+                StorageError, match=r"sends files only whole .* Download the file, or serve it with"
+            ) as caught:
+                RangeReader(stat(url)).read([(0, 512)])
+        finally:
+            server.shutdown()
+    assert url in str(caught.value) and "not supported" not in str(caught.value)
 
 
 def test_credentials_that_change_are_used(s3_endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
