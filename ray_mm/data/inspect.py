@@ -24,6 +24,7 @@ from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_te
 from ray_mm.data.infer import count_labels, look_at_members, propose, proposed_job
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
 from ray_mm.data.shards import TAR_SUFFIXES, find_shards
+from ray_mm.errors import DatasetError
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import ObjectInfo
 
@@ -78,7 +79,14 @@ def _names_tars(path: str) -> bool:
     root = None if is_remote(path) else local_path(path)
     if root is None or (root / "dataset.json").is_file():
         return False
-    return root.is_file() or any(any(root.rglob(f"*{suffix}")) for suffix in TAR_SUFFIXES)
+    if root.is_file() or any(any(root.rglob(f"*{suffix}")) for suffix in TAR_SUFFIXES):
+        return True
+    if root.is_dir() and not any(root.rglob("dataset.json")):
+        raise DatasetError(
+            f"{root}: holds no tars ({', '.join(TAR_SUFFIXES)}) and no dataset (no dataset.json); name another folder, or "
+            "make a dataset of a table with a preprocess job."
+        )
+    return False
 
 
 def inspect_dataset(path: str | Path) -> Inspection:

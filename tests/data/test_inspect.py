@@ -106,8 +106,8 @@ def test_datasets_and_tars_are_described_in_their_order(tmp_path: Path) -> None:
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"missing\.tar: no such file or folder"):
         inspect_tars([tmp_path / "missing.tar"])
-    with pytest.raises(DatasetError, match="is not a"):
-        _described(tmp_path)
+    with pytest.raises(DatasetError, match=r"holds no tars \(\.tar, \.tgz, \.tar\.gz\) and no dataset"):
+        list(describe([tmp_path]))
     with pytest.raises(DatasetError, match="no such dataset folder"):
         _described(tmp_path / "missing")
 
