@@ -43,12 +43,20 @@ _FIGURES = re.compile(r"(\d[\d.,]*( [kMG]?B|%| \(.*\))?)?|–")
 _PAGE = Markup(
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     "<title>{title} · inspect</title><style>{style}</style></head><body>"
-    '<p class="kicker">inspect</p><h1>{title}</h1>{tables}'
+    '<p class="kicker">inspect</p><h1>{title}</h1>{tables}{job}'
     '<section class="examples"><header><h2>Samples</h2><p>{told}</p></header>'
     '<div class="cards">{cards}</div></section></body></html>\n'
 )
+_JOB = Markup(
+    "<section><header><h2>A job to begin with</h2><p>Save it as <code>preprocess.yaml</code>, change what you like, then: "
+    "<code>ray-mm run preprocess.yaml</code></p></header>"
+    '<details open><summary>preprocess.yaml</summary><pre class="scroll" tabindex="0"><code>{job}</code></pre></details>'
+    "</section>"
+)
 _STYLE = Markup(
-    ".figures .words { text-align: left; white-space: normal; min-width: 12ch; } .figures tbody th { max-width: none; }"
+    ".figures .words { text-align: left; white-space: normal; min-width: 12ch; } .figures tbody th { max-width: none; } "
+    "pre { background: var(--faint); border-radius: 6px; padding: 14px 16px; } pre code { overflow-wrap: normal; } "
+    "section > details { margin-top: 0; }"
 )
 _CARD = Markup('<article class="card">{views}<footer><code>{key}</code></footer></article>')
 _FIGURE = Markup("<figure>{content}<figcaption><span>{name}</span>{caption}</figcaption></figure>")
@@ -68,6 +76,7 @@ def write_gallery(path: Path, patterns: Sequence[str | Path]) -> Inspection:
         title=found.path,
         style=Markup((Path(render.__file__).parent / "report.css").read_text(encoding="utf-8")) + _STYLE,
         tables=Markup("").join(_section(table) for table in found.tables),
+        job=_JOB.format(job=found.job) if found.job else "",
         told="Spread over the first shard." if fields else "No member makes a field, so there is nothing to draw.",
         cards=Markup("").join(cards),
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
+from ray_mm.config.load import load_job
 from ray_mm.gallery import write_gallery
 from tests.factories import member_of, write_tar
 
@@ -45,6 +49,15 @@ def test_every_field_is_drawn_and_nothing_gets_into_the_page(tars: Path, tmp_pat
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_the_proposed_job_stands_in_the_page(tars: Path, tmp_path: Path) -> None:
+    found = write_gallery(tmp_path / "page.html", [tars])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    ((job,),) = [
+        re.findall(r"<details open><summary>preprocess.yaml</summary><pre[^>]*><code>(.*?)</code>", page, re.S)
+    ]
+    assert html.unescape(job) == found.job and load_job(yaml.safe_load(found.job)).kind == "preprocess"
+
+
 def test_a_member_that_can_not_be_drawn_says_why(tmp_path: Path) -> None:
     members = {f"{i:02d}.jpg": member_of("image", 2 * i)[1] for i in range(40)}
     members["06.jpg"] = b"\xff\xd8\xff\xe0 this is no picture"
@@ -66,7 +79,7 @@ def test_a_picture_is_told_in_its_own_size(tmp_path: Path) -> None:
 def test_where_no_member_makes_a_field_no_empty_cards_are_drawn(tmp_path: Path) -> None:
     write_gallery(tmp_path / "page.html", [write_tar(tmp_path / "0.tar", {"0.mp": b"\x82\xa1\0x"})])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<article" not in page and "No member makes a field" in page
+    assert "<article" not in page and "No member makes a field" in page and "<details" not in page
 
 
 @pytest.mark.browser
