@@ -10,7 +10,9 @@ from ray_mm.progress import Progress
 _METRICS = ("accuracy", "mae")
 """Of a validation: one of them is there."""
 
+_WAITING = "data_wait"
 _MUCH_WAITING = 0.1
+"""Share of the time. From here on a training would gain from faster reading, and less is not worth a place in a line."""
 
 
 class ShownTraining:
@@ -47,8 +49,12 @@ class ShownTraining:
         step = int(lines[-1]["step"])
         if step != self._bar.done:
             # Given anew each time, it stays behind the metric, which comes later.
-            self._bar.shown.pop("epoch", None)
-            self._bar.advance(step - self._bar.done, **shown, epoch=f"{self._train.get('epoch', 1)}/{self._epochs}")
+            for name in ("epoch", _WAITING):
+                self._bar.shown.pop(name, None)
+            shown["epoch"] = f"{self._train.get('epoch', 1)}/{self._epochs}"
+            if self._train.get("data_wait", 0.0) >= _MUCH_WAITING:
+                shown[_WAITING] = f"{self._train['data_wait']:.0%}"
+            self._bar.advance(step - self._bar.done, **shown)
         elif shown.items() - self._bar.shown.items():
             self._bar.advance(0, **shown)
 

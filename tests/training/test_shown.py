@@ -49,7 +49,9 @@ def test_an_epoch_is_told_once_with_its_validation() -> None:
     told = "epoch 1/3: loss 0.75, validation loss 0.5, accuracy 0.875, 1,234 samples/s, "
     assert notes == [told + "waited for data 25% of the time"]
     shown.show([*lines, train(30, 2, 0.5)])
-    assert bar.shown_text() == "loss 0.5000  accuracy 0.8750  epoch 2/3", "the metric comes before the epoch"
+    told = "loss 0.5000  accuracy 0.8750  epoch 2/3  data wait 25%"
+    assert bar.shown_text() == told, "the metric comes before the epoch"
+    assert "data wait 25%" in bar.line() and "data wait 25%" in bar.beside_text()
     assert len(notes) == 1
 
 
@@ -57,6 +59,17 @@ def test_an_epoch_that_hardly_waited_fits_into_a_narrow_terminal() -> None:
     bar, notes = bar_with_notes()
     ShownTraining(bar, 12, validates=True).show([train(20, 1, 0.75123, 0.02), validation(20, 1)])
     assert notes == ["epoch 1/12: loss 0.7512, validation loss 0.5, accuracy 0.875, 1,234 samples/s"]
+
+
+def test_waiting_for_data_is_shown_while_it_is_worth_it() -> None:
+    bar, _ = bar_with_notes()
+    shown = ShownTraining(bar, 3, validates=True)
+    texts = []
+    for step, share in ((1, 0.42), (2, 0.1), (3, 0.0999), (4, 0.0)):
+        shown.show([train(step, 1, 0.5, share)])
+        texts.append(bar.shown_text())
+    waited = ["  data wait 42%", "  data wait 10%", "", ""]
+    assert texts == [f"loss 0.5000  epoch 1/3{text}" for text in waited]
 
 
 def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_the_end() -> None:

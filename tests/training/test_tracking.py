@@ -48,6 +48,18 @@ def test_the_last_lines_can_be_read_alone(tmp_path: Path) -> None:
     assert read_metrics(tmp_path, last_bytes=3) == []
 
 
+def test_a_line_and_a_point_have_the_same_names_and_values(tmp_path: Path) -> None:
+    values = {"epoch": 1, "loss": 0.5, "data_wait": 0.25, "queued_batches": 2.0, "first_batch_s": 1.5}
+    tracker = Tracker(tmp_path, 0)
+    tracker.write("train", 1, values)
+    tracker.close()
+    (line,) = read_metrics(tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    points = {tag.removeprefix("train/"): board.Scalars(tag)[0].value for tag in board.Tags()["scalars"]}
+    assert points == values and line == {"kind": "train", "step": 1, **values}
+
+
 def test_what_lies_past_the_step_that_is_resumed_from_is_taken_back(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, 0)
     for step in range(1, 6):
