@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-_MAX_PARTS = 8
+_MAX_PARTS = 12
+_MAX_TOLD = 8
 _MAX_DETAIL = 120
 _MAX_CLASS_LETTERS = 40
 _MIN_REPEATED = 4
@@ -59,9 +60,9 @@ def words(texts: Sequence[str]) -> dict[str, Any]:
     return {"type": "text"}
 
 
-def is_constant(values: Sequence[Any]) -> bool:
-    """Whether enough values are there, and all are the same."""
-    return len(values) >= _MIN_REPEATED and all(value == values[0] for value in values)
+def is_constant(values: Sequence[Any], at_least: int = _MIN_REPEATED) -> bool:
+    """Whether all values are the same, and enough are there to say so."""
+    return len(values) >= at_least and all(value == values[0] for value in values)
 
 
 def constant_text(value: Any) -> str:
@@ -90,7 +91,7 @@ class Parts:
 
     def found(self, suffix: str, format: str, detail: str) -> Found:
         """All of it."""
-        shown = self._passed_over[:_MAX_PARTS]
+        shown = self._passed_over[:_MAX_TOLD]
         if len(self._passed_over) > len(shown):
             shown.append(f"… {len(self._passed_over) - len(shown):,} more")
         passed_over = ", ".join(shown)

@@ -77,7 +77,7 @@ def _spec(path: str, values: Sequence[Any], all_values: Sequence[Any]) -> dict[s
     if kind == "a text":
         return words([value for value in all_values if isinstance(value, str)])
     if kind in ("a number", "true or false"):
-        if is_constant(all_values):
+        if is_constant(all_values, at_least=2):  # such flags are many, and one is easily missed in a proposal
             return constant_text(values[0])
         is_class = kind == "true or false"
         return {"type": "label", "written_as": "name"} if is_class else {"type": "label", "target": "number"}
