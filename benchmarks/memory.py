@@ -34,10 +34,10 @@ from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import preprocessor_for
-from ray_mm.data.room import room_for
 from ray_mm.data.samples import all_of
 from ray_mm.data.sidecar import index_path, write_index
 from ray_mm.data.source import READERS_PER_CPU, feed_dataset
+from ray_mm.data.store_limits import limits_for
 from ray_mm.preprocessing.writer import write_tar
 from ray_mm.session import object_store_bytes
 
@@ -99,7 +99,7 @@ def _compare_stores(feed: Feed) -> None:
     for store_bytes in SLOW_STORES_BYTES:
         for share in SLOW_SHARES:
             _start_ray(store_bytes)
-            room = room_for(
+            limits = limits_for(
                 share,
                 store_bytes=object_store_bytes(),
                 batch_bytes=feed.batch_rows * feed.row_bytes,
@@ -108,7 +108,7 @@ def _compare_stores(feed: Feed) -> None:
                 prefetch_batches=PREFETCH,
                 readers=READERS_PER_CPU * CPUS,
             )
-            peak, spilled = _read_slowly(replace(feed, room=room))
+            peak, spilled = _read_slowly(replace(feed, limits=limits))
             ray.shutdown()
             given = share * store_bytes / 2**20
             print(f"| {store_bytes >> 20} | {share:g} | {given:.0f} | {peak:.0f} | {spilled:.0f} |", flush=True)

@@ -21,7 +21,7 @@ from ray_mm.config.fields import FieldSpec
 from ray_mm.config.load import Job
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
-from ray_mm.config.source import Source, source_of, train_sources
+from ray_mm.config.source import Source, source_of, train_keys, train_sources
 from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.data.fields import merge_fields
 from ray_mm.data.fit import lacking_text, no_dataset, require_fit
@@ -135,8 +135,7 @@ def _columns(job: PreprocessJob) -> Iterator[tuple[str, str]]:
 
 def _train(job: TrainJob) -> Iterator[str]:
     sources = train_sources(job.data.train)
-    keys = ["data.train" if len(sources) == 1 else f"data.train.{number}" for number in range(len(sources))]
-    given: list[tuple[str, Source]] = list(zip(keys, sources, strict=True))
+    given: list[tuple[str, Source]] = list(zip(train_keys(sources), sources, strict=True))
     if job.data.validation is not None:
         given.append(("data.validation", source_of(job.data.validation)))
     first = _read_dataset(sources[0].path)
@@ -225,7 +224,7 @@ def _read_dataset(path: str) -> dict[str, Any]:
     root = located(path)
     file = join(root, "dataset.json")
     try:
-        content = _read_versioned(file, "ray_mm.dataset", DATASET_FORMAT, DatasetError)
+        content = unsealed(_read_versioned(file, "ray_mm.dataset", DATASET_FORMAT, DatasetError), file)
     except ObjectMissingError:
         raise DatasetError(no_dataset(root)) from None
     try:
@@ -272,8 +271,6 @@ def _read_versioned(file: str, name: str, newest: int, error: type[UsageError]) 
     content = _read_json(file, error)
     if content.get("format") != name:
         raise error(f"{file}: has format {content.get('format')!r}, expected {name!r}.")
-    if error is DatasetError:
-        content = unsealed(content, file)
     version = content.get("version")
     if not isinstance(version, int) or not 1 <= version <= newest:
         raise error(

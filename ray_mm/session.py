@@ -6,20 +6,24 @@ import contextlib
 import contextvars
 import math
 import os
+import pickle
 import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_mm.auth import protect_token
 from ray_mm.config.base import Resources
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.progress import notice
 from ray_mm.quiet import quiet_core, quiet_data, quiet_raylet, without_token_notice
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster may take to accept a connection. Ray itself would try for minutes."""
@@ -174,6 +178,26 @@ def object_store_bytes() -> float:
     import ray
 
     return float(ray.cluster_resources().get("object_store_memory", 0.0))
+
+
+def map_on_ray(work: Callable[[Item], Result], items: Sequence[Item], tasks: int, **options: Any) -> Iterator[Result]:
+    """Results of a call for each item, made by Ray Data in the Ray that is running; in any order, as they are done.
+
+    Args:
+        work: the call.
+        items: at least one.
+        tasks: into which they are divided.
+        options: of ``map_batches``, such as ``num_cpus``.
+    """
+    import ray.data
+
+    # As bytes, for Ray Data warns of every column of objects that Arrow does not know.
+    def run(batch: dict[str, Sequence[bytes]]) -> dict[str, list[bytes]]:
+        return {"done": [pickle.dumps(work(pickle.loads(item))) for item in batch["item"]]}
+
+    dataset = ray.data.from_items([pickle.dumps(item) for item in items], override_num_blocks=tasks)
+    for row in dataset.map_batches(run, batch_size=None, batch_format="numpy", **options).iter_rows():
+        yield pickle.loads(row["done"])
 
 
 def crowding(placement: Placement, cpus: float) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.fuzzing import DAMAGED
+from tests.fuzzing import DAMAGED, REAL_DATA
 from tests.object_store import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
 
 # Ray's processes and a busy machine make single examples slow now and then; that is no failure.
@@ -81,7 +81,7 @@ def wait_for() -> Callable[[Callable[[], bool]], None]:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of archives that ``RAY_MM_REAL_DATA`` or ``../shared/data`` names."""
-    folder = Path(os.environ.get("RAY_MM_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    folder = REAL_DATA
     if not any(folder.glob("*.tar.gz")):
         missing(
             f"real data: {folder} holds no archives (*.tar.gz); name the folder that does in RAY_MM_REAL_DATA",

@@ -11,7 +11,7 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-_DATA = Path(os.environ.get("RAY_MM_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+REAL_DATA = Path(os.environ.get("RAY_MM_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
 DAMAGED: Counter[str] = Counter()
 """What was damaged → how many of it so far."""
 
@@ -23,7 +23,7 @@ def num_cases(default: int) -> int:
 
 def archive(name: str) -> Path | None:
     """One of the real archives, if it is there."""
-    path = _DATA / name
+    path = REAL_DATA / name
     return path if path.is_file() else None
 
 

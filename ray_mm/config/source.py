@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -99,3 +100,8 @@ def train_sources(given: str | TrainSource | tuple[str | TrainSource, ...]) -> t
     """All that is given as sections."""
     each = given if isinstance(given, tuple) else (given,)
     return tuple(one if isinstance(one, TrainSource) else TrainSource(path=one) for one in each)
+
+
+def train_keys(sources: Sequence[TrainSource]) -> list[str]:
+    """How messages name them: by their keys in the job."""
+    return ["data.train" if len(sources) == 1 else f"data.train.{number}" for number in range(len(sources))]

@@ -34,7 +34,7 @@ foresight.py      when the plan reads a block of a remote shard next: what a cac
 members.py        shard and row → bytes, from disk or from a store
 row_cache.py      decoded samples on a local disk, for the next epoch
 reader.py         positions → a decoded batch, without Ray
-room.py           a share of Ray's object store → how much is read at once
+store_limits.py   a share of Ray's object store → how much is read at once
 blocks.py         a batch ↔ an Arrow table, without a copy
 feed.py           everything that decides which batch comes when
 feed_reader.py    blocks of a feed → tables, without Ray

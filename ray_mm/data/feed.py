@@ -11,8 +11,8 @@ from ray_mm.data.fields import field_arrays
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule, Tasks, rank_size, rank_slice
 from ray_mm.data.preprocessor import Preprocessor
-from ray_mm.data.room import Room
 from ray_mm.data.samples import Samples
+from ray_mm.data.store_limits import StoreLimits
 
 TASKS_PER_EXECUTION = 20_000
 """What a driver plans at once without effort."""
@@ -50,7 +50,7 @@ class Feed:
         head_samples: that each rank reads by itself at the start, about, while Ray starts its readers. None: as many as take
             it some seconds.
         tasks_per_execution: of the dataset; a longer training takes several executions.
-        room: that it may take in Ray's object store. None: what Ray thinks right.
+        limits: what it may take in Ray's object store. None: what Ray thinks right.
     """
 
     train: Samples
@@ -68,7 +68,7 @@ class Feed:
     samples_per_task: int | None = None
     head_samples: int | None = 0
     tasks_per_execution: int = TASKS_PER_EXECUTION
-    room: Room | None = None
+    limits: StoreLimits | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -89,7 +89,7 @@ class Feed:
         if not self.pad:
             return 1
         share = self.batch_rows * max(1, self.row_bytes, self.train.sample_bytes)
-        block_bytes = self.block_bytes if self.room is None else min(self.block_bytes, self.room.block_bytes)
+        block_bytes = self.block_bytes if self.limits is None else min(self.block_bytes, self.limits.block_bytes)
         return max(1, min(_ITEMS_PER_BLOCK, block_bytes // share))
 
     @property
@@ -109,6 +109,7 @@ class Feed:
     @property
     def head(self) -> range:
         """The first items, of which each rank reads its share by itself. Something is always left for Ray."""
+        # Ray needs a few seconds to start, and reading more than that alone would hold up workers that are fast.
         samples = 2 * self._samples_of_a_second if self.head_samples is None else self.head_samples
         left = self.schedule.num_items - self.first_item - 1
         return range(self.first_item, self.first_item + max(0, min(-(-samples // self.batch_rows), left)))
@@ -123,7 +124,7 @@ class Feed:
         if self.samples_per_task is not None:
             return self.samples_per_task
         samples = self._samples_of_a_second
-        return samples if self.room is None else min(samples, self.room.task_bytes // self.row_bytes)
+        return samples if self.limits is None else min(samples, self.limits.task_bytes // self.row_bytes)
 
     @property
     def tasks(self) -> Tasks:

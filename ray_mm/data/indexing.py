@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
@@ -175,19 +175,11 @@ def _report(place: Sidecar, index: ShardIndex, is_new: bool) -> ShardReport:
 
 
 def _with_ray(places: Sequence[Sidecar], settings: IndexSettings) -> Iterator[ShardReport]:
-    import ray.data
-
-    from ray_mm.session import ray_session
-
-    # As bytes, for Ray Data warns of every column of objects that Arrow does not know.
-    def make(batch: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
-        return {"item": [pickle.dumps(make_index(pickle.loads(place), settings)) for place in batch["item"]]}
+    from ray_mm.session import map_on_ray, ray_session
 
     with ray_session():
-        blocks = max(1, len(places) // _SHARDS_PER_TASK)
-        dataset = ray.data.from_items([pickle.dumps(place) for place in places], override_num_blocks=blocks)
-        for row in dataset.map_batches(make, batch_size=None, batch_format="numpy").iter_rows():
-            yield pickle.loads(row["item"])
+        tasks = max(1, len(places) // _SHARDS_PER_TASK)
+        yield from map_on_ray(partial(make_index, settings=settings), places, tasks)
 
 
 def size_text(size_bytes: float) -> str:

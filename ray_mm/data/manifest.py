@@ -84,8 +84,8 @@ class Manifest(Config):
     """Field → mean and standard deviation over the training split."""
     source: str = ""
     """Hex SHA-256 of the job and the table that this was made from; empty where it was not made from a table."""
-    files: dict[str, str] = Field(default={})
-    """``shards.parquet`` and the tokenizers → CRC32C of their bytes, hex. Older datasets say nothing of them."""
+    files: dict[str, str]
+    """``shards.parquet`` and the tokenizers → CRC32C of their bytes, hex."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def open_dataset(path: str | Path) -> Dataset:
         manifest = Manifest.model_validate(content)
         listed = read_object(join(root, _SHARDS_NAME))
         require_checksum(join(root, _SHARDS_NAME), listed, manifest.files.get(_SHARDS_NAME))
-        table = _upgraded(pq.read_table(pa.BufferReader(listed))).select(_SHARDS.names).cast(_SHARDS)
+        table = pq.read_table(pa.BufferReader(listed)).select(_SHARDS.names).cast(_SHARDS)
     except (ObjectMissingError, ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
     shards = tuple(ShardInfo(**row) for row in table.to_pylist())
@@ -315,17 +315,6 @@ def write_dataset(
     write_atomic(root / _SHARDS_NAME, listed)
     write_json(root / "dataset.json", sealed(manifest.model_dump(mode="json")))
     return manifest
-
-
-def _upgraded(shards: pa.Table) -> pa.Table:
-    """Datasets of format version 1 have the hash of each shard, and its index beside it."""
-    if "sha256" not in shards.column_names:
-        return shards
-    rows = [
-        row | {"index": str(index_path(Path(row["path"]))), "version": f"sha256:{row['sha256']}"}
-        for row in shards.to_pylist()
-    ]
-    return pa.Table.from_pylist(rows)
 
 
 def _require_place(root: str, shard: ShardInfo) -> None:

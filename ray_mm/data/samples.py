@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_mm.config.source import Balance, Source, TrainSource
+from ray_mm.config.source import Balance, Source, TrainSource, train_keys
 from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.mixture import Stream, quotas
@@ -108,7 +108,7 @@ def plan_samples(
     Raises:
         DatasetError: a dataset is missing or damaged, or does not have what is asked of it.
     """
-    keys = ["data.train" if len(sources) == 1 else f"data.train.{number}" for number in range(len(sources))]
+    keys = train_keys(sources)
     datasets = [open_dataset(source.path) for source in sources]
     selections = tuple(select(*each) for each in zip(sources, datasets, keys, strict=True))
     total = epoch_samples or sum(selection.num_samples for selection in selections)

@@ -25,7 +25,7 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(content: dict[str, Any], file: str) -> dict[str, Any]:
-    """The content of a JSON file, without its checksum; older files have none.
+    """The content of a JSON file, without its checksum.
 
     Args:
         content: of the file.
@@ -35,7 +35,7 @@ def unsealed(content: dict[str, Any], file: str) -> dict[str, Any]:
         DatasetError: it says something else than when it was written.
     """
     found = sealed(content)[_KEY]
-    stored = content.get(_KEY, found)
+    stored = content.get(_KEY)
     if stored != found:
         raise DatasetError(
             f"{file}: has the CRC32C {found}, expected {stored!r}: it is damaged, or was changed by hand. Restore it, or make "
@@ -55,13 +55,13 @@ def require_checksum(file: str, content: bytes, expected: str | None) -> None:
     Args:
         file: its path or URL, for errors.
         content: its bytes.
-        expected: what ``dataset.json`` says of it; None: nothing, as older ones.
+        expected: what ``dataset.json`` says of it; None: nothing.
 
     Raises:
         DatasetError: it is another one.
     """
     found = checksum(content)
-    if expected is not None and found != expected:
+    if found != expected:
         raise DatasetError(
             f"{file}: has the CRC32C {found}, dataset.json says {expected}: it is damaged or of another dataset; restore it, or "
             "make the dataset again."

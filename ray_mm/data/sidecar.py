@@ -134,7 +134,8 @@ def read_points(path: Path | str, index: ShardIndex, shard: str, remedy: str | N
     except ObjectMissingError:
         raise DatasetError(f"{place}: the seek points of {shard} are missing; {remedy}") from None
     found = google_crc32c.value(points)
-    if index.points_crc is not None and found != index.points_crc:
+    assert index.points_crc is not None, "a gzip file's index has it"
+    if found != index.points_crc:
         raise DatasetError(
             f"{place}: the seek points of {shard} are damaged: their CRC32C is {found:08x}, expected {index.points_crc:08x}; "
             f"{remedy}"
@@ -144,8 +145,7 @@ def read_points(path: Path | str, index: ShardIndex, shard: str, remedy: str | N
 
 def _content_crc(index: ShardIndex) -> int:
     """CRC32C (RFC 3720) of all that a sidecar says. Parquet's own sums are of pages, not of what their place means."""
-    facts = [index.shard_bytes, index.version, index.unpacked_bytes]
-    facts += [] if index.points_crc is None else [index.points_crc]  # older indexes say nothing of it
+    facts = [index.shard_bytes, index.version, index.unpacked_bytes, index.points_crc]
     crc: int = google_crc32c.value(json.dumps(facts).encode())
     crc = google_crc32c.extend(crc, "\0".join(index.keys).encode())
     columns: dict[str, Mapping[str, npt.NDArray[Any]]] = {

@@ -77,7 +77,7 @@ def feed_dataset(feed: Feed) -> ray.data.Dataset:
     dataset = ray.data.read_datasource(
         PlanSource(feed),
         num_cpus=1 / READERS_PER_CPU,
-        concurrency=feed.room.readers if feed.room is not None else None,
+        concurrency=feed.limits.readers if feed.limits is not None else None,
         override_num_blocks=1,
     )
     configure(dataset.context, feed)
@@ -110,8 +110,8 @@ def configure(context: DataContext, feed: Feed) -> None:
     # Ray collects what a task yields until it has this many bytes, and cuts what has 1.5 times as many. All blocks have
     # the same size, so just under it makes each that we yield one of Ray's, sent as soon as it is decoded.
     context.target_max_block_size = max(1, math.floor(feed.block_rows * feed.row_bytes * 0.9))
-    if feed.room is not None:
-        context.override_object_store_memory_limit_fraction = feed.room.ray_share
+    if feed.limits is not None:
+        context.override_object_store_memory_limit_fraction = feed.limits.ray_share
     # A long validation or a breakpoint is no hang.
     context.execution_no_progress_timeout_s = -1
     context.enable_progress_bars = False

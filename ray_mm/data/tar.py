@@ -159,7 +159,10 @@ class _Walk:
 
     def _read_pax(self, offset: int, length: int) -> None:
         payload = self._extended_payload(offset, length)
-        self._announce(b"x", offset, length)
+        if offset == self._announced:
+            self._announce(b"x", offset, length)
+        else:  # without a call, for this is what every member of such a tar has
+            self._kinds, self._announced = b"x", offset + BLOCK + (length + BLOCK - 1 & -BLOCK)
         tells = b" path=" in payload or b" size=" in payload or b"GNU.sparse" in payload
         # Most have one record, of when the file was changed.
         is_one = not tells and payload.startswith(b"%d " % length) and payload.endswith(b"\n")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +42,7 @@ from ray_mm.preprocessing.summary import merge_summaries
 from ray_mm.preprocessing.table import listing
 from ray_mm.progress import progress
 from ray_mm.run_folder import RunFolder
-from ray_mm.session import own_errors, ray_session
+from ray_mm.session import map_on_ray, own_errors, ray_session
 from ray_mm.storage import local_path
 from ray_mm.version import DATASET_FORMAT
 
@@ -146,29 +145,17 @@ def _on_ray(
     what: str, plan: PlacePlan, shards: Sequence[PlacedShard], work: Callable[[PlacedShard], Result]
 ) -> Iterator[tuple[PlacedShard, Result]]:
     """One Ray Data task per shard."""
-    import ray.data
-
     if not shards:
         return
     resources = plan.job.resources
-
-    def run(batch: dict[str, Any]) -> dict[str, list[Any]]:
-        items = [pickle.loads(item) for item in batch["item"]]
-        return {"done": [pickle.dumps((shard, work(shard))) for shard in items]}
-
-    # As bytes, for Ray Data warns of every column of objects that Arrow does not know.
-    items = [pickle.dumps(shard) for shard in shards]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        run,
-        batch_size=None,
-        batch_format="numpy",
-        num_cpus=1 if resources is None or resources.cpus_per_worker is None else resources.cpus_per_worker,
-        concurrency=None if resources is None else resources.workers,
-    )
+    cpus = 1 if resources is None or resources.cpus_per_worker is None else resources.cpus_per_worker
+    workers = None if resources is None else resources.workers
     with own_errors(), progress(what, len(shards), "shards") as bar:
-        for row in dataset.iter_rows():
+        for done in map_on_ray(
+            lambda shard: (shard, work(shard)), shards, len(shards), num_cpus=cpus, concurrency=workers
+        ):
             bar.advance()
-            yield pickle.loads(row["done"])
+            yield done
 
 
 def _require_good(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]) -> None:

@@ -30,7 +30,7 @@ from ray_mm.training.parallel import use_cores
 from ray_mm.training.plan import Training
 from ray_mm.training.probe_data import probe_data
 from ray_mm.training.probe_step import probe_step
-from ray_mm.training.train import plan_feed
+from ray_mm.training.train import plan_feed, store_limits
 
 _SETTLED_AFTER = 0.25
 """Share of the time after which blocks come evenly; before it, processes start."""
@@ -45,10 +45,10 @@ def measure(training: Training, placement: Placement, seconds: float) -> Measure
         seconds: per stage, about.
 
     Raises:
-        UsageError: a dataset is gone, damaged or changed.
+        UsageError: a dataset is gone, damaged or changed, or data.object_store is too small.
         RayMMError: a store does not answer, or a worker's device can't be used.
     """
-    feed = plan_feed(training, placement.workers, 0)
+    feed = plan_feed(training, placement.workers, 0, store_limits(training, placement))
     read, decode, table, reads_at = ray.get(_data_task.remote(feed, seconds))
     worker = _worker_task.options(num_cpus=placement.cpus_per_worker, num_gpus=placement.gpus_per_worker)
     hand_over, step, trains_at, device = ray.get(worker.remote(training, feed, placement, [ray.put(table)], seconds))

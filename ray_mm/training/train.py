@@ -26,10 +26,10 @@ from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
-from ray_mm.data.room import Room, room_for
 from ray_mm.data.row_cache import cache_notices
 from ray_mm.data.samples import open_planned, plan_samples, select_all
 from ray_mm.data.source import READERS_PER_CPU, feed_dataset
+from ray_mm.data.store_limits import StoreLimits, limits_for
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
@@ -118,14 +118,14 @@ def plan_training(job: TrainJob) -> Training:
     )
 
 
-def plan_feed(training: Training, world_size: int, first_item: int, room: Room | None = None) -> Feed:
+def plan_feed(training: Training, world_size: int, first_item: int, limits: StoreLimits | None = None) -> Feed:
     """What decides which batch of a training comes when.
 
     Args:
         training: what to do.
         world_size: number of workers.
         first_item: where it starts or resumes.
-        room: that it may take in Ray's object store. None: what Ray thinks right.
+        limits: what it may take in Ray's object store. None: what Ray thinks right.
     """
     job = training.job
     return Feed(
@@ -145,7 +145,7 @@ def plan_feed(training: Training, world_size: int, first_item: int, room: Room |
         cache=job.data.cache.remote,
         decoded=job.data.cache.decoded,
         head_samples=job.data.head_samples,
-        room=room,
+        limits=limits,
     )
 
 
@@ -155,15 +155,15 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
     Ray calls ``configure`` once per group, when the number of its workers is known.
     """
 
-    def __init__(self, training: Training, room: Room) -> None:
+    def __init__(self, training: Training, limits: StoreLimits) -> None:
         super().__init__()
         self._training = training
-        self._room = room
+        self._limits = limits
 
     def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
         """The splits of the feed, one per rank."""
         attempt = begin_attempt(self._training.run, self._training.data_digest)
-        feed = plan_feed(self._training, world_size, attempt.first_item, self._room)
+        feed = plan_feed(self._training, world_size, attempt.first_item, self._limits)
         splits = feed_dataset(feed).streaming_split(world_size, equal=False, locality_hints=None)
         return [{_FEED: split} for split in splits]
 
@@ -186,10 +186,10 @@ class StopAtOnce(ray.train.UserCallback):  # type: ignore[misc]  # Ray is not ty
 def _fit(training: Training) -> None:
     job = training.job
     placement = place(job.resources)
-    room = _room(training, placement)
+    limits = store_limits(training, placement)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"training": training, "room": room},
+        train_loop_config={"training": training, "limits": limits},
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.gpus_per_worker > 0,
@@ -204,7 +204,7 @@ def _fit(training: Training) -> None:
         ),
         # The feed is built in FeedConfig, which knows the number of workers; this is only its name.
         datasets={_FEED: ray.data.range(1)},
-        dataset_config=FeedConfig(training, room),
+        dataset_config=FeedConfig(training, limits),
     )
     with _shown_progress(training):
         try:
@@ -223,9 +223,14 @@ def _fit(training: Training) -> None:
             ) from error
 
 
-def _room(training: Training, placement: Placement) -> Room:
+def store_limits(training: Training, placement: Placement) -> StoreLimits:
+    """What keeps a training's batches within their share of the object store of the Ray that is running.
+
+    Raises:
+        UsageError: a batch for every worker does not fit.
+    """
     feed = plan_feed(training, placement.workers, 0)
-    return room_for(
+    return limits_for(
         training.job.data.object_store,
         store_bytes=object_store_bytes(),
         batch_bytes=feed.batch_rows * feed.row_bytes,
@@ -244,7 +249,7 @@ def _worker(config: dict[str, Any]) -> None:
     # A barrier for all ranks, after which the attempt is decided.
     shard = ray.train.get_dataset_shard(_FEED)
     attempt = current_attempt(training.run)
-    feed = plan_feed(training, ranks.world_size, attempt.first_item, config["room"])
+    feed = plan_feed(training, ranks.world_size, attempt.first_item, config["limits"])
     prefetch = training.job.data.prefetch_batches
     loader = Loader(shard, feed, rank=ranks.rank, device=ranks.device, prefetch_batches=prefetch)
     run_worker(training, ranks, attempt, loader)

@@ -17,6 +17,7 @@ import pytest
 from ray_mm.config.fields import ImageField
 from ray_mm.data.index import index_shard, shard_state
 from ray_mm.data.manifest import ShardInfo, open_dataset, write_dataset
+from ray_mm.data.seal import checksum
 from ray_mm.data.sidecar import write_index
 from ray_mm.errors import DatasetError
 from ray_mm.version import DATASET_FORMAT
@@ -108,8 +109,9 @@ def test_a_manifest_that_was_changed_by_hand_says_what_to_do(dataset: Path) -> N
     assert told is not None
     path.write_text(json.dumps(content | {"name": "mine", "crc32c": told[1]}))
     assert open_dataset(dataset).manifest.name == "mine"
-    path.write_text(json.dumps({name: value for name, value in content.items() if name not in ("crc32c", "files")}))
-    assert open_dataset(dataset).manifest.files == {}, "as older ones are"
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "crc32c"}))
+    with pytest.raises(DatasetError, match=r"has the CRC32C \w{8}, expected None"):
+        open_dataset(dataset)
 
 
 def test_the_files_of_another_dataset_are_refused(dataset: Path, tmp_path: Path) -> None:
@@ -141,7 +143,8 @@ def test_a_damaged_list_of_shards_is_refused(dataset: Path, rows: dict[str, list
     good = {"path": ["a", "b"], "index": ["c", "d"], "num_samples": [4, 3], "size_bytes": [1, 1], "version": ["", ""]}
     columns = {name: values for name, values in (good | rows).items() if values is not None}
     pq.write_table(pa.table(columns), dataset / "shards.parquet")
-    edit_manifest(dataset, lambda content: content.pop("files"))
+    found = checksum((dataset / "shards.parquet").read_bytes())
+    edit_manifest(dataset, lambda content: content["files"].update({"shards.parquet": found}))
     with pytest.raises(DatasetError, match=reason):
         open_dataset(dataset)
     (dataset / "shards.parquet").unlink()
@@ -158,24 +161,6 @@ def test_a_missing_tokenizer_and_a_foreign_index_are_named(dataset: Path) -> Non
         (dataset / f"shards/000001{suffix}").write_bytes((dataset / f"shards/000000{suffix}").read_bytes())
     with pytest.raises(DatasetError, match=r"index has 4 samples, shards\.parquet says 3"):
         opened.read_index(1)
-
-
-def test_the_list_of_shards_of_the_first_format_is_read(dataset: Path) -> None:
-    edit_manifest(dataset, lambda content: content.update(version=1, files={}))
-    before = open_dataset(dataset)
-    rows = [
-        {
-            "path": shard.path,
-            "num_samples": shard.num_samples,
-            "size_bytes": shard.size_bytes,
-            "sha256": shard.version[7:],
-        }
-        for shard in before.shards
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), dataset / "shards.parquet")
-    opened = open_dataset(dataset)
-    assert opened.shards == before.shards
-    assert len(opened.read_index(1)) == 3
 
 
 def _in_place(folder: Path, tars: Path) -> Path:

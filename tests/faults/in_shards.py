@@ -1,4 +1,4 @@
-"""Shards and indexes that are cut, damaged, replaced or gone."""
+"""Shards that are cut, damaged, replaced or gone."""
 
 from __future__ import annotations
 
@@ -9,35 +9,26 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from ray_mm.data.index import ShardIndex, index_shard
-from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.index import index_shard
+from ray_mm.data.manifest import open_dataset
 from ray_mm.data.members import SampleReader
-from ray_mm.data.sidecar import index_path, points_path, read_points, write_index
 from ray_mm.errors import DatasetError
 from ray_mm.training.state import attempt_starts
-from tests.factories import make_dataset, npy_bytes
+from tests.factories import npy_bytes
+from tests.faults.damage import flips, says_the_same, small_dataset
 from tests.faults.lab import Fault, Lab, Outcome
 from tests.faults.samples import key_of, make_samples, members_of
 
 _BLOCK = 512
 
 
-def _small(lab: Lab) -> tuple[Path, Dataset, bytes]:
-    """A dataset of one small shard: the shard, the dataset, the shard's bytes."""
-    folder = make_samples(lab.folder / "train", range(6), num_shards=1)
-    dataset = open_dataset(folder)
-    return dataset.shard_path(0), dataset, dataset.shard_path(0).read_bytes()
-
-
 def _cut_before(lab: Lab) -> None:
-    shard, _, content = _small(lab)
+    shard, _, content = small_dataset(lab)
     end = len(content.rstrip(b"\0")) // _BLOCK * _BLOCK + _BLOCK
     # A tar ends with two blocks of zeros; what fills it up behind them may be missing.
     for size in range(0, end + 2 * _BLOCK, _BLOCK):
@@ -47,7 +38,7 @@ def _cut_before(lab: Lab) -> None:
 
 
 def _cut_after(lab: Lab) -> None:
-    shard, dataset, content = _small(lab)
+    shard, dataset, content = small_dataset(lab)
     for size in range(0, len(content), _BLOCK):
         training = lab.plan()
         shard.write_bytes(content[:size])
@@ -70,35 +61,19 @@ def _cut_after(lab: Lab) -> None:
     assert len(attempt_starts(training.run)) == 1
 
 
-def _flips(content: bytes, places: range) -> Iterator[tuple[int, bytes]]:
-    """The content with one bit flipped, over and over: the place, in bits, and the content."""
-    for place in places:
-        damaged = bytearray(content)
-        damaged[place // 8] ^= 1 << place % 8
-        yield place, bytes(damaged)
-
-
-def _same(one: ShardIndex, other: ShardIndex) -> bool:
-    columns = [(one.offsets, other.offsets), (one.sizes, other.sizes), (one.checksums, other.checksums)]
-    return one.keys == other.keys and all(
-        ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
-        for ours, theirs in columns
-    )
-
-
 def _header_bit(lab: Lab) -> None:
-    shard, _, content = _small(lab)
+    shard, _, content = small_dataset(lab)
     expected = index_shard(shard)
     headers = sorted(int(offset) - _BLOCK for offsets in expected.offsets.values() for offset in offsets)
     # Every bit of the first header, and of each other one so many that all places are met.
     for number, header in enumerate(headers):
-        for _, damaged in _flips(
+        for _, damaged in flips(
             content, range(header * 8 + number % 8, (header + _BLOCK) * 8, 1 if number == 0 else 16)
         ):
             shard.write_bytes(damaged)
             with suppress(DatasetError):
                 # The checksum's own filling may be a space or a zero.
-                assert _same(index_shard(shard), expected)
+                assert says_the_same(index_shard(shard), expected)
                 continue
             with lab.refused(r"000000\.tar: .*(damaged|not a tar)"):
                 index_shard(shard)
@@ -168,84 +143,8 @@ def _payload_bit_unchecked(lab: Lab) -> None:
     lab.require_exact(training, {key_of(2)}, {1: 0})
 
 
-def _index_bit(lab: Lab) -> None:
-    shard, dataset, _ = _small(lab)
-    path, expected = index_path(shard), dataset.read_index(0)
-    content = path.read_bytes()
-    training, num_same = lab.plan(), 0
-    for place, damaged in _flips(content, range(0, len(content) * 8, 5)):
-        path.write_bytes(damaged)
-        try:
-            assert _same(dataset.read_index(0), expected), f"bit {place} gives samples other bytes"
-            num_same += 1
-        except DatasetError as error:
-            assert "000000.index.parquet" in str(error)
-    assert num_same < len(content) * 8 / 5 / 2, "most of it says something"
-    path.write_bytes(bytes(content[:200]) + bytes([content[200] ^ 1]) + content[201:])
-    with lab.stopped("the index is damaged", named=r"shards/000000\.index\.parquet"):
-        lab.read(training)
-    with lab.stopped("the index is damaged", named=r"shards/000000\.index\.parquet"):
-        lab.feed(training)
-
-
-def _manifest_bit(lab: Lab) -> None:
-    folder = make_samples(lab.folder / "train", range(6), num_shards=2)
-    expected = open_dataset(folder)
-    changes = {"dataset.json": (b"100.0", b"101.0"), "shards.parquet": (b"000001", b"000003")}
-    for name, change in changes.items():
-        path = folder / name
-        content, num_same = path.read_bytes(), 0
-        for place, damaged in _flips(content, range(len(content) * 8)):
-            path.write_bytes(damaged)
-            with suppress(DatasetError):
-                # Such as 1e5 for 1E5.
-                assert open_dataset(folder) == expected, f"bit {place} of {name} gives another dataset"
-                num_same += 1
-                continue
-            with lab.unopened(f"{folder}"):
-                open_dataset(folder)
-        assert num_same <= 8, "all of it says something"
-        path.write_bytes(content.replace(*change))
-        with lab.unopened(f"{name}: has the CRC32C"):
-            lab.plan()
-        assert not (lab.folder / "run").exists(), "nothing was begun"
-        path.write_bytes(content)
-
-
-def _tokenizer_bit(lab: Lab) -> None:
-    folder = make_dataset(lab.folder / "train", num_samples=4, fields=("text", "label"))
-    path = folder / "tokenizer.text.json"
-    dataset, content = open_dataset(folder), path.read_bytes()
-    for _, damaged in _flips(content, range(0, len(content) * 8, 7)):
-        path.write_bytes(damaged)
-        with lab.unopened(r"tokenizer\.text\.json: has the CRC32C \w{8}, dataset\.json says"):
-            dataset.tokenizer("text")
-
-
-def _points_bit(lab: Lab) -> None:
-    _, _, content = _small(lab)
-    packed = lab.folder / "packed.tgz"
-    packed.write_bytes(gzip.compress(content, mtime=0))
-    index = index_shard(packed)
-    write_index(index_path(packed), index)
-    path = points_path(index_path(packed))
-    points = path.read_bytes()
-    for _, damaged in _flips(points, range(0, len(points) * 8, max(1, len(points) * 8 // 20_000))):
-        path.write_bytes(damaged)
-        with pytest.raises(DatasetError, match=r"packed\.tgz\.index\.points: the seek points of .* are damaged"):
-            read_points(index_path(packed), index, str(packed))
-    folder = make_samples(lab.folder / "train", range(6), num_shards=1, packed=True)
-    training = lab.plan()
-    assert lab.read(training) == []
-    path = points_path(open_dataset(folder).shard_path(0).with_suffix(".tgz.index.parquet"))
-    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
-    for read in (lab.read, lab.feed):
-        with lab.stopped("the seek points of .* are damaged", named=r"shards/000000\.tgz"):
-            read(training)
-
-
 def _huge_header(lab: Lab) -> None:
-    shard, _, content = _small(lab)
+    shard, _, content = small_dataset(lab)
     for size in (b"77777777777\0", b"\x80" + (1 << 60).to_bytes(11, "big"), b"%011o\0" % len(content)):
         header = bytearray(content[:_BLOCK])
         header[124:136] = size
@@ -383,37 +282,6 @@ FAULTS = (
         _payload_bit_unchecked,
         "or it is the same picture. In formats without a checksum of their own (JPEG, NPY, JSON) a flipped bit that decodes is "
         "seen only with checksums in the index",
-    ),
-    Fault(
-        "bit-in-index",
-        "a bit flips in the index of a shard (Parquet)",
-        (Outcome.STOPPED,),
-        ("reader", "feed"),
-        _index_bit,
-        "the key can't be known; or the bit means nothing",
-    ),
-    Fault(
-        "bit-in-manifest",
-        "a bit flips in `dataset.json` or `shards.parquet`: each of them is tried",
-        (Outcome.UNOPENED,),
-        ("open",),
-        _manifest_bit,
-        "or the bit means nothing",
-    ),
-    Fault(
-        "bit-in-tokenizer",
-        "a bit flips in a dataset's tokenizer",
-        (Outcome.UNOPENED,),
-        ("open",),
-        _tokenizer_bit,
-    ),
-    Fault(
-        "bit-in-seek-points",
-        "a bit flips in the seek points of a `.tgz`",
-        (Outcome.STOPPED,),
-        ("reader", "feed"),
-        _points_bit,
-        "the shard is named, for no sample of it can be read; `ray-mm index` makes them anew",
     ),
     Fault(
         "huge-header",

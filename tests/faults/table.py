@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults import in_processes, in_shards, in_stores
+from tests.faults import in_indexes, in_processes, in_shards, in_stores
 from tests.faults.lab import Fault, Way
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
-FAULTS: tuple[Fault, ...] = (*in_shards.FAULTS, *in_stores.FAULTS, *in_processes.FAULTS)
+FAULTS: tuple[Fault, ...] = (*in_shards.FAULTS, *in_indexes.FAULTS, *in_stores.FAULTS, *in_processes.FAULTS)
 _BEGIN, _END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
 _WAYS: dict[Way, str] = {
     "index": "indexing",

@@ -19,8 +19,8 @@ from ray_mm.data.feed import Feed
 from ray_mm.data.loader import Loader
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
-from ray_mm.data.room import Room, room_for
 from ray_mm.data.source import configure, feed_dataset
+from ray_mm.data.store_limits import StoreLimits, limits_for
 from ray_mm.errors import UsageError
 from ray_mm.session import object_store_bytes
 from tests.data.feeds import make_feed
@@ -30,19 +30,23 @@ MIB = 1 << 20
 
 
 def test_a_half_is_rays_limit_and_the_other_one_the_running_tasks() -> None:
-    room = room_for(0.5, store_bytes=800 * MIB, **_sizes(MIB, MIB), world_size=2, prefetch_batches=2, readers=8)
-    assert room == Room(ray_share=0.25, readers=None, task_bytes=25 * MIB, block_bytes=MIB)
+    limits = limits_for(0.5, store_bytes=800 * MIB, **_sizes(MIB, MIB), world_size=2, prefetch_batches=2, readers=8)
+    assert limits == StoreLimits(ray_share=0.25, readers=None, task_bytes=25 * MIB, block_bytes=MIB)
 
 
 def test_blocks_are_smaller_where_not_all_readers_fit() -> None:
     # 200 - 1 × 2 MiB for two blocks of the rank and three of each reader.
-    room = room_for(0.5, store_bytes=800 * MIB, **_sizes(MIB, 48 * MIB), world_size=1, prefetch_batches=2, readers=8)
-    assert room == Room(ray_share=0.25, readers=None, task_bytes=25 * MIB, block_bytes=198 * MIB // 26)
+    limits = limits_for(
+        0.5, store_bytes=800 * MIB, **_sizes(MIB, 48 * MIB), world_size=1, prefetch_batches=2, readers=8
+    )
+    assert limits == StoreLimits(ray_share=0.25, readers=None, task_bytes=25 * MIB, block_bytes=198 * MIB // 26)
 
 
 def test_fewer_tasks_run_where_not_all_fit() -> None:
-    room = room_for(0.5, store_bytes=80 * MIB, **_sizes(MIB, 48 * MIB), world_size=1, prefetch_batches=2, readers=64)
-    assert room == Room(ray_share=0.25, readers=6, task_bytes=20 * MIB // 6, block_bytes=MIB)
+    limits = limits_for(
+        0.5, store_bytes=80 * MIB, **_sizes(MIB, 48 * MIB), world_size=1, prefetch_batches=2, readers=64
+    )
+    assert limits == StoreLimits(ray_share=0.25, readers=6, task_bytes=20 * MIB // 6, block_bytes=MIB)
 
 
 @given(
@@ -65,23 +69,23 @@ def test_what_is_not_refused_fits(
 ) -> None:
     sizes = _sizes(batch_bytes, block_bytes) | {"world_size": world_size, "prefetch_batches": prefetch_batches}
     try:
-        room = room_for(share, store_bytes=store_bytes, readers=readers, **sizes)
+        limits = limits_for(share, store_bytes=store_bytes, readers=readers, **sizes)
     except UsageError as error:
         if "raise it" in str(error):
             enough = float(str(error).partition("a share of ")[2].partition(":")[0])
-            assert share < enough and room_for(enough, store_bytes=store_bytes, readers=readers, **sizes)
+            assert share < enough and limits_for(enough, store_bytes=store_bytes, readers=readers, **sizes)
         return
-    running = room.readers or readers
-    assert 1 <= running <= readers and room.task_bytes >= 3 * room.block_bytes
-    assert batch_bytes <= room.block_bytes <= max(batch_bytes, block_bytes)
-    assert room.ray_share * store_bytes + running * room.task_bytes <= share * store_bytes * (1 + 1e-9)
+    running = limits.readers or readers
+    assert 1 <= running <= readers and limits.task_bytes >= 3 * limits.block_bytes
+    assert batch_bytes <= limits.block_bytes <= max(batch_bytes, block_bytes)
+    assert limits.ray_share * store_bytes + running * limits.task_bytes <= share * store_bytes * (1 + 1e-9)
 
 
 def test_a_share_that_nothing_gets_through_is_refused_by_name() -> None:
     with pytest.raises(
         UsageError, match=r"data\.object_store: 0\.1 of .* needs 14\.7 MB, a share of 0\.14: .*raise it"
     ):
-        room_for(0.1, store_bytes=105 * MIB, **_sizes(MIB, MIB), world_size=1, prefetch_batches=3, readers=4)
+        limits_for(0.1, store_bytes=105 * MIB, **_sizes(MIB, MIB), world_size=1, prefetch_batches=3, readers=4)
 
 
 def _sizes(batch_bytes: int, block_bytes: int) -> dict[str, int]:
@@ -90,7 +94,7 @@ def _sizes(batch_bytes: int, block_bytes: int) -> dict[str, int]:
 
 def test_tasks_are_as_short_as_the_room_wants(tmp_path: Path) -> None:
     feed = _feed(tmp_path, epochs=1)
-    small = dataclasses.replace(feed, room=Room(0.1, 1, 2 * feed.block_rows * feed.row_bytes, 1))
+    small = dataclasses.replace(feed, limits=StoreLimits(0.1, 1, 2 * feed.block_rows * feed.row_bytes, 1))
     assert feed.tasks.blocks_per_task > 2 and small.tasks.blocks_per_task == 2
     context = ray.data.DataContext()
     configure(context, small)
@@ -104,7 +108,7 @@ def test_a_slow_worker_lets_no_more_pile_up_than_the_share(local_ray: None, tmp_
     feed = _feed(tmp_path, epochs=40)
     block, store = feed.block_rows * feed.row_bytes, object_store_bytes()
     share = 24 * block / store
-    room = room_for(share, store_bytes=store, **_sizes(block, block), world_size=1, prefetch_batches=2, readers=4)
+    limits = limits_for(share, store_bytes=store, **_sizes(block, block), world_size=1, prefetch_batches=2, readers=4)
     assert feed.schedule.num_items * block > 10 * share * store, "most of it can't lie in the share"
     before = _stored()
     peak = [0]
@@ -117,7 +121,7 @@ def test_a_slow_worker_lets_no_more_pile_up_than_the_share(local_ray: None, tmp_
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        arrived = _read_slowly(dataclasses.replace(feed, room=room))
+        arrived = _read_slowly(dataclasses.replace(feed, limits=limits))
     finally:
         ended.set()
         watcher.join()

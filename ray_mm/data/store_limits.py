@@ -19,7 +19,7 @@ _BLOCKS_IN_A_TASK = 3
 
 
 @dataclass(frozen=True)
-class Room:
+class StoreLimits:
     """What keeps the batches within their share.
 
     Attributes:
@@ -35,7 +35,7 @@ class Room:
     block_bytes: int
 
 
-def room_for(
+def limits_for(
     share: float,
     *,
     store_bytes: float,
@@ -44,7 +44,7 @@ def room_for(
     world_size: int,
     prefetch_batches: int,
     readers: int,
-) -> Room:
+) -> StoreLimits:
     """Divides a share of the object store between what waits and what is being read: smaller blocks before fewer readers.
 
     Args:
@@ -75,4 +75,4 @@ def room_for(
     fitting = int((half - world_size * prefetch_batches * batch_bytes) // blocks)
     block = max(batch_bytes, min(block_bytes, fitting))
     fit = int(half // (_BLOCKS_IN_A_TASK * block))
-    return Room(share / 2, fit if fit < readers else None, int(half // min(fit, max(1, readers))), block)
+    return StoreLimits(share / 2, fit if fit < readers else None, int(half // min(fit, max(1, readers))), block)
