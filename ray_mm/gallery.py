@@ -55,6 +55,8 @@ _JOB = Markup(
 )
 _STYLE = Markup(
     ".figures .words { text-align: left; white-space: normal; min-width: 12ch; } .figures tbody th { max-width: none; } "
+    # Where long reasons stand. On a phone a table is scrolled, and a narrow column would be a screen or two high.
+    ".figures .words:last-child { min-width: min(36ch, 75vw); } .figures tbody :is(th, td) { vertical-align: top; } "
     "pre { background: var(--faint); border-radius: 6px; padding: 14px 16px; } pre code { overflow-wrap: normal; } "
     "section > details { margin-top: 0; }"
 )
