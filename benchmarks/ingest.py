@@ -71,6 +71,21 @@ def contestants(peers: str | None) -> list[Contestant]:
     return found
 
 
+def variants(readers: list[str]) -> list[Contestant]:
+    """ray_mm with other numbers of readers and threads, with new and with warm worker processes."""
+    found = []
+    for each in readers:
+        per_cpu, threads, *head = each.split(":")
+        name = f"ray_mm, readers per CPU: {per_cpu}, threads: {threads}"
+        options = ["--readers-per-cpu", per_cpu, "--threads", threads]
+        if head:
+            name += f", head: {int(head[0]):,}"
+            options += ["--head-samples", *head]
+        for more, kind in (((), ""), (("--warm",), ", warm worker processes")):
+            found.append(Contestant(name + kind, (sys.executable, "ours.py", *more, *options), is_peer=False))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data/ingest"), help="folder for 10 GB of samples")
@@ -81,10 +96,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--only", nargs="+", help="parts of contestants' names")
     parser.add_argument("--docs", type=Path, help="page to write the table into")
+    parser.add_argument(
+        "--readers",
+        nargs="+",
+        default=[],
+        metavar="R:T[:HEAD]",
+        help="ray_mm once more with R readers per CPU of T threads, and so many samples read by the worker",
+    )
     args = parser.parse_args()
     data = args.data.absolute()
     make_samples(data, args.samples)
-    chosen = [one for one in contestants(args.peers) if not args.only or any(part in one.name for part in args.only)]
+    everyone = contestants(args.peers) + variants(args.readers)
+    chosen = [one for one in everyone if not args.only or any(part in one.name for part in args.only)]
     for folder, script in (("litdata", "lit.py"), ("mds", "mds.py"), ("energon", "nrg.py")):
         if args.peers is not None and not (data / folder).is_dir():
             subprocess.run([args.peers, script, "convert", str(data)], cwd=LOADERS, check=True)

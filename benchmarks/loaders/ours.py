@@ -14,6 +14,7 @@ import torch
 from common import BATCH, SERIES, SIZE, WORKERS, run
 
 from ray_mm.config.source import Source
+from ray_mm.data import source
 from ray_mm.data.feed import Feed
 from ray_mm.data.loader import LoadedBatch, Loader
 from ray_mm.data.order import Shuffle
@@ -57,17 +58,22 @@ def _size(batch: LoadedBatch) -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
-    warm = "--warm" in sys.argv
-    if warm:
-        sys.argv.remove("--warm")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--warm", action="store_true")
+    parser.add_argument("--readers-per-cpu", type=float, default=source.READERS_PER_CPU)
+    parser.add_argument("--threads", type=int, default=Feed.threads)
+    parser.add_argument("--head-samples", type=int)
+    own, sys.argv[1:] = parser.parse_known_args()
+    source.READERS_PER_CPU = own.readers_per_cpu
+    settings = {"threads": own.threads, "head_samples": own.head_samples}
     with tempfile.TemporaryDirectory() as folder, ray_session():
         assert ray.cluster_resources()["CPU"] == WORKERS, "two CPUs for everyone"
 
         def loader(args: argparse.Namespace) -> Iterable[Any]:
-            return make_loader(args, Path(folder))
+            return make_loader(args, Path(folder), **settings)
 
-        if warm:  # an epoch before, as every one but the first has it
-            for _ in make_loader(argparse.Namespace(data=str(Path(sys.argv[2]))), Path(folder)):
+        if own.warm:  # an epoch before, as every one but the first has it
+            for _ in make_loader(argparse.Namespace(data=sys.argv[2]), Path(folder), **settings):
                 pass
         run(loader, _size)
 

@@ -51,6 +51,7 @@ class Feed:
             it some seconds.
         tasks_per_execution: of the dataset; a longer training takes several executions.
         limits: what it may take in Ray's object store. None: what Ray thinks right.
+        threads: that decode at once in each process that reads; ``docs/decisions.md`` tells why one.
     """
 
     train: Samples
@@ -69,6 +70,7 @@ class Feed:
     head_samples: int | None = 0
     tasks_per_execution: int = TASKS_PER_EXECUTION
     limits: StoreLimits | None = None
+    threads: int = 1
 
     @property
     def row_bytes(self) -> int:

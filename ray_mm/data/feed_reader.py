@@ -45,7 +45,7 @@ class FeedReader:
         if feed.decoded is not None:
             rows = RowCache(feed.decoded, [*self._train.datasets, *self._validation.datasets], feed.preprocessor)
         self._train_reader, self._validation_reader = (
-            BatchReader(epochs.datasets, feed.preprocessor, feed.quarantine, cache, rows)
+            BatchReader(epochs.datasets, feed.preprocessor, feed.quarantine, cache, rows, feed.threads)
             for epochs in (self._train, self._validation)
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class BatchReader:
         quarantine_folder: where bad members are kept. None: they are only left out.
         cache: for shards that lie in a store; None: none.
         rows: keeps what was decoded; made for these datasets and this preprocessor. None: nothing is kept.
+        threads: that decode at once.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class BatchReader:
         quarantine_folder: Path | None,
         cache: BlockCache | None = None,
         rows: RowCache | None = None,
+        threads: int = 1,
     ) -> None:
         self._roots = [dataset.root for dataset in datasets]
         self._samples = [SampleReader(dataset, sorted(preprocessor.fields), cache) for dataset in datasets]
@@ -78,6 +81,9 @@ class BatchReader:
         self._collator = Collator(preprocessor) if rows is None else Collator(rows.layout.plain, rows.layout.whole)
         self._quarantine_folder = quarantine_folder
         self._arena = Arena(_GROUP_BYTES)
+        self._threads = threads
+        # The caller's thread is one of them.
+        self._helpers = ThreadPoolExecutor(threads - 1, "decode") if threads > 1 else None
         self.work = Work(0.0, 0.0, 0.0)
         """What the last batch took."""
 
@@ -166,7 +172,7 @@ class BatchReader:
         """Fills rows from the members of consecutive samples, and keeps what was not kept yet."""
         started, places = time.perf_counter(), range(first, first + len(group))
         draws = None if batch.draws is None else [batch.draws[place] for place in places]
-        bad = self._collator.fill(batch.arrays, first, group, draws)
+        bad = self._fill(batch.arrays, first, group, draws)
         batch.decode_s += time.perf_counter() - started
         for place, members in zip(places, group, strict=True):
             number, shard, row = batch.where[place]
@@ -181,6 +187,24 @@ class BatchReader:
                     self._kept[number].write(batch.views, place, shard, row, batch.keys[place])
                 if batch.draws is not None:
                     self._layout.mirror(batch.arrays, place, batch.draws[place])
+
+    def _fill(
+        self, arrays: Arrays, first: int, group: list[Members], draws: list[Draw] | None
+    ) -> dict[int, dict[str, str]]:
+        """``Collator.fill``, each thread a run of the samples."""
+        if self._helpers is None or len(group) < 2 * self._threads:
+            return self._collator.fill(arrays, first, group, draws)
+        size = -(-len(group) // self._threads)
+        runs = [slice(start, start + size) for start in range(0, len(group), size)]
+
+        def fill(run: slice) -> dict[int, dict[str, str]]:
+            return self._collator.fill(arrays, first + run.start, group[run], None if draws is None else draws[run])
+
+        others = [self._helpers.submit(fill, run) for run in runs[1:]]
+        bad = fill(runs[0])
+        for other in others:
+            bad |= other.result()
+        return bad
 
     def _set_aside(self, where: tuple[int, int, int], members: Members, reasons: Mapping[str, str]) -> None:
         if self._quarantine_folder is None:

@@ -116,6 +116,23 @@ def test_a_damaged_sample_keeps_its_place_without_weight_and_is_quarantined(tmp_
         assert json.loads(record.read_text())["dataset"] == str(dataset.root)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_a_batch_and_change_nothing_of_it(tmp_path: Path, threads: int) -> None:
+    corrupt = {(1, "image"), (5, "vector"), (10, "image"), (10, "number")}
+    dataset, preprocessor = _opened(make_dataset(tmp_path / "train", 11, FIELDS, corrupt=corrupt))
+    places, found = sequence(dataset).places(0, 11), []
+    for count in (1, threads):
+        quarantine = tmp_path / f"quarantine{count}"
+        reader = BatchReader([dataset], preprocessor, quarantine, threads=count)
+        found.append((reader.read(places, 0, 12), [one.error.args for one in list_quarantine(quarantine)]))
+    ((alone, keys), listed), ((shared, shared_keys), shared_listed) = found
+    assert shared_keys == keys and shared_listed == listed and len(listed) == 4
+    assert alone[WEIGHT].tolist() == [1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0]
+    assert shared.keys() == alone.keys()
+    for name, array in alone.items():
+        np.testing.assert_array_equal(shared[name], array)
+
+
 def test_a_batch_of_nothing_but_damaged_samples_is_still_a_batch(tmp_path: Path) -> None:
     corrupt = {(i, "image") for i in range(4)}
     dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS, corrupt=corrupt))
