@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Res
 from ray_mm.config.cache import TrainCache
 from ray_mm.config.fields import FieldSpec, Share
 from ray_mm.config.model import ModelConfig
+from ray_mm.config.optimize import CosineSchedule, OptimizerConfig, Part, ScheduleConfig, check_parts, value_of_part
 from ray_mm.config.source import AnySource, Balance, TrainSources
 
 SETTLED = (
@@ -22,6 +23,7 @@ SETTLED = (
         "train.epochs",
         "train.optimizer",
         "train.schedule",
+        "train.freeze",
         "train.clip_norm",
         "train.modality_dropout",
     ),
@@ -68,40 +70,6 @@ class TrainData(Config):
     """Most that decoded batches may take of Ray's object store while they wait, as a share of it."""
 
 
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerConfig(Config):
-    """The optimizer."""
-
-    name: Literal["adamw"] = "adamw"
-    """AdamW."""
-    lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate."""
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Decoupled weight decay, on matrices only."""
-    betas: tuple[Decay, Decay] = (0.9, 0.98)
-    """Decay of the two moment averages."""
-
-
-class CosineSchedule(Config):
-    """Linear warm-up, then half a cosine down."""
-
-    name: Literal["cosine"] = "cosine"
-    warmup: Fraction = 0.05
-    """Share of all steps spent warming up."""
-    final: Fraction = 0.01
-    """Learning rate at the end, as a share of the peak."""
-
-
-class ConstantSchedule(Config):
-    """Linear warm-up, then constant."""
-
-    name: Literal["constant"] = "constant"
-    warmup: Fraction = 0.0
-    """Share of all steps spent warming up."""
-
-
 class TrainConfig(Config):
     """The training loop."""
 
@@ -109,8 +77,11 @@ class TrainConfig(Config):
     """Passes over the training dataset."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer."""
-    schedule: Annotated[CosineSchedule | ConstantSchedule, Field(discriminator="name")] = CosineSchedule()
+    schedule: ScheduleConfig = CosineSchedule()
     """The learning rate over the steps."""
+    freeze: dict[Part, Fraction] = Field(default={})
+    """Part of the model → the share of the training, from its start, in which it is not trained, such as ``{encoders: 0.2}``;
+    1: never. Parts are named as in ``train.optimizer.parts``."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient. Null: no clipping."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -152,4 +123,14 @@ class TrainJob(Config):
                 f"data.batch_size {self.data.batch_size} is smaller than resources.workers {self.resources.workers}: "
                 "every worker needs at least one sample per step"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_there(self) -> TrainJob:
+        freeze, fields = self.train.freeze, self.model.fields
+        check_parts("train.optimizer.parts", self.train.optimizer.parts, fields)
+        check_parts("train.freeze", freeze, fields)
+        parts = [*(f"encoders.{name}" for name in fields), "fusion", "head"]
+        if all(value_of_part(freeze, part, 0.0) > 0 for part in parts):
+            raise ValueError("train.freeze: every part of the model is frozen at the start; leave one of them out")
         return self

@@ -7,6 +7,7 @@ step.py       one batch: loss, gradients, weights
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 dropout.py    hides present fields at random
 optim.py      the optimizer and its learning rate
+parts.py      parts of the model that are trained at other rates, or not at all for a while
 advice.py     what the training will be like, told before it starts
 shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,88 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typing_extensions import assert_never
 
-from ray_mm.config.train import ConstantSchedule, CosineSchedule, OptimizerConfig
+from ray_mm.config.optimize import (
+    ConstantSchedule,
+    CosineSchedule,
+    LinearSchedule,
+    OptimizerConfig,
+    ScheduleConfig,
+    WsdSchedule,
+)
+
+_MOMENTUM = 0.95
+_FACTOR = "lr_factor"
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); weight decay on matrices, not on biases, norms and tokens."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, factors: Mapping[nn.Parameter, float] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101), or Muon (arXiv 2502.16982) with it.
+
+    Weight decay is on matrices, not on biases, norms and tokens. Muon takes the weights of linear layers, but those of the
+    head, whose rows belong to classes.
+
+    Args:
+        model: all of its parameters, frozen ones among them: they are passed over while they have no gradient.
+        config: of the optimizer.
+        factors: parameter → what its learning rate is multiplied by; 1 for those that are not there.
+    """
+    factors = factors or {}
+    orthogonal = _linear_weights(model) if config.name == "muon" else frozenset()
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        kind = parameter in orthogonal, parameter.ndim >= 2, factors.get(parameter, 1.0)
+        groups.setdefault(kind, []).append(parameter)
+
+    def those(taken: bool) -> list[dict[str, Any]]:
+        return [
+            {"params": parameters, "weight_decay": config.weight_decay if decayed else 0.0, _FACTOR: factor}
+            for (by_muon, decayed, factor), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+            if by_muon == taken
+        ]
+
+    adamw = torch.optim.AdamW(those(False), lr=config.lr, betas=config.betas, fused=True)
+    if not orthogonal:
+        return adamw
+    momentum = _MOMENTUM if config.momentum is None else config.momentum
+    # Its steps as large as AdamW's are, so that one learning rate suits both.
+    muon = torch.optim.Muon(those(True), lr=config.lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+    return _Joined(muon, adamw)
 
 
-def learning_rate(peak: float, schedule: CosineSchedule | ConstantSchedule, step: int, num_steps: int) -> float:
+class _Joined(torch.optim.Optimizer):
+    """Several optimizers over different parameters as one: their groups, their states."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of each."""
+        if closure is not None:
+            raise ValueError("no closure is taken")
+        for part in self._parts:
+            part.step()
+
+
+def _linear_weights(model: nn.Module) -> frozenset[nn.Parameter]:
+    head = getattr(model, "head", None)
+    of_head = frozenset(head.parameters()) if isinstance(head, nn.Module) else frozenset()
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    # Typed as a tensor there.
+    weights = frozenset(weight for module in linear if isinstance(weight := module.weight, nn.Parameter))
+    return weights - of_head
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of a step, each group's multiplied by its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group[_FACTOR]
+
+
+def learning_rate(peak: float, schedule: ScheduleConfig, step: int, num_steps: int) -> float:
     """The learning rate of a step.
 
     Args:
@@ -40,31 +109,47 @@ def learning_rate(peak: float, schedule: CosineSchedule | ConstantSchedule, step
         case ConstantSchedule():
             return peak
         case CosineSchedule():
-            progress = (step - warmup) / max(1, num_steps - warmup)
-            return peak * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+            left = 0.5 * (1 + math.cos(math.pi * _progress(step, warmup, num_steps)))
+        case LinearSchedule():
+            left = 1 - _progress(step, warmup, num_steps)
+        case WsdSchedule():
+            # Better than a line (Hägele et al., arXiv 2405.18392).
+            stable = max(warmup, num_steps - round(schedule.decay * num_steps))
+            left = 1 - math.sqrt(_progress(step, stable, num_steps))
         case _:
             assert_never(schedule)
+    return peak * (schedule.final + (1 - schedule.final) * left)
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Writes an optimizer's state as safetensors, a tensor as ``<parameter's number>.<name>``; settings are the job's."""
-    tensors: dict[str, torch.Tensor] = {}
-    for parameter, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"{parameter}.{name}"] = value.detach().contiguous()
+def _progress(step: int, first: int, last: int) -> float:
+    """From 0 at the first step, or before it, to 1 at the last."""
+    return max(0, step - first) / max(1, last - first)
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]], path: Path) -> None:
+    """Writes an optimizer's state as safetensors, a tensor as ``<parameter>.<what it is>``; settings are the job's.
+
+    Args:
+        optimizer: after any number of steps.
+        names: of its parameters, as the model names them.
+        path: of the file.
+    """
+    tensors = {
+        f"{name}.{what}": value.detach().to("cpu").contiguous()
+        for name, parameter in names
+        for what, value in optimizer.state.get(parameter, {}).items()
+    }
     save_file(tensors, path)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Puts a saved state into an optimizer over the same parameters."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
+def load_optimizer(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]], path: Path) -> None:
+    """Puts a saved state into an optimizer of the same kind, over parameters of the same names."""
+    parameters = dict(names)
     for key, tensor in load_file(path).items():
-        number, _, name = key.partition(".")
+        name, _, what = key.rpartition(".")
+        parameter = parameters[name]
         if tensor.ndim:
             # The fused step takes a parameter's memory and its moments' element by element, whatever their strides say,
             # and a convolution holds its weights as channels_last.
-            laid_out = torch.empty_like(parameters[int(number)], dtype=tensor.dtype, device="cpu", requires_grad=False)
-            tensor = laid_out.copy_(tensor)
-        state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+        optimizer.state[parameter][what] = tensor.to(parameter.device)

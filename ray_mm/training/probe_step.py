@@ -17,6 +17,7 @@ from ray_mm.models.multimodal import build_model
 from ray_mm.training.costs import StepCost
 from ray_mm.training.optim import build_optimizer
 from ray_mm.training.parallel import Ranks, uses_bf16
+from ray_mm.training.parts import learning_rate_factors
 from ray_mm.training.plan import Training
 from ray_mm.training.probe_data import Stopwatch
 from ray_mm.training.step import ValidationSums, train_step
@@ -42,7 +43,8 @@ def probe_step(training: Training, table: pa.Table, rows: int, device: torch.dev
     torch.manual_seed(training.job.seed)
     ranks = Ranks(0, 1, device)
     model = build_model(training.job.model, training.preprocessor).to(device)
-    optimizer = build_optimizer(model, training.job.train.optimizer)
+    config = training.job.train.optimizer
+    optimizer = build_optimizer(model, config, learning_rate_factors(model, config))
     tensors = to_tensors(arrays, share, device)
     item = training.schedule.item(0)
     batch = LoadedBatch(item, tensors, [], item.start, item.start + rows, wait_s=0.0)

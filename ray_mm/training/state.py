@@ -161,7 +161,7 @@ def save_state(
     target = run / "checkpoints" / f"step-{state.step:08d}"
     with atomic_folder(target) as folder:
         save_checkpoint(folder, model, config, preprocessor, state.latest)
-        save_optimizer(optimizer, folder / "optimizer.safetensors")
+        save_optimizer(optimizer, model.named_parameters(), folder / "optimizer.safetensors")
         files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
         write_json(folder / "training.json", {"version": STATE_VERSION, "state": asdict(state), "files": files})
     # One with more steps was passed over as damaged, or this attempt had not begun before it.

@@ -16,8 +16,9 @@ from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import QuarantineBudgetError, TrainingDivergedError
 from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.training.dropout import hide_fields
-from ray_mm.training.optim import learning_rate
+from ray_mm.training.optim import learning_rate, set_learning_rate
 from ray_mm.training.parallel import Ranks, autocast
+from ray_mm.training.parts import train_mode
 from ray_mm.training.plan import Training
 
 
@@ -61,10 +62,11 @@ def train_step(
     bad = position[(position >= 0) & ~present]
     total_weight, met, quarantined = ranks.sum([float(weights.sum()), float((position >= 0).sum()), float(len(bad))])
 
-    model.train()
-    lr = learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, training.schedule.num_steps)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    train_mode(model)
+    set_learning_rate(
+        optimizer,
+        learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, training.schedule.num_steps),
+    )
     with autocast(job.train.precision, ranks.device):
         output = model(tensors)
     losses = loss_per_sample(job.model.task, output, tensors, training.preprocessor)

@@ -25,6 +25,7 @@ from ray_mm.storage import atomic_folder
 from ray_mm.training.ledger import Entry, Ledger
 from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer
 from ray_mm.training.parallel import Ranks
+from ray_mm.training.parts import frozen_parts, learning_rate_factors, set_frozen
 from ray_mm.training.plan import Training
 from ray_mm.training.state import Attempt, TrainingState, initial_state, read_state, require_current, save_state
 from ray_mm.training.step import ValidationSums, diverged, train_step
@@ -49,7 +50,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
     """
     job, schedule = training.job, training.schedule
     model, optimizer, state = _restore(training, ranks, attempt)
-    wrapped = ranks.wrap(model)
+    wrapped, frozen = ranks.wrap(model), frozenset[str]()
     loss_meter = _LossMeter(ranks, has_cache=job.data.cache.decoded is not None)
     validation = ValidationSums(training, ranks)
     with ExitStack() as files:
@@ -58,6 +59,10 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         for batch in batches:
             item = batch.item
             if item.phase == "train":
+                wanted = frozen_parts(job.train.freeze, model.fields, item.step, schedule.num_steps)
+                if wanted != frozen:
+                    set_frozen(model, wanted)
+                    wrapped, frozen = ranks.wrap(model), wanted
                 step = train_step(training, ranks, wrapped, optimizer, batch)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
@@ -111,12 +116,17 @@ def _restore(
     torch.manual_seed(training.job.seed)
     if attempt.checkpoint is None:
         model = build_model(training.job.model, training.preprocessor).to(ranks.device)
-        return model, build_optimizer(model, training.job.train.optimizer), initial_state(training.data_digest)
+        return model, _optimizer(model, training), initial_state(training.data_digest)
     folder = training.run / attempt.checkpoint
     model = load_checkpoint(folder).build().to(ranks.device)
-    optimizer = build_optimizer(model, training.job.train.optimizer)
-    load_optimizer(optimizer, folder / "optimizer.safetensors")
+    optimizer = _optimizer(model, training)
+    load_optimizer(optimizer, model.named_parameters(), folder / "optimizer.safetensors")
     return model, optimizer, read_state(folder)
+
+
+def _optimizer(model: MultimodalModel, training: Training) -> torch.optim.Optimizer:
+    config = training.job.train.optimizer
+    return build_optimizer(model, config, learning_rate_factors(model, config))
 
 
 class _LossMeter:

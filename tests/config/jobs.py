@@ -102,11 +102,23 @@ tasks = st.one_of(
 input_names = names.filter(lambda name: name != "the_label")
 loops = _sometimes(
     epochs=counts,
-    optimizer=_sometimes(lr=positive, weight_decay=st.floats(0, 1), betas=st.tuples(below_one, below_one).map(list)),
+    optimizer=st.one_of(
+        _sometimes(
+            lr=positive,
+            weight_decay=st.floats(0, 1),
+            betas=st.tuples(below_one, below_one).map(list),
+            parts=st.dictionaries(st.sampled_from(["encoders", "fusion", "head"]), positive),
+            layer_decay=st.floats(0.1, 1),
+        ),
+        _with({"name": st.just("muon")}, momentum=st.none() | below_one),
+    ),
     schedule=st.one_of(
         _with({"name": st.just("cosine")}, warmup=shares, final=shares),
+        _with({"name": st.just("linear")}, warmup=shares, final=shares),
         _with({"name": st.just("constant")}, warmup=shares),
+        _with({"name": st.just("wsd")}, warmup=st.floats(0, 0.5), decay=st.floats(0, 0.5), final=shares),
     ),
+    freeze=st.dictionaries(st.sampled_from(["encoders", "fusion"]), shares),
     clip_norm=st.none() | positive,
     precision=st.sampled_from(["auto", "bf16", "fp32"]),
     modality_dropout=below_one,

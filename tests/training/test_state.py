@@ -71,8 +71,9 @@ def test_what_was_saved_comes_back(tmp_path: Path, training: Training) -> None:
     assert loaded.metrics == {"loss": 4.0}
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state[name], tensor)
-    optimizer = build_optimizer(loaded.build(), training.job.train.optimizer)
-    load_optimizer(optimizer, folder / "optimizer.safetensors")
+    model = loaded.build()
+    optimizer = build_optimizer(model, training.job.train.optimizer)
+    load_optimizer(optimizer, model.named_parameters(), folder / "optimizer.safetensors")
     assert all(entry["step"] == 1 for entry in optimizer.state.values())
 
 

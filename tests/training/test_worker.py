@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -253,6 +254,45 @@ def test_an_epoch_that_did_not_meet_every_sample_is_an_error(data: Path) -> None
         run_worker(training, ONE, attempt, short())
 
 
+# --- parts of the model
+
+
+def test_a_part_is_frozen_until_its_share_of_the_training_is_over(data: Path) -> None:
+    frozen = make_training(data, **{"train.freeze": {"encoders": 0.5}, "train.checkpoint_every_steps": 1})
+    attempt = begin_attempt(frozen.run, frozen.data_digest)
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def watched() -> Iterator[LoadedBatch]:
+        for batch in batches(frozen):
+            if batch.item.phase == "train" and batch.item.step > 1:
+                seen.append(load_checkpoint(newest(frozen)).state)
+            yield batch
+
+    run_worker(frozen, ONE, attempt, watched())
+    seen.append(load_checkpoint(newest(frozen)).state)
+    changes = [
+        {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+        for before, after in itertools.pairwise(seen)
+    ]
+    assert changes == [{"fusion", "head"}] * 4 + [{"encoders", "fusion", "head"}] * 5
+
+
+def test_a_training_with_frozen_parts_and_muon_goes_on_as_if_it_had_not_been_killed(data: Path) -> None:
+    settings: dict[str, Any] = {
+        "train.checkpoint_every_steps": 2,
+        "train.freeze": {"encoders.vector": 0.4},
+        "train.optimizer": {"name": "muon", "lr": 0.01, "parts": {"head": 2.0}, "layer_decay": 0.5},
+        "train.schedule": {"name": "wsd"},
+    }
+    calm, killed = (make_training(data, name, **settings) for name in ("calm", "killed"))
+    train(calm)
+    for number in (3, 10):
+        with pytest.raises(Killed):
+            train(killed, stop_before=number)
+    train(killed)
+    assert curve(killed) == pytest.approx(curve(calm), abs=1e-6)
+
+
 # --- several ranks
 
 
@@ -264,6 +304,8 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:
         [_without_dropout(tmp_path, f"{fusion}-{world_size}", fusion) for world_size in (1, 2)]
         for fusion in ("concat", "gated", "cross_attention")
     ]
+    freeze: dict[str, Any] = {"train.freeze": {"encoders.series": 0.5}, "train.optimizer.parts": {"encoders": 0.5}}
+    pairs.append([_without_dropout(tmp_path, f"freeze-{size}", "gated", **freeze) for size in (1, 2)])
     for one, two in pairs:
         train(one)
         begin_attempt(two.run, two.data_digest)
@@ -284,7 +326,7 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:
             assert epoch.exact and epoch.quarantined.sum() == 1
 
 
-def _without_dropout(folder: Path, run: str, fusion: str) -> Training:
+def _without_dropout(folder: Path, run: str, fusion: str, **overrides: Any) -> Training:
     """What is random in a network differs between ranks; which fields are hidden does not."""
     settings: dict[str, Any] = {
         "data.batch_size": 17,  # two ranks get 9 and 8, and 9 and 0 of the last batch of an epoch
@@ -293,7 +335,7 @@ def _without_dropout(folder: Path, run: str, fusion: str) -> Training:
         "train.modality_dropout": 0.3,
         "train.clip_norm": 0.5 if fusion == "concat" else None,
     }
-    return make_training(folder, run, ("series", "vector"), **settings)
+    return make_training(folder, run, ("series", "vector"), **settings, **overrides)
 
 
 def _rank(rank: int, trainings: list[Training], rendezvous: Path) -> None:
