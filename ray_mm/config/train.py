@@ -10,7 +10,15 @@ from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Res
 from ray_mm.config.cache import TrainCache
 from ray_mm.config.fields import FieldSpec, Share
 from ray_mm.config.model import ModelConfig
-from ray_mm.config.optimize import CosineSchedule, OptimizerConfig, Part, ScheduleConfig, check_parts, value_of_part
+from ray_mm.config.optimize import (
+    CosineSchedule,
+    Decay,
+    OptimizerConfig,
+    Part,
+    ScheduleConfig,
+    check_parts,
+    value_of_part,
+)
 from ray_mm.config.source import AnySource, Balance, TrainSources
 
 SETTLED = (
@@ -24,6 +32,7 @@ SETTLED = (
         "train.optimizer",
         "train.schedule",
         "train.freeze",
+        "train.ema",
         "train.clip_norm",
         "train.modality_dropout",
     ),
@@ -84,8 +93,20 @@ class TrainConfig(Config):
     1: never. Parts are named as in ``train.optimizer.parts``."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient. Null: no clipping."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """``auto``: bf16 on a GPU that has it, else fp32."""
+    precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
+    """``auto``: bf16 on a GPU that has it, else fp32. ``fp16`` scales the loss, so that small gradients survive; ``tf32``: fp32
+    whose products a GPU rounds."""
+    micro_batches: int = Field(default=1, ge=1)
+    """Parts into which each worker cuts its share of a batch, one after the other: the same step in less memory."""
+    activation_checkpointing: bool = False
+    """Compute what encoders and fusion found a second time for the gradient instead of keeping it: less memory, a third more
+    time."""
+    compile: bool = False
+    """Compile the model with ``torch.compile``: a slow start, faster steps."""
+    ema: Decay | None = None
+    """Keep a running average of the weights with this decay, such as 0.999; it is what is validated and published."""
+    skip_bad_steps: int = Field(default=0, ge=0)
+    """Steps, of the whole training, that may be left out because their loss or gradient is not finite. The one after ends it."""
     modality_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Chance, per sample and field, that a present field is hidden in training; never all of a sample's fields."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
@@ -122,6 +143,12 @@ class TrainJob(Config):
             raise ValueError(
                 f"data.batch_size {self.data.batch_size} is smaller than resources.workers {self.resources.workers}: "
                 "every worker needs at least one sample per step"
+            )
+        share = -(-self.data.batch_size // self.resources.workers)
+        if self.train.micro_batches > share:
+            raise ValueError(
+                f"train.micro_batches {self.train.micro_batches} is more than the {share} samples that a worker has of a batch; "
+                "lower it, or raise data.batch_size"
             )
         return self
 

@@ -3,7 +3,10 @@
 train.py      the stage: checks the job, starts the workers, shows their progress, writes the result
 plan.py       what every worker is told
 worker.py     the loop, from top to bottom
-step.py       one batch: loss, gradients, weights
+learner.py    the model that learns; one batch: loss, gradients, weights
+average.py    the running average of its weights
+bad_steps.py  steps whose loss is not finite
+validation.py what a validation adds up
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 dropout.py    hides present fields at random
 optim.py      the optimizer and its learning rate

@@ -75,7 +75,7 @@ class StepCost:
         validate_s: seconds of a validation's forward pass.
         batch_size: samples of a step on this worker.
         num_steps: that were measured; those before, for warming up, are not among them.
-        precision: bf16 or fp32.
+        precision: bf16, fp16, tf32 or fp32.
         num_threads: of torch on the CPU.
     """
 

@@ -52,17 +52,24 @@ class Ranks:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """The context of a forward pass: bf16 where it is wanted and there, else as it is."""
-    if uses_bf16(precision, device):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    """The context of a forward pass: half precision where it is wanted and there, else as it is."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(precision, device))
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether ``auto``, ``bf16`` or ``fp32`` means bf16 here."""
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What ``auto`` means here: bf16 on a GPU that has it, else fp32; anything else means itself."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def use_precision(precision: str, device: torch.device) -> None:
+    """Lets a GPU multiply float32 matrices in TF32 if that is wanted, and in no other case."""
+    if device.type == "cuda":
+        wanted = resolve_precision(precision, device) == "tf32"
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        torch.backends.cudnn.allow_tf32 = wanted
 
 
 def use_cores(workers_on_node: int) -> None:

@@ -13,14 +13,12 @@ import torch
 
 from ray_mm.data.blocks import to_arrays
 from ray_mm.data.loader import LoadedBatch, to_tensors
-from ray_mm.models.multimodal import build_model
 from ray_mm.training.costs import StepCost
-from ray_mm.training.optim import build_optimizer
-from ray_mm.training.parallel import Ranks, uses_bf16
-from ray_mm.training.parts import learning_rate_factors
+from ray_mm.training.learner import Learner
+from ray_mm.training.parallel import Ranks, resolve_precision
 from ray_mm.training.plan import Training
 from ray_mm.training.probe_data import Stopwatch
-from ray_mm.training.step import ValidationSums, train_step
+from ray_mm.training.validation import ValidationSums
 
 _WARM_UPS = 3
 _MIN_RUNS = 2
@@ -40,17 +38,14 @@ def probe_step(training: Training, table: pa.Table, rows: int, device: torch.dev
     """
     arrays, share = to_arrays(table), slice(0, rows)
     transfer, _ = _measured(lambda: to_tensors(arrays, share, device), device, seconds / 4)
-    torch.manual_seed(training.job.seed)
     ranks = Ranks(0, 1, device)
-    model = build_model(training.job.model, training.preprocessor).to(device)
-    config = training.job.train.optimizer
-    optimizer = build_optimizer(model, config, learning_rate_factors(model, config))
+    learner = Learner(training, ranks)
     tensors = to_tensors(arrays, share, device)
     item = training.schedule.item(0)
     batch = LoadedBatch(item, tensors, [], item.start, item.start + rows, wait_s=0.0)
-    step, num_steps = _measured(lambda: train_step(training, ranks, model, optimizer, batch), device, seconds)
+    step, num_steps = _measured(lambda: learner.train(batch), device, seconds)
     sums = ValidationSums(training, ranks)
-    validate, _ = _measured(lambda: sums.add(model, tensors, training.job.train.precision), device, seconds / 4)
+    validate, _ = _measured(lambda: sums.add(learner.model, tensors, training.job.train.precision), device, seconds / 4)
     return StepCost(
         transfer_s=transfer.wall_s / rows,
         step_s=step.wall_s / rows,
@@ -58,7 +53,7 @@ def probe_step(training: Training, table: pa.Table, rows: int, device: torch.dev
         validate_s=validate.wall_s / rows,
         batch_size=rows,
         num_steps=num_steps,
-        precision="bf16" if uses_bf16(training.job.train.precision, device) else "fp32",
+        precision=resolve_precision(training.job.train.precision, device),
         num_threads=torch.get_num_threads(),
     )
 

@@ -2,6 +2,7 @@
 
     <run>/checkpoints/step-00000120/   a checkpoint folder (see ``checkpoint``), and
         optimizer.safetensors          the optimizer's state
+        average.safetensors            the average of the weights, where the job keeps one
         training.json                  the cursor (next item), the best metric so far, counts; written last
     <run>/attempts/0002.json           attempt 2 starts at this item from this checkpoint
 
@@ -14,19 +15,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ray_mm.checkpoint import save_checkpoint
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError
-from ray_mm.models.multimodal import MultimodalModel
 from ray_mm.storage import atomic_folder, sha256_file, write_json
-from ray_mm.training.optim import save_optimizer
+from ray_mm.training.learner import Learner
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +46,8 @@ class TrainingState:
         best: the best validation metrics so far, empty before the first validation.
         best_step: when that was.
         latest: the newest validation's metrics, empty before the first.
+        bad_steps: optimizer steps so far whose loss or gradient was not finite, and that were left out.
+        loss_scale: of a training in fp16 (see ``Learner``); empty otherwise.
     """
 
     next_item: int
@@ -59,6 +59,8 @@ class TrainingState:
     best: dict[str, float]
     best_step: int
     latest: dict[str, float]
+    bad_steps: int = 0
+    loss_scale: dict[str, float] = field(default_factory=dict)
 
 
 def initial_state(data_digest: str) -> TrainingState:
@@ -147,8 +149,7 @@ def save_state(
     run: Path,
     attempt: Attempt,
     state: TrainingState,
-    model: MultimodalModel,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     config: ModelConfig,
     preprocessor: Preprocessor,
 ) -> None:
@@ -160,8 +161,8 @@ def save_state(
     require_current(run, attempt)
     target = run / "checkpoints" / f"step-{state.step:08d}"
     with atomic_folder(target) as folder:
-        save_checkpoint(folder, model, config, preprocessor, state.latest)
-        save_optimizer(optimizer, model.named_parameters(), folder / "optimizer.safetensors")
+        save_checkpoint(folder, learner.model, config, preprocessor, state.latest)
+        learner.save(folder)
         files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
         write_json(folder / "training.json", {"version": STATE_VERSION, "state": asdict(state), "files": files})
     # One with more steps was passed over as damaged, or this attempt had not begun before it.

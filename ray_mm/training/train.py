@@ -36,7 +36,7 @@ from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import Placement, cause_of, object_store_bytes, place, ray_session
 from ray_mm.storage import local_path
 from ray_mm.training.advice import warnings
-from ray_mm.training.parallel import Ranks, use_cores
+from ray_mm.training.parallel import Ranks, use_cores, use_precision
 from ray_mm.training.plan import Training
 from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
@@ -186,6 +186,11 @@ class StopAtOnce(ray.train.UserCallback):  # type: ignore[misc]  # Ray is not ty
 def _fit(training: Training) -> None:
     job = training.job
     placement = place(job.resources)
+    if job.train.precision == "tf32" and not placement.gpus_per_worker:
+        raise UsageError(
+            "train.precision: tf32 is a way in which GPUs multiply, and the workers have none; set auto or fp32, or "
+            "resources.gpus_per_worker."
+        )
     limits = store_limits(training, placement)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
@@ -246,6 +251,7 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     use_cores(context.get_local_world_size())
+    use_precision(training.job.train.precision, ranks.device)
     # A barrier for all ranks, after which the attempt is decided.
     shard = ray.train.get_dataset_shard(_FEED)
     attempt = current_attempt(training.run)
@@ -295,6 +301,7 @@ def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
         "num_quarantined": state.total_quarantined,
         "samples_per_s": sorted(line["samples_per_s"] for line in lines)[len(lines) // 2],
         "data_wait": sorted(line["data_wait"] for line in lines)[len(lines) // 2],
+        "bad_steps": state.bad_steps,
         "starts": len(attempt_starts(training.run)),
     }
     best = "best" if (training.run / "best").is_dir() else "last"

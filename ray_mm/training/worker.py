@@ -15,21 +15,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ray_mm.checkpoint import load_checkpoint, save_checkpoint
+from ray_mm.checkpoint import save_checkpoint
 from ray_mm.config.model import ClassifyTask, TaskConfig
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import OrderError, QuarantineBudgetError
-from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.storage import atomic_folder
+from ray_mm.training.bad_steps import BadSteps, diverged
+from ray_mm.training.learner import Learner
 from ray_mm.training.ledger import Entry, Ledger
-from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer
+from ray_mm.training.optim import learning_rate
 from ray_mm.training.parallel import Ranks
-from ray_mm.training.parts import frozen_parts, learning_rate_factors, set_frozen
 from ray_mm.training.plan import Training
 from ray_mm.training.state import Attempt, TrainingState, initial_state, read_state, require_current, save_state
-from ray_mm.training.step import ValidationSums, diverged, train_step
 from ray_mm.training.tracking import Tracker
+from ray_mm.training.validation import ValidationSums
 
 _LOG_EVERY_S = 10.0
 
@@ -49,8 +49,10 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         OrderError: an epoch did not meet every planned sample once.
     """
     job, schedule = training.job, training.schedule
-    model, optimizer, state = _restore(training, ranks, attempt)
-    wrapped, frozen = ranks.wrap(model), frozenset[str]()
+    folder = training.run / attempt.checkpoint if attempt.checkpoint is not None else None
+    state = read_state(folder) if folder is not None else initial_state(training.data_digest)
+    learner = Learner(training, ranks, folder, state.loss_scale)
+    bad_steps = BadSteps(training.run, attempt.number, ranks, job.train.skip_bad_steps)
     loss_meter = _LossMeter(ranks, has_cache=job.data.cache.decoded is not None)
     validation = ValidationSums(training, ranks)
     with ExitStack() as files:
@@ -59,11 +61,8 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         for batch in batches:
             item = batch.item
             if item.phase == "train":
-                wanted = frozen_parts(job.train.freeze, model.fields, item.step, schedule.num_steps)
-                if wanted != frozen:
-                    set_frozen(model, wanted)
-                    wrapped, frozen = ranks.wrap(model), wanted
-                step = train_step(training, ranks, wrapped, optimizer, batch)
+                step = learner.train(batch)
+                bad_steps.add(batch, step.finite)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
                 state = replace(
@@ -80,6 +79,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     _check_epoch(state, training)
                     state = replace(state, trained=0, quarantined=0)
                 if item.ends_phase or loss_meter.due(item.step, job.train.log_every_steps):
+                    state = replace(state, bad_steps=state.bad_steps + bad_steps.look(state.bad_steps))
                     line = loss_meter.read(item.step)
                     line["lr"] = learning_rate(
                         job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps
@@ -87,7 +87,8 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     if tracker is not None:
                         tracker.write("train", item.step, {"epoch": item.epoch + 1, **line})
             else:
-                validation.add(wrapped, batch.tensors, job.train.precision)
+                with learner.averaged():
+                    validation.add(learner.model, batch.tensors, job.train.precision)
                 state = replace(state, next_item=item.number + 1)
                 if item.ends_phase:
                     metrics = validation.read(item.step)
@@ -95,7 +96,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     if is_better(job.model.task, metrics, state.best):
                         state = replace(state, best=metrics, best_step=state.step)
                         if ranks.rank == 0:
-                            _publish(training, attempt, "best", model, metrics)
+                            _publish(training, attempt, "best", learner, metrics)
                     if tracker is not None:
                         tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
                     # Waiting during a validation says nothing about the training.
@@ -103,30 +104,16 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
             if _saves_here(training, batch):
                 # Adds up over the ranks, so it is a barrier, too: every rank's ledger must cover the checkpoint before it
                 # is there.
-                _check_finite(model, ranks, item.step)
+                state = replace(
+                    state,
+                    bad_steps=state.bad_steps + bad_steps.look(state.bad_steps),
+                    loss_scale=learner.loss_scale,
+                )
+                _check_finite(learner.model, ranks, item.step)
                 if ranks.rank == 0:
-                    save_state(training.run, attempt, state, model, optimizer, job.model, training.preprocessor)
+                    save_state(training.run, attempt, state, learner, job.model, training.preprocessor)
         if ranks.rank == 0:
-            _publish(training, attempt, "last", model, state.latest)
-
-
-def _restore(
-    training: Training, ranks: Ranks, attempt: Attempt
-) -> tuple[MultimodalModel, torch.optim.Optimizer, TrainingState]:
-    torch.manual_seed(training.job.seed)
-    if attempt.checkpoint is None:
-        model = build_model(training.job.model, training.preprocessor).to(ranks.device)
-        return model, _optimizer(model, training), initial_state(training.data_digest)
-    folder = training.run / attempt.checkpoint
-    model = load_checkpoint(folder).build().to(ranks.device)
-    optimizer = _optimizer(model, training)
-    load_optimizer(optimizer, model.named_parameters(), folder / "optimizer.safetensors")
-    return model, optimizer, read_state(folder)
-
-
-def _optimizer(model: MultimodalModel, training: Training) -> torch.optim.Optimizer:
-    config = training.job.train.optimizer
-    return build_optimizer(model, config, learning_rate_factors(model, config))
+            _publish(training, attempt, "last", learner, state.latest)
 
 
 class _LossMeter:
@@ -253,9 +240,7 @@ def _saves_here(training: Training, batch: LoadedBatch) -> bool:
     return item.phase == "train" and every is not None and item.step % every == 0
 
 
-def _publish(
-    training: Training, attempt: Attempt, name: str, model: MultimodalModel, metrics: dict[str, float]
-) -> None:
+def _publish(training: Training, attempt: Attempt, name: str, learner: Learner, metrics: dict[str, float]) -> None:
     require_current(training.run, attempt)
-    with atomic_folder(training.run / name) as folder:
-        save_checkpoint(folder, model, training.job.model, training.preprocessor, metrics)
+    with atomic_folder(training.run / name) as folder, learner.averaged():
+        save_checkpoint(folder, learner.model, training.job.model, training.preprocessor, metrics)

@@ -12,8 +12,8 @@ import torch
 
 from ray_mm.checkpoint import load_checkpoint
 from ray_mm.errors import CheckpointError
-from ray_mm.models.multimodal import MultimodalModel, build_model
-from ray_mm.training.optim import build_optimizer, load_optimizer
+from ray_mm.training.learner import Learner
+from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
 from ray_mm.training.state import (
     STATE_VERSION,
@@ -40,16 +40,16 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
     return make_training(folder)
 
 
-def _save(run: Path, training: Training, step: int, attempt: Attempt | None = None) -> tuple[Path, MultimodalModel]:
+def _save(run: Path, training: Training, step: int, attempt: Attempt | None = None) -> tuple[Path, Learner]:
+    learner = Learner(training, Ranks(0, 1, torch.device("cpu")))
     torch.manual_seed(step)
-    model = build_model(training.job.model, training.preprocessor)
-    optimizer = build_optimizer(model, training.job.train.optimizer)
-    for parameter in model.parameters():
+    for parameter in learner.model.parameters():
+        parameter.data += torch.randn_like(parameter)
         parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+    learner.optimizer.step()
     state = replace(initial_state(DIGEST), next_item=step + 1, step=step, latest={"loss": float(step)})
-    save_state(run, attempt or current_attempt(run), state, model, optimizer, training.job.model, training.preprocessor)
-    return run / "checkpoints" / f"step-{step:08d}", model
+    save_state(run, attempt or current_attempt(run), state, learner, training.job.model, training.preprocessor)
+    return run / "checkpoints" / f"step-{step:08d}", learner
 
 
 def _steps(run: Path) -> list[int]:
@@ -63,18 +63,16 @@ def test_a_run_begins_at_the_first_item_without_a_checkpoint(tmp_path: Path) -> 
 
 def test_what_was_saved_comes_back(tmp_path: Path, training: Training) -> None:
     begin_attempt(tmp_path, DIGEST)
-    folder, model = _save(tmp_path, training, 4)
+    folder, learner = _save(tmp_path, training, 4)
     state = TrainingState(5, 4, DIGEST, 0, 0, 0, {}, 0, {"loss": 4.0})
     assert find_start(tmp_path, DIGEST) == (folder, state)
     assert begin_attempt(tmp_path, DIGEST) == Attempt(2, 5, "checkpoints/step-00000004")
-    loaded = load_checkpoint(folder)
-    assert loaded.metrics == {"loss": 4.0}
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state[name], tensor)
-    model = loaded.build()
-    optimizer = build_optimizer(model, training.job.train.optimizer)
-    load_optimizer(optimizer, model.named_parameters(), folder / "optimizer.safetensors")
-    assert all(entry["step"] == 1 for entry in optimizer.state.values())
+    assert load_checkpoint(folder).metrics == {"loss": 4.0}
+    loaded = Learner(training, Ranks(0, 1, torch.device("cpu")), folder)
+    for (name, one), other in zip(learner.model.named_parameters(), loaded.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+        for what, value in learner.optimizer.state[one].items():
+            assert torch.equal(value, loaded.optimizer.state[other][what]), (name, what)
 
 
 def test_attempts_are_numbered_on_and_all_their_starts_are_kept(tmp_path: Path, training: Training) -> None:

@@ -68,6 +68,13 @@ def test_a_training_leaves_checkpoints_metrics_and_an_exact_ledger(local_ray: No
 
 
 @pytest.mark.ray
+def test_tf32_is_refused_where_there_is_no_gpu(local_ray: None, data: Path) -> None:
+    with pytest.raises(UsageError, match=r"train\.precision: tf32 .* the workers have none"):
+        run_train(train_job(data, **{"train.precision": "tf32"}))
+    assert not (data / "run" / "attempts").exists()
+
+
+@pytest.mark.ray
 def test_with_decoded_samples_kept_it_learns_the_same(
     local_ray: None, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

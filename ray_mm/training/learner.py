@@ -1,0 +1,221 @@
+"""What a training changes, and one step of it: the weights, the optimizer's state, the average of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from ray_mm.checkpoint import load_checkpoint
+from ray_mm.data.fields import POSITION, WEIGHT
+from ray_mm.data.loader import LoadedBatch
+from ray_mm.data.order import stable_hash
+from ray_mm.errors import RayMMError
+from ray_mm.models.losses import loss_per_sample, sample_weights
+from ray_mm.models.multimodal import MultimodalModel, build_model
+from ray_mm.training.average import WeightAverage
+from ray_mm.training.dropout import hide_fields
+from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer, save_optimizer, set_learning_rate
+from ray_mm.training.parallel import Ranks, autocast, resolve_precision
+from ray_mm.training.parts import frozen_parts, learning_rate_factors, model_parts, set_frozen, train_mode
+from ray_mm.training.plan import Training
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGE_FILE = "average.safetensors"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step met.
+
+    Attributes:
+        loss_sum: this rank's weighted sum of losses, a scalar on its device; 0 of a step that was left out.
+        weight_sum: this rank's sum of weights, likewise.
+        finite: whether its loss and gradient were finite, a bool on the device.
+        met: samples of all ranks.
+        quarantined: those of them that can't be read.
+        quarantined_here: positions of this rank's.
+    """
+
+    loss_sum: Tensor
+    weight_sum: Tensor
+    finite: Tensor
+    met: int
+    quarantined: int
+    quarantined_here: tuple[int, ...]
+
+
+class Learner:
+    """A model that learns.
+
+    Args:
+        training: what to do.
+        ranks: this worker's place.
+        checkpoint: folder that it goes on from; None: fresh weights, drawn with the job's seed.
+        loss_scale: what ``loss_scale`` said when that was saved.
+
+    Attributes:
+        model: not wrapped for its ranks.
+        optimizer: of its parameters.
+
+    Raises:
+        RayMMError: the model is to be compiled, and there is no compiler.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        ranks: Ranks,
+        checkpoint: Path | None = None,
+        loss_scale: Mapping[str, float] | None = None,
+    ) -> None:
+        self._training = training
+        self._ranks = ranks
+        config = training.job.train
+        torch.manual_seed(training.job.seed)
+        if checkpoint is None:
+            self.model = build_model(training.job.model, training.preprocessor).to(ranks.device)
+        else:
+            self.model = load_checkpoint(checkpoint).build().to(ranks.device)
+        self.optimizer = build_optimizer(
+            self.model, config.optimizer, learning_rate_factors(self.model, config.optimizer)
+        )
+        self._average = WeightAverage(self.model, config.ema) if config.ema is not None else None
+        half = resolve_precision(config.precision, ranks.device) == "fp16"
+        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=half)
+        if checkpoint is not None:
+            load_optimizer(self.optimizer, self.model.named_parameters(), checkpoint / OPTIMIZER_FILE)
+            if self._average is not None:
+                self._average.load(checkpoint / AVERAGE_FILE)
+            # Another precision may have been set since.
+            if half and loss_scale:
+                self._scaler.load_state_dict(dict(loss_scale))
+        if config.activation_checkpointing:
+            _recompute(self.model)
+        if config.compile:
+            _require_compiler(ranks.device)
+            self.model.compile()
+        self._frozen = frozenset[str]()
+        self._wrapped = ranks.wrap(self.model)
+
+    @property
+    def loss_scale(self) -> dict[str, float]:
+        """What the loss is multiplied by in half precision, and when that changes; empty otherwise."""
+        return dict(self._scaler.state_dict())
+
+    def train(self, batch: LoadedBatch) -> Step:
+        """Forward, backward, and one step of the optimizer: all that is done with a training batch.
+
+        Args:
+            batch: this rank's share of a global batch.
+        """
+        job, item, ranks = self._training.job, batch.item, self._ranks
+        num_steps = self._training.schedule.num_steps
+        self._freeze(frozen_parts(job.train.freeze, self.model.fields, item.step, num_steps))
+        # Dropout differs between steps and ranks, and is the same again after a resume.
+        torch.manual_seed(stable_hash(job.seed, item.step, ranks.rank) % (1 << 63))
+        tensors = hide_fields(batch.tensors, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch)
+        weights = sample_weights(job.model.task, tensors)
+        position, present = tensors[POSITION].cpu(), tensors[WEIGHT].cpu() > 0
+        bad = position[(position >= 0) & ~present]
+        total_weight, met, quarantined = ranks.sum(
+            [float(weights.sum()), float((position >= 0).sum()), float(len(bad))]
+        )
+
+        train_mode(self._wrapped)
+        set_learning_rate(
+            self.optimizer, learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, num_steps)
+        )
+        loss_sum = torch.zeros((), device=ranks.device)
+        rows = -(-len(position) // job.train.micro_batches)
+        for start in range(0, len(position), rows):
+            part = {name: tensor[start : start + rows] for name, tensor in tensors.items()}
+            # DDP averages over the ranks; each rank's share of the global batch may differ.
+            loss_sum += self._backward(
+                part, ranks.world_size / max(total_weight, 1.0), last=start + rows >= len(position)
+            )
+        finite = self._clip()
+        if self._scaler.is_enabled():
+            # There a gradient that is too large for half precision is no fault: the scale is lowered.
+            finite = loss_sum.isfinite()
+        skips = job.train.skip_bad_steps > 0 and not bool(finite)
+        if self._scaler.is_enabled() or not skips:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+            if self._average is not None:
+                self._average.update(item.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        weight_sum = weights.sum()
+        if skips:
+            loss_sum, weight_sum = torch.zeros_like(loss_sum), torch.zeros_like(weight_sum)
+        return Step(loss_sum, weight_sum, finite, round(met), round(quarantined), tuple(int(p) for p in bad))
+
+    def _backward(self, tensors: dict[str, Tensor], factor: float, last: bool) -> Tensor:
+        """Adds the gradients of some samples; exchanges those of all so far with the other ranks after the last ones.
+
+        Returns:
+            The weighted sum of their losses.
+        """
+        task, wrapped = self._training.job.model.task, self._wrapped
+        weights = sample_weights(task, tensors)
+        later = isinstance(wrapped, DistributedDataParallel) and not last
+        with wrapped.no_sync() if later else contextlib.nullcontext():  # type: ignore[operator]
+            with autocast(self._training.job.train.precision, self._ranks.device):
+                output = wrapped(tensors)
+            losses = loss_per_sample(task, output, tensors, self._training.preprocessor)
+            # A sample without weight may hold anything, even what makes its loss infinite.
+            loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
+            self._scaler.scale(loss_sum * factor).backward()  # type: ignore[no-untyped-call]
+        return loss_sum.detach()
+
+    def _clip(self) -> Tensor:
+        """Limits the norm of the gradient, and says whether it is finite."""
+        largest = self._training.job.train.clip_norm
+        self._scaler.unscale_(self.optimizer)
+        trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        if largest is not None:
+            nn.utils.clip_grads_with_norm_(trained, largest, norm)
+        return norm.isfinite()
+
+    def _freeze(self, frozen: frozenset[str]) -> None:
+        if frozen != self._frozen:
+            set_frozen(self.model, frozen)
+            self._wrapped, self._frozen = self._ranks.wrap(self.model), frozen
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the model has the average of its weights, where the job keeps one: to be scored, and published."""
+        with self._average.in_place() if self._average is not None else contextlib.nullcontext():
+            yield
+
+    def save(self, folder: Path) -> None:
+        """Writes what a resumed training needs beside the weights."""
+        save_optimizer(self.optimizer, self.model.named_parameters(), folder / OPTIMIZER_FILE)
+        if self._average is not None:
+            self._average.save(folder / AVERAGE_FILE)
+
+
+def _recompute(model: MultimodalModel) -> None:
+    """Lets the encoders and the fusion forget what they computed, and compute it again for the gradient."""
+    for part, module in model_parts(model).items():
+        if part != "head":
+            module.forward = functools.partial(recomputed, module.forward, use_reentrant=False)
+
+
+def _require_compiler(device: torch.device) -> None:
+    compilers = [os.environ.get("CXX", "g++"), "clang++"]
+    if device.type == "cpu" and not any(shutil.which(compiler) for compiler in compilers):
+        raise RayMMError(
+            f"train.compile: there is no C++ compiler ({' or '.join(compilers)}) where the workers run, and compiling for a CPU "
+            "needs one; install it on every node, or leave train.compile out."
+        )
