@@ -122,8 +122,7 @@ def _csv_header(table: Path) -> list[str]:
 def _columns(job: PreprocessJob) -> Iterator[tuple[str, str]]:
     """Every column that the job names, and the key that names it."""
     for field in job.fields:
-        given = job.columns.get(field, field)
-        for column in given if isinstance(given, tuple) else (given,):
+        for column in job.columns_of(field):
             yield (f"columns.{field}" if field in job.columns else f"fields.{field}"), column
     if job.key is not None:
         yield "key", job.key

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_mm.config.base import Config, Fraction
 
@@ -120,6 +120,42 @@ class VideoField(Config):
         return self
 
 
+class SeriesStream(Config):
+    """One sensor of a series that is made of several: where its values lie, and their times."""
+
+    member: str = Field(min_length=1, max_length=200)
+    """In a table the column whose cells hold it; in tars the suffix of its members, such as ``imu.npy``."""
+    path: Paths | None = None
+    """Where the values lie in the member; several become channels side by side. Unset: the whole member."""
+    time_path: Paths | None = None
+    """Where the times of the steps lie, in seconds: one for all of ``path``, or one each."""
+    time_member: str | None = Field(default=None, min_length=1, max_length=200)
+    """Another column or suffix, where the times lie in a member of their own: at ``time_path``, or the whole of it."""
+    source_rate_hz: float | None = Field(default=None, gt=0)
+    """Steps per second of members without times; their first step is then at 0 s."""
+
+    @field_validator("member", "time_member")
+    @classmethod
+    def _without_a_dot(cls, name: str | None) -> str | None:
+        if name is not None and name.startswith("."):
+            raise ValueError(f"write {name.lstrip('.')!r}, without a dot before it")
+        return name
+
+    @model_validator(mode="after")
+    def _has_one_clock(self) -> SeriesStream:
+        timed = self.time_path is not None or self.time_member is not None
+        if timed == (self.source_rate_hz is not None):
+            raise ValueError(
+                "a stream is put in its place by the times of its steps (time_path, time_member) or by their rate "
+                "(source_rate_hz); give one of the two"
+            )
+        if self.time_member == self.member:
+            raise ValueError("time_member is the stream's own member; say with time_path where in it the times lie")
+        if len(names_of(self.time_path)) not in (0, 1, max(1, len(names_of(self.path)))):
+            raise ValueError("time_path must be one, or as many as path")
+        return self
+
+
 class SeriesField(Config):
     """A sensor time series: float32 [max_length, channels] and a length in steps."""
 
@@ -129,13 +165,33 @@ class SeriesField(Config):
     max_length: int | None = Field(default=None, ge=1)
     """Longer series are cut, shorter ones padded, in steps. Unset: the longest of the data, at most 4,096."""
     rate_hz: float | None = Field(default=None, gt=0)
-    """Steps per second after decoding. Resampled to it if ``time_path`` or ``source_rate_hz`` is known. Unset: not known."""
+    """Steps per second after decoding. Resampled to it if times or ``source_rate_hz`` are known. Unset: not known."""
     source_rate_hz: float | None = Field(default=None, gt=0)
     """Steps per second of the members, where they have no times. Unset: that of ``rate_hz``."""
     path: Paths | None = None
     """Where the values lie in an NPZ, JSON or CSV member; several become channels side by side. Unset: the whole member."""
     time_path: Paths | None = None
     """Where the times of the steps lie, in seconds: one for all of ``path``, or one each. Unset: there are none."""
+    streams: Annotated[tuple[SeriesStream, ...], Field(min_length=1, max_length=64)] | None = None
+    """Sensors that lie in members or columns of their own; aligned by their times, they are put side by side at ``rate_hz``.
+    Unset: all lies in one member."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members or columns that ``streams`` name, each once, in their order; empty where there are no streams."""
+        named = [name for stream in self.streams or () for name in (stream.member, stream.time_member)]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @model_validator(mode="after")
+    def _streams_say_where_they_lie(self) -> SeriesField:
+        if self.streams is None:
+            return self
+        own = [key for key in ("path", "time_path", "source_rate_hz") if getattr(self, key) is not None]
+        if own:
+            raise ValueError(f"with streams every stream says its own {own[0]}; move {', '.join(own)} there")
+        if self.rate_hz is None:
+            raise ValueError("streams need rate_hz, the steps per second that all of them are brought to")
+        return self
 
     @model_validator(mode="after")
     def _times_need_a_rate(self) -> SeriesField:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ray_mm.config.base import Config, Fraction, Location, Name, Resources, Size
-from ray_mm.config.fields import FieldSpec
+from ray_mm.config.fields import FieldSpec, SeriesField
 
 
 class SplitByColumn(Config):
@@ -60,7 +60,7 @@ class PreprocessJob(Config):
     fields: dict[Name, FieldSpec] = Field(min_length=1)
     """The fields of a sample. A field is read from the column of its name unless ``columns`` says otherwise."""
     columns: dict[Name, str | tuple[str, ...]] = Field(default={})
-    """Field → column, where they differ; for a ``vector`` a list of columns."""
+    """Field → column, where they differ; for a ``vector`` a list of columns. The ``streams`` of a series name their own."""
     key: str | None = None
     """Column with a unique name per sample, without dots. Unset: the row's number, from 1."""
     splits: Annotated[SplitByColumn | SplitByHash, Field(discriminator="by")] = SplitByHash()
@@ -90,6 +90,11 @@ class PreprocessJob(Config):
             raise ValueError(
                 "splits: tars have no columns; divide by hash without a group, or name the shards of each split"
             )
+        streamed = next((field for field in self.fields if self.shards is not None and self.is_streamed(field)), None)
+        if streamed is not None:
+            raise ValueError(
+                f"fields.{streamed}.streams: streams are for a table; the tars of shards are read as they lie there"
+            )
         if isinstance(self.shards, dict) and self.splits != SplitByHash():
             raise ValueError("splits: shards say already which split they are of; remove splits")
         return self
@@ -99,6 +104,7 @@ class PreprocessJob(Config):
         for field, column in self.columns.items():
             if field not in self.fields:
                 raise ValueError(f"columns.{field}: no such field; fields are {', '.join(sorted(self.fields))}")
+            self._require_no_streams("columns", field)
             if isinstance(column, tuple) and self.fields[field].type != "vector":
                 raise ValueError(f"columns.{field}: only a vector takes a list of columns")
         return self
@@ -121,16 +127,40 @@ class PreprocessJob(Config):
         for field in self.members:
             if field not in self.fields:
                 raise ValueError(f"members.{field}: no such field; fields are {', '.join(sorted(self.fields))}")
+            self._require_no_streams("members", field)
+        for field in self.fields if self.shards is not None else ():
             for suffix in self.suffixes(field) or ():
                 if suffix.rpartition(".")[2].lower() in PICKLED:
+                    key = f"members.{field}" if field in self.members else f"fields.{field}.streams"
                     raise ValueError(
-                        f"members.{field}: .{suffix} members are pickled; reading one runs the code in it, so they are never "
+                        f"{key}: .{suffix} members are pickled; reading one runs the code in it, so they are never "
                         "loaded. Convert them to .npy or .npz"
                     )
         return self
 
+    def _require_no_streams(self, key: str, field: str) -> None:
+        if self.is_streamed(field):
+            raise ValueError(
+                f"{key}.{field}: fields.{field}.streams says with member which {key} it is made of; remove {key}.{field}"
+            )
+
+    def is_streamed(self, field: str) -> bool:
+        """Whether a field is a series of several streams."""
+        spec = self.fields[field]
+        return isinstance(spec, SeriesField) and spec.streams is not None
+
+    def columns_of(self, field: str) -> tuple[str, ...]:
+        """The columns of a table that a field is made of."""
+        spec, given = self.fields[field], self.columns.get(field, field)
+        if isinstance(spec, SeriesField) and spec.streams is not None:
+            return spec.members
+        return given if isinstance(given, tuple) else (given,)
+
     def suffixes(self, field: str) -> tuple[str, ...] | None:
-        """The suffixes that ``members`` names for a field, without a dot before them; None where it names none."""
+        """The suffixes that ``members`` or its streams name for a field, without a dot before them; None where none are."""
+        spec = self.fields[field]
+        if isinstance(spec, SeriesField) and spec.streams is not None:
+            return spec.members
         given = self.members.get(field)
         names = (given,) if isinstance(given, str) else given
         return None if names is None else tuple(name.removeprefix(".") for name in names)

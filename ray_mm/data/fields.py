@@ -138,7 +138,7 @@ def _optional(spec: FieldSpec) -> set[str]:
             return {"random_crop", "rate_hz"}
         case SeriesField():
             # Without times, a series' rate only labels an axis.
-            return {"path", "time_path", "rate_hz", "source_rate_hz"}
+            return {"path", "time_path", "rate_hz", "source_rate_hz", "streams"}
         case LabelField():
             return {"path", "classes"} if spec.target == "number" else {"path"}
         case _:
@@ -177,7 +177,7 @@ def _fixed_by_data(spec: FieldSpec) -> set[str]:
         case TextField():
             return {"vocabulary_size", "path"}
         case SeriesField():
-            lies = {"channels", "source_rate_hz", "path", "time_path"}
+            lies = {"channels", "source_rate_hz", "path", "time_path", "streams"}
             # Only what has times, or a rate that is known, can be resampled.
             return lies if spec.source_rate_hz or spec.time_path else lies | {"rate_hz"}
         case PointsField():

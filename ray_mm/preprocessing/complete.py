@@ -93,6 +93,7 @@ def _complete(name: str, spec: FieldSpec, found: FieldSummary, text: TextFacts |
                 "source_rate_hz": spec.rate_hz,
                 "path": None,
                 "time_path": None,
+                "streams": None,
             }
         case PointsField():
             update = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.config.fields import FieldSpec
+from ray_mm.config.fields import FieldSpec, SeriesField
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.summary import BadCell
 from ray_mm.preprocessing.table import Source, listing
@@ -29,13 +29,19 @@ MISSING = -2
 
 @dataclass(frozen=True)
 class FileStates:
-    """The files that one field's cells name.
+    """The files that one field's cells name in one column.
 
     Attributes:
+        field: its name.
+        number: of the column, among those of the field.
+        column: its name.
         sizes: int64 [rows], bytes; ``NO_FILE`` or ``MISSING``.
         times: int64 [rows], time of the last change in ns; 0 where there is no file.
     """
 
+    field: str
+    number: int
+    column: str
     sizes: npt.NDArray[np.int64]
     times: npt.NDArray[np.int64]
 
@@ -55,6 +61,9 @@ def file_named(spec: FieldSpec, cell: Any) -> str | None:
 def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str) -> dict[str, FileStates]:
     """Asks the file system about every file that the table names.
 
+    Returns:
+        Field, and for a series of streams ``<field>.<column>`` → its files.
+
     Raises:
         UsageError: a picture's or recording's cell is no path; or files are missing and ``on_missing`` is ``error``.
     """
@@ -62,32 +71,34 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
     missing: list[tuple[int, str]] = []
     num_missing = 0
     known: dict[str, _State] = {}
-    for field, spec in sorted(fields.items()):
-        if spec.type in ("text", "label") or len(source.columns[field]) > 1:
-            continue
-        (column,) = source.columns[field]
+    for key, field, number in _columns_of_files(source, fields):
+        spec, column = fields[field], source.columns[field][number]
         cells = source.values(column)
         names = [file_named(spec, cell) for cell in cells]
         if spec.type in ("image", "audio", "video"):
             _require_paths(source, field, column, cells)
         _look(source.root, sorted({name for name in names if name is not None} - known.keys()), known)
         states = [_NOT_NAMED if name is None else known[name] for name in names]
-        found[field] = FileStates(
-            np.array([state.size for state in states], np.int64), np.array([state.time for state in states], np.int64)
+        found[key] = FileStates(
+            field,
+            number,
+            column,
+            np.array([state.size for state in states], np.int64),
+            np.array([state.time for state in states], np.int64),
         )
-        rows = np.flatnonzero(found[field].sizes == MISSING)
+        rows = np.flatnonzero(found[key].sizes == MISSING)
         num_filled = sum(cell is not None and cell != "" for cell in cells)
         if on_missing == "absent" and len(rows) == num_filled >= _SURELY_WRONG:
             row = int(rows[0])
-            key = f"fields.{field}" if column == field else f"columns.{field}"
+            named_by = f"fields.{field}" if key != field or column == field else f"columns.{field}"
             raise UsageError(
-                f"{key}: none of the {len(rows):,} cells of column {column!r} of {source.path} names a usable file "
+                f"{named_by}: none of the {len(rows):,} cells of column {column!r} of {source.path} names a usable file "
                 f"(row {row + 1}: {source.root / str(names[row])}: {states[row].problem}); is it the right column? If it is, "
                 f"say with root: which folder its paths start from (now {source.root})."
             )
         num_missing += len(rows)
         missing += [
-            (int(row), f"row {row + 1} {field} {source.root / str(names[row])} ({states[row].problem})")
+            (int(row), f"row {row + 1} {key} {source.root / str(names[row])} ({states[row].problem})")
             for row in rows[:3]
         ]
     if num_missing and on_missing == "error":
@@ -102,14 +113,23 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
 def missing_cells(source: Source, files: dict[str, FileStates]) -> list[BadCell]:
     """Every cell whose file is not there, with what is wrong with it."""
     cells = []
-    for field, states in files.items():
-        (column,) = source.columns[field]
-        names = source.table.column(column)
+    for states in files.values():
+        names = source.table.column(states.column)
         for row in np.flatnonzero(states.sizes == MISSING).tolist():
             name = names[row].as_py()
             problem = _state(source.root, name).problem or "was not there when the run began"
-            cells.append(BadCell(row=row + 1, field=field, reason=f"{source.root / name}: {problem}"))
+            cells.append(BadCell(row=row + 1, field=states.field, reason=f"{source.root / name}: {problem}"))
     return cells
+
+
+def _columns_of_files(source: Source, fields: Mapping[str, FieldSpec]) -> Iterator[tuple[str, str, int]]:
+    """Every column whose cells may name files: its key, its field, and its number among the field's columns."""
+    for field, spec in sorted(fields.items()):
+        if isinstance(spec, SeriesField) and spec.streams is not None:
+            for number, column in enumerate(spec.members):
+                yield f"{field}.{column}", field, number
+        elif spec.type not in ("text", "label") and len(source.columns[field]) == 1:
+            yield field, field, 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     image, audio, video  a path; the file's bytes as they are, its extension from its first bytes, checked by its header
     text            the value
+    series of streams  a path or a list per column                        → float32 [T, C] as NPY, aligned by their times
     series, points  a path of a file of numbers, a nested list, or one as JSON  → float32 [T, C] or [N, C] as NPY
     vector          columns, a number, a list, one as JSON, or a path           → float32 [size] as NPY
     label           a class → its number; a number → as it is
@@ -35,10 +36,11 @@ from ray_mm.config.fields import (
 )
 from ray_mm.data.decode.arrays import as_finite
 from ray_mm.data.decode.audio import recording_length
-from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.numeric import class_text, decode_label, read_points, read_series, read_vector
+from ray_mm.data.decode.streams import read_streams
 from ray_mm.data.decode.video import video_shape
 
 FloatArray = npt.NDArray[np.float32]
@@ -78,13 +80,13 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
 """Field type → the extensions that its members can have."""
 
 
-def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Member | None:
+def member_of(spec: FieldSpec, cells: Sequence[Any], paths: Sequence[Path | None]) -> Member | None:
     """Makes a member of a field's cells.
 
     Args:
         spec: the field; of a class label with its classes.
-        cells: one, or one per column of a vector.
-        path: the file that the cell names, or None where it holds the value itself.
+        cells: one, or one per column of a vector or of a series of streams.
+        paths: the file that each cell names, or None where it holds the value itself.
 
     Returns:
         The member, or None where the field is absent.
@@ -95,7 +97,7 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
     """
     if any(cell is None or cell == "" for cell in cells):
         return None
-    cell = cells[0]
+    cell, path = cells[0], paths[0]
     match spec:
         case ImageField():
             assert path is not None, "files.require_paths comes first"
@@ -117,6 +119,9 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], path: Path | None) -> Membe
             return Member(extension, payload, (height, width), seconds)
         case TextField():
             return Member("txt", _text(cell).encode())
+        case SeriesField() if spec.streams is not None:
+            named = zip(spec.members, cells, paths, strict=True)
+            return _rows(read_streams({name: _of_stream(name, *cell) for name, *cell in named}, spec), spec)
         case SeriesField():
             return _rows(read_series(_payload(cell, path), spec), spec)
         case PointsField():
@@ -149,6 +154,15 @@ def _payload(cell: Any, path: Path | None) -> bytes:
     if isinstance(cell, str):
         return cell.encode()
     return _npy(as_finite(cell))
+
+
+def _of_stream(name: str, cell: Any, path: Path | None) -> bytes:
+    try:
+        return _payload(cell, path)
+    except DecodeError as error:
+        raise StreamError((name,), str(error)) from None
+    except OSError as error:
+        raise StreamError((name,), error.strerror or str(error)) from None
 
 
 def _number(cell: Any) -> float:

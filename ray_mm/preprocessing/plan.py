@@ -46,7 +46,7 @@ class Plan:
 
     Attributes:
         source: the table.
-        files: field → the files that its cells name.
+        files: the files that the cells of each column name, see ``files.look_at_files``.
         settings: for every shard; its class labels have their classes.
         splits: in the order of the job, or sorted where a column names them.
         rows: split → its rows, from 0.
@@ -91,8 +91,8 @@ class Plan:
                 columns[cell_column(field, number)] = (
                     self.source.table.column(name).take(pa.array(rows)).combine_chunks()
                 )
-            if field in self.files:
-                columns[size_column(field)] = pa.array(self.files[field].sizes[rows])
+        for states in self.files.values():
+            columns[size_column(states.field, states.number)] = pa.array(states.sizes[rows])
         return pa.table(columns)
 
     def texts(self, field: str, split: str) -> list[str]:
@@ -112,7 +112,7 @@ def plan_job(job: PreprocessJob) -> Plan:
     for field, spec in fields.items():
         if isinstance(spec, LabelField) and spec.target == "class":
             fields[field] = spec.model_copy(update={"classes": label_classes(source, field, spec)})
-        elif spec.type == "label" or len(source.columns[field]) > 1:
+        elif spec.type == "label" or (spec.type == "vector" and len(source.columns[field]) > 1):
             require_numbers(source, field)
     files = look_at_files(source, fields, job.on_missing)
     filled = [row for row, any_field in enumerate(_filled(source, files)) if any_field]
@@ -156,8 +156,9 @@ def _filled(source: Source, files: Mapping[str, FileStates]) -> npt.NDArray[np.b
         there = np.ones(source.table.num_rows, np.bool_)
         for name in names:
             there &= np.array([value is not None and value != "" for value in source.values(name)], np.bool_)
-        if field in files:
-            there &= files[field].sizes != MISSING
+        for states in files.values():
+            if states.field == field:
+                there &= states.sizes != MISSING
         filled |= there
     return filled
 
@@ -212,16 +213,20 @@ def _sample_sizes(
 ) -> npt.NDArray[np.int64]:
     """Bytes of each row's sample in a tar, int64 [rows]; estimated where the cell holds an array."""
     total = np.zeros(source.table.num_rows, np.int64)
+    of_files: dict[str, npt.NDArray[np.int64]] = {}
+    for states in files.values():
+        # A cell that holds an array itself is taken to be as large as its column's average.
+        average = source.table.column(states.column).nbytes // len(total)
+        payload = np.where(states.sizes >= 0, states.sizes, average)
+        of_files[states.field] = of_files.get(states.field, 0) + payload
     for field, spec in fields.items():
         names = source.columns[field]
         if spec.type == "text":
             payload = np.array([len(class_text(value).encode()) for value in source.values(names[0])], np.int64)
-        elif spec.type == "label" or len(names) > 1:
-            payload = np.full(len(total), 128 + 4 * len(names), np.int64)
+        elif field in of_files:
+            payload = of_files[field]
         else:
-            # A cell that holds an array itself is taken to be as large as its column's average.
-            average = source.table.column(names[0]).nbytes // len(total)
-            payload = np.where(files[field].sizes >= 0, files[field].sizes, average)
+            payload = np.full(len(total), 128 + 4 * len(names), np.int64)
         total += _BLOCK + -(-payload // _BLOCK) * _BLOCK
     return total
 

@@ -40,7 +40,7 @@ class Source:
         root: folder that paths in the table are relative to.
         digest: hex SHA-256 of the table's bytes.
         table: all rows, all columns.
-        columns: field → its columns: one, or several for a vector.
+        columns: field → its columns: one, or several for a vector or a series of streams.
         keys: a unique name per row.
     """
 
@@ -68,10 +68,7 @@ def open_source(job: PreprocessJob) -> Source:
     table = read_table(path)
     if table.num_rows == 0:
         raise UsageError(f"table: {path} has no rows; expected one per sample.")
-    columns = {}
-    for field in job.fields:
-        given = job.columns.get(field, field)
-        columns[field] = given if isinstance(given, tuple) else (given,)
+    columns = {field: job.columns_of(field) for field in job.fields}
     for column, what in _named_columns(job, columns):
         if column not in table.column_names:
             raise UsageError(f"{what}: {path} {no_column(column, table.column_names)}")

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from ray_mm.config.fields import FieldSpec, LabelField
-from ray_mm.data.decode.error import DecodeError
+from ray_mm.config.fields import FieldSpec, LabelField, SeriesField
+from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.decode.numeric import decode_label
 from ray_mm.data.index import Labels, ShardIndex, as_labels
 from ray_mm.data.sidecar import index_path, read_index, write_index
@@ -63,7 +63,7 @@ def write_shard(rows: pa.Table, plan: ShardPlan, settings: WriteSettings) -> Sha
 
     Args:
         rows: the shard's rows in their order: ``key``, ``row`` (from 1), ``cell:<field>:<column number>`` and
-            ``size:<field>`` (planned size of the file that the cell names).
+            ``size:<field>:<column number>`` (planned size of the file that the cell names).
         plan: the shard.
         settings: of the job.
 
@@ -190,18 +190,21 @@ class _Collector:
 
     def _member(self, name: str, spec: FieldSpec, row: dict[str, Any]) -> Member | None:
         cells = [row[cell_column(name, number)] for number in range(self._settings.num_columns[name])]
-        named = file_named(spec, cells[0]) if len(cells) == 1 else None
-        if named is not None and row[size_column(name)] == MISSING:
+        sizes: list[int | None] = [row.get(size_column(name, number)) for number in range(len(cells))]
+        if MISSING in sizes:
             self._fields[name].add_unusable(row["row"], None)
             return None
-        path = None if named is None else self._settings.root / named
-        if path is not None:
-            _require_unchanged(path, row[size_column(name)])
+        paths = [
+            self._settings.root / named if size is not None and (named := file_named(spec, cell)) is not None else None
+            for cell, size in zip(cells, sizes, strict=True)
+        ]
+        for path, size in zip(paths, sizes, strict=True):
+            if path is not None and size is not None:
+                _require_unchanged(path, size)
         try:
-            return member_of(spec, cells, path)
+            return member_of(spec, cells, paths)
         except (DecodeError, OSError) as error:
-            reason = str(error) if isinstance(error, DecodeError) else error.strerror or str(error)
-        cell = BadCell(row=row["row"], field=name, reason=f"{path}: {reason}" if path is not None else reason)
+            cell = BadCell(row=row["row"], field=name, reason=_reason(spec, paths, error))
         self._fields[name].add_unusable(cell.row, cell.reason)
         if self._settings.on_missing == "error":
             self._num_bad += 1
@@ -212,13 +215,23 @@ class _Collector:
 
 
 def cell_column(field: str, number: int) -> str:
-    """Name of the column with a field's cells; a vector may have several."""
+    """Name of a column with a field's cells; a vector or a series of streams may have several."""
     return f"cell:{field}:{number}"
 
 
-def size_column(field: str) -> str:
-    """Name of the column with the sizes of a field's files."""
-    return f"size:{field}"
+def size_column(field: str, number: int) -> str:
+    """Name of the column with the sizes of the files that the cells of one of a field's columns name."""
+    return f"size:{field}:{number}"
+
+
+def _reason(spec: FieldSpec, paths: Sequence[Path | None], error: DecodeError | OSError) -> str:
+    """What is wrong with which file."""
+    if isinstance(error, StreamError):
+        assert isinstance(spec, SeriesField)
+        files = {column: f" ({path})" for column, path in zip(spec.members, paths, strict=True) if path is not None}
+        return f"{', '.join(column + files.get(column, '') for column in error.members)}: {error.reason}"
+    reason = str(error) if isinstance(error, DecodeError) else error.strerror or str(error)
+    return f"{paths[0]}: {reason}" if paths[0] is not None else reason
 
 
 def _require_unchanged(path: Path, planned: int) -> None:

@@ -80,6 +80,14 @@ fields = st.one_of(
     ),
     _with({"type": st.just("series")}, channels=counts, max_length=counts, rate_hz=positive, path=paths),
     _with({"type": st.just("series"), "rate_hz": positive, "time_path": st.just("t")}, path=st.just(["a", "b.c"])),
+    _with(
+        {
+            "type": st.just("series"),
+            "rate_hz": positive,
+            "streams": st.just([{"member": "imu", "time_member": "imu_t"}, {"member": "gps", "source_rate_hz": 10.0}]),
+        },
+        max_length=counts,
+    ),
     _with({"type": st.just("points")}, channels=st.integers(2, 9), max_points=counts, path=paths),
     st.just({"type": "points", "channels": 4, "raw_float32": True}),
     _with({"type": st.just("vector")}, size=counts, path=paths),

@@ -31,14 +31,14 @@ from tests.preprocessing.tables import write_file
 
 
 def _member(spec: FieldSpec, *cells: Any) -> Member:
-    member = member_of(spec, cells, None)
+    member = member_of(spec, cells, [None] * len(cells))
     assert member is not None
     return member
 
 
 def _file(tmp_path: Path, spec: FieldSpec, payload: bytes, name: str = "file.bin") -> Member:
     write_file(tmp_path / name, payload)
-    member = member_of(spec, [name], tmp_path / name)
+    member = member_of(spec, [name], [tmp_path / name])
     assert member is not None
     return member
 
@@ -161,7 +161,7 @@ def test_a_single_number_is_a_vector_of_one() -> None:
 )
 def test_a_value_that_is_something_else_is_refused(spec: FieldSpec, cells: tuple[Any, ...], reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
-        member_of(spec, cells, None)
+        member_of(spec, cells, [None] * len(cells))
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_a_value_that_is_something_else_is_refused(spec: FieldSpec, cells: tuple
     ],
 )
 def test_an_empty_cell_is_an_absent_field(spec: FieldSpec, cells: tuple[Any, ...]) -> None:
-    assert member_of(spec, cells, None) is None
+    assert member_of(spec, cells, [None] * len(cells)) is None
 
 
 def test_a_cloud_without_points_is_an_absent_field(tmp_path: Path) -> None:
     write_file(tmp_path / "p.npy", npy_bytes(np.zeros((0, 4), np.float32)))
-    assert member_of(PointsField(), ["p.npy"], tmp_path / "p.npy") is None
+    assert member_of(PointsField(), ["p.npy"], [tmp_path / "p.npy"]) is None
     write_file(tmp_path / "p.csv", b"x,y,z\n")
-    assert member_of(PointsField(), ["p.csv"], tmp_path / "p.csv") is None
+    assert member_of(PointsField(), ["p.csv"], [tmp_path / "p.csv"]) is None
 
 
 def test_a_class_becomes_its_number_and_a_number_stays_exact() -> None:

@@ -149,4 +149,4 @@ def test_a_table_may_hold_lists(tmp_path: Path) -> None:
     plan = plan_job(make_job(write_json_lines(tmp_path / "t.jsonl", rows), fields))
     table = plan.shard_rows(plan.shards[0])
     assert sorted(table.column("cell:v:0").to_pylist()) == [[1, 2, 3], [4, 5, 6]]
-    assert set(table.column("size:series").to_pylist()) == {-1}
+    assert set(table.column("size:series:0").to_pylist()) == {-1}

@@ -12,6 +12,7 @@
     pcd.py      point clouds of the Point Cloud Library
     resample.py  streams with times → one series at one rate
     numeric.py  arrays → float32 series, points and vectors; a label's text → a class or a number
+    streams.py  members of several sensors → one series
     decoder.py  field → the one of these that decodes it
     error.py    what they raise
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.config.fields import LabelField, PointsField, SeriesField, VectorField, names_of
+from ray_mm.config.fields import LabelField, PointsField, SeriesField, SeriesStream, VectorField, names_of
 from ray_mm.data.decode.arrays import Parts, as_finite, as_float64, at_path, parse_json, parts_of
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import known_format
@@ -35,28 +35,47 @@ def read_series(payload: bytes | memoryview, spec: SeriesField, max_steps: int |
     Raises:
         DecodeError: not such a file, of other shapes, or its times make no sense.
     """
+    assert spec.streams is None, "streams are read by read_streams"
     parts = parts_of(payload)
-    times = names_of(spec.time_path)
-    names = names_of(spec.path)
-    found = [parts.named(name) for name in names] if names else [parts.rest(times)]
-    clocks = [parts.named(name) for name in times]
-    values = [_as_columns(array, "series") for array in found if array is not None]
-    known = [as_float64(clock) for clock in clocks if clock is not None]
-    if len(values) < len(found) or len(known) < len(clocks):
+    if spec.time_path is not None or spec.source_rate_hz not in (None, spec.rate_hz):
+        streams = timed_streams(parts, parts, spec)
+        assert spec.rate_hz is not None, "SeriesField asks for it"
+        return None if streams is None else as_finite(align(streams, spec.rate_hz, max_steps))
+    values = _series_values(parts, names_of(spec.path), ())
+    if values is None:
         return None
-    if known:
-        if len(known) not in (1, len(values)):
-            raise DecodeError(f"has {len(known)} time_path for {len(values)} path; give one, or one each")
-        known = known if len(known) == len(values) else known * len(values)
-        streams = [Stream(clock, part) for clock, part in zip(known, values, strict=True)]
-    elif spec.source_rate_hz is not None and spec.source_rate_hz != spec.rate_hz:
-        streams = [Stream(np.arange(len(part)) / spec.source_rate_hz, part) for part in values]
-    else:
-        if len({len(part) for part in values}) > 1:
-            raise DecodeError(f"has parts of {', '.join(str(len(part)) for part in values)} steps and no times")
-        return as_finite(np.concatenate(values, axis=1))
-    assert spec.rate_hz is not None, "SeriesField asks for it"
-    return as_finite(align(streams, spec.rate_hz, max_steps))
+    if len({len(part) for part in values}) > 1:
+        raise DecodeError(f"has parts of {', '.join(str(len(part)) for part in values)} steps and no times")
+    return as_finite(np.concatenate(values, axis=1))
+
+
+def timed_streams(parts: Parts, clock: Parts, where: SeriesField | SeriesStream) -> list[Stream] | None:
+    """The values that a series or one of its streams names, each with its times.
+
+    Args:
+        parts: of the member with the values.
+        clock: of the member with the times; where it is another one and no ``time_path`` is given, it is the times.
+        where: they lie; it has a ``source_rate_hz``, or there are times.
+
+    Returns:
+        The streams; None where a member has nothing at a path.
+
+    Raises:
+        DecodeError: a member has other parts, or other shapes.
+    """
+    names = names_of(where.time_path)
+    values = _series_values(parts, names_of(where.path), names if clock is parts else ())
+    if where.source_rate_hz is not None:
+        rate_hz = where.source_rate_hz
+        return None if values is None else [Stream(np.arange(len(part)) / rate_hz, part) for part in values]
+    found = [clock.named(name) for name in names] if names else [clock.rest(())]
+    known = [_as_times(array) for array in found if array is not None]
+    if values is None or len(known) < len(found):
+        return None
+    if len(known) not in (1, len(values)):
+        raise DecodeError(f"has {len(known)} time_path for {len(values)} path; give one, or one each")
+    known = known if len(known) == len(values) else known * len(values)
+    return [Stream(times, part) for times, part in zip(known, values, strict=True)]
 
 
 def read_points(payload: bytes | memoryview, spec: PointsField) -> FloatArray | None:
@@ -188,6 +207,21 @@ def _joined(parts: Parts, names: tuple[str, ...]) -> npt.NDArray[np.float64] | N
     if len({len(column) for column in columns}) > 1:
         raise DecodeError(f"has parts of {', '.join(str(len(column)) for column in columns)} points")
     return np.concatenate(columns, axis=1)
+
+
+def _series_values(
+    parts: Parts, names: tuple[str, ...], without: tuple[str, ...]
+) -> list[npt.NDArray[np.float64]] | None:
+    """The parts of these names, or all but some as one; [T, C] each. None where one is not there."""
+    found = [parts.named(name) for name in names] if names else [parts.rest(without)]
+    values = [_as_columns(array, "series") for array in found if array is not None]
+    return values if len(values) == len(found) else None
+
+
+def _as_times(array: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """[T] or [T, 1], such as a CSV of one column, → [T]."""
+    times = as_float64(array)
+    return times[:, 0] if times.ndim == 2 and times.shape[1] == 1 else times
 
 
 def _as_columns(array: npt.ArrayLike, what: str, named: bool = True) -> npt.NDArray[np.float64]:

@@ -46,15 +46,8 @@ def align(streams: Sequence[Stream], rate_hz: float, max_steps: int | None = Non
     Raises:
         DecodeError: times that descend, or are not as many as there are values; streams that do not overlap.
     """
-    for times, values in streams:
-        if times.shape != (len(values),):
-            raise DecodeError(f"has times of shape {list(times.shape)} for {len(values)} steps")
-        if len(times) == 0:
-            raise DecodeError("the series is empty")
-        if not np.isfinite(times).all() or not np.isfinite(values).all():
-            raise DecodeError("has values or times that are not finite (NaN or infinity)")
-        if (np.diff(times) < 0).any():
-            raise DecodeError("has times that go back")
+    for stream in streams:
+        require_sound(stream)
     start = max(float(stream.times[0]) for stream in streams)
     stop = min(float(stream.times[-1]) for stream in streams)
     if stop < start:
@@ -66,6 +59,23 @@ def align(streams: Sequence[Stream], rate_hz: float, max_steps: int | None = Non
     count = int(min(steps, max_steps - 1 if max_steps is not None else steps)) + 1
     grid = start + np.arange(count) / rate_hz
     return np.concatenate([_at(stream, grid, 1 / rate_hz) for stream in streams], axis=1)
+
+
+def require_sound(stream: Stream) -> None:
+    """Checks one stream by itself.
+
+    Raises:
+        DecodeError: times that descend, or are not as many as there are values; nothing in it, or nothing finite.
+    """
+    times, values = stream
+    if times.shape != (len(values),):
+        raise DecodeError(f"has times of shape {list(times.shape)} for {len(values)} steps")
+    if len(times) == 0:
+        raise DecodeError("the series is empty")
+    if not np.isfinite(times).all() or not np.isfinite(values).all():
+        raise DecodeError("has values or times that are not finite (NaN or infinity)")
+    if (np.diff(times) < 0).any():
+        raise DecodeError("has times that go back")
 
 
 def _at(stream: Stream, grid: Floats, period: float) -> Floats:
