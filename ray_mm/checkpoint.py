@@ -26,7 +26,7 @@ from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.version import CHECKPOINT_FORMAT
 
 if TYPE_CHECKING:  # an artifact is described by the same files, and is loaded where there is no torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ray_mm.models.multimodal import MultimodalModel
 
@@ -81,13 +81,17 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, config: ModelConfig, preprocessor: Preprocessor, metrics: Mapping[str, float]
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    preprocessor: Preprocessor,
+    metrics: Mapping[str, float],
 ) -> None:
     """Writes a checkpoint into a folder, which may exist. The caller makes the folder appear at once, if need be.
 
     Args:
         folder: where to.
-        model: a ``MultimodalModel``, not wrapped; on any device.
+        weights: of a ``MultimodalModel``, its ``state_dict()``; on any device.
         config: what it was built from.
         preprocessor: what it was built from.
         metrics: finite figures to keep with it.
@@ -95,7 +99,7 @@ def save_checkpoint(
     from safetensors.torch import save
 
     # Convolutions hold their weights as channels_last; a file has one order only.
-    state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
     write_atomic(folder / WEIGHTS_FILE, save(state))
     save_description(folder, config, preprocessor, metrics, digest=sha256_file(folder / WEIGHTS_FILE))
 

@@ -28,7 +28,7 @@ CONFIG = model_config(["image", "text", "vector"])
 
 def write_checkpoint(folder: Path, metrics: dict[str, float] | None = None) -> MultimodalModel:
     model = seeded_model(CONFIG)
-    save_checkpoint(folder, model, CONFIG, preprocessor_of(CONFIG), metrics or {})
+    save_checkpoint(folder, model.state_dict(), CONFIG, preprocessor_of(CONFIG), metrics or {})
     return model
 
 
@@ -40,7 +40,7 @@ def edit(file: Path, **changes: Any) -> None:
 def test_a_checkpoint_rebuilds_the_model(fusion: str, tmp_path: Path) -> None:
     config = model_config(FIELDS, fusion)
     model, preprocessor = seeded_model(config), preprocessor_of(config)
-    save_checkpoint(tmp_path / "checkpoint", model, config, preprocessor, {"accuracy": 0.5})
+    save_checkpoint(tmp_path / "checkpoint", model.state_dict(), config, preprocessor, {"accuracy": 0.5})
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
     assert checkpoint.config == config and checkpoint.preprocessor == preprocessor
     assert checkpoint.metrics == {"accuracy": 0.5} and checkpoint.path == tmp_path / "checkpoint"

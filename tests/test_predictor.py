@@ -57,7 +57,7 @@ def npy(array: npt.NDArray[Any]) -> bytes:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("all") / "checkpoint"
-    save_checkpoint(folder, seeded_model(CONFIG), CONFIG, preprocessor_of(CONFIG), {})
+    save_checkpoint(folder, seeded_model(CONFIG).state_dict(), CONFIG, preprocessor_of(CONFIG), {})
     return folder
 
 
@@ -144,7 +144,7 @@ def test_arrays_that_may_not_be_written_to_are_read(predictor: TorchPredictor) -
 
 def test_numbers_come_in_the_unit_of_the_label(tmp_path: Path) -> None:
     config = model_config(["vector"], task="regress")
-    save_checkpoint(tmp_path, seeded_model(config), config, preprocessor_of(config), {})
+    save_checkpoint(tmp_path, seeded_model(config).state_dict(), config, preprocessor_of(config), {})
     predictor = load_predictor(tmp_path, device="cpu")
     outputs = predictor.outputs(arrays_of(config, 3))
     with torch.no_grad():
@@ -281,7 +281,7 @@ def test_load_is_the_way_in_from_python(checkpoint: Path) -> None:
 
 
 def test_an_artifact_answers_as_the_checkpoint_does(artifact: Path, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, seeded_model(SMALL), SMALL, preprocessor_of(SMALL), {})
+    save_checkpoint(tmp_path, seeded_model(SMALL).state_dict(), SMALL, preprocessor_of(SMALL), {})
     original, exported = load_predictor(tmp_path, device="cpu"), load_predictor(artifact, threads=1)
     assert isinstance(exported, OnnxPredictor)
     assert exported.size_bytes == (artifact / GRAPH_FILE).stat().st_size

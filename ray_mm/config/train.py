@@ -33,6 +33,7 @@ SETTLED = (
         "train.schedule",
         "train.freeze",
         "train.ema",
+        "train.best_metric",
         "train.clip_norm",
         "train.modality_dropout",
     ),
@@ -79,6 +80,17 @@ class TrainData(Config):
     """Most that decoded batches may take of Ray's object store while they wait, as a share of it."""
 
 
+class CheckpointConfig(Config):
+    """When the state of a training is saved, in the background, and for how long it is kept."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Save every so many steps, too. Unset: after every epoch."""
+    keep_last: int = Field(default=2, ge=1)
+    """The newest ones that are kept. With one alone nothing is left if that is damaged."""
+    keep_every_hours: float | None = Field(default=None, gt=0)
+    """Keep one in so many hours for good, too. Unset: none."""
+
+
 class TrainConfig(Config):
     """The training loop."""
 
@@ -109,8 +121,13 @@ class TrainConfig(Config):
     """Steps, of the whole training, that may be left out because their loss or gradient is not finite. The one after ends it."""
     modality_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Chance, per sample and field, that a present field is hidden in training; never all of a sample's fields."""
-    checkpoint_every_steps: int | None = Field(default=None, ge=1)
-    """Save the state every so many steps, too. Unset: after every epoch."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """What a resumed training goes on from."""
+    best_metric: Literal["accuracy", "loss", "mae", "rmse"] | None = None
+    """Figure of the validation that decides which weights are published as the best: the highest accuracy, the lowest of the
+    others. Unset: accuracy, then loss; of a regression the RMSE."""
+    patience: int | None = Field(default=None, ge=1)
+    """Validations in a row without a new best after which the training ends. Unset: it never ends early."""
     log_every_steps: int = Field(default=10, ge=1)
     """Write metrics every so many steps."""
     max_failures: int = Field(default=3, ge=0)
@@ -150,6 +167,22 @@ class TrainJob(Config):
                 f"train.micro_batches {self.train.micro_batches} is more than the {share} samples that a worker has of a batch; "
                 "lower it, or raise data.batch_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _validation_fits(self) -> TrainJob:
+        known = ("accuracy", "loss") if self.model.task.type == "classify" else ("loss", "mae", "rmse")
+        metric = self.train.best_metric
+        if metric is not None and metric not in known:
+            raise ValueError(
+                f"train.best_metric {metric!r} is no figure of the task {self.model.task.type}; choose {' or '.join(known)}"
+            )
+        if self.data.validation is None:
+            for key, value in (("best_metric", metric), ("patience", self.train.patience)):
+                if value is not None:
+                    raise ValueError(
+                        f"train.{key} {value} needs a validation, and there is none; set data.validation, or leave it out"
+                    )
         return self
 
     @model_validator(mode="after")

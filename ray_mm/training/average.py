@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ray_mm.training.optim import copied
 
 
 class WeightAverage:
@@ -50,9 +52,9 @@ class WeightAverage:
         for name, parameter in self._parameters.items():
             parameter.data, self._average[name] = self._average[name], parameter.data
 
-    def save(self, path: Path) -> None:
-        """Writes the average as safetensors, by the names of the parameters."""
-        save_file({name: tensor.to("cpu").contiguous() for name, tensor in self._average.items()}, path)
+    def state(self) -> dict[str, Tensor]:
+        """A copy on the CPU, by the names of the parameters."""
+        return {name: copied(tensor) for name, tensor in self._average.items()}
 
     def load(self, path: Path) -> None:
         """Takes over a saved average of the same model."""

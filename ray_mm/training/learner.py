@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recomputed
@@ -24,7 +25,14 @@ from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.training.average import WeightAverage
 from ray_mm.training.dropout import hide_fields
-from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer, save_optimizer, set_learning_rate
+from ray_mm.training.optim import (
+    build_optimizer,
+    copied,
+    learning_rate,
+    load_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
 from ray_mm.training.parallel import Ranks, autocast, resolve_precision
 from ray_mm.training.parts import frozen_parts, learning_rate_factors, model_parts, set_frozen, train_mode
 from ray_mm.training.plan import Training
@@ -52,6 +60,32 @@ class Step:
     met: int
     quarantined: int
     quarantined_here: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a learner had learned at a moment; tensors on the CPU by name.
+
+    Attributes:
+        weights: of the model.
+        optimizer: its state.
+        average: of the parameters, where the job keeps one.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+
+    @property
+    def published(self) -> dict[str, Tensor]:
+        """The weights that a model is used with: the averaged ones, where there are any."""
+        return self.weights | (self.average or {})
+
+    def write(self, folder: Path) -> None:
+        """Writes what a resumed training needs beside the weights."""
+        save_file(self.optimizer, folder / OPTIMIZER_FILE)
+        if self.average is not None:
+            save_file(self.average, folder / AVERAGE_FILE)
 
 
 class Learner:
@@ -194,15 +228,15 @@ class Learner:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the model has the average of its weights, where the job keeps one: to be scored, and published."""
+        """Within the block the model has the average of its weights, where the job keeps one: to be scored."""
         with self._average.in_place() if self._average is not None else contextlib.nullcontext():
             yield
 
-    def save(self, folder: Path) -> None:
-        """Writes what a resumed training needs beside the weights."""
-        save_optimizer(self.optimizer, self.model.named_parameters(), folder / OPTIMIZER_FILE)
-        if self._average is not None:
-            self._average.save(folder / AVERAGE_FILE)
+    def snapshot(self) -> Snapshot:
+        """A copy of all that it has learned, on the CPU, to be written while it learns on."""
+        weights = {name: copied(tensor) for name, tensor in self.model.state_dict().items()}
+        average = self._average.state() if self._average is not None else None
+        return Snapshot(weights, optimizer_state(self.optimizer, self.model.named_parameters()), average)
 
 
 def _recompute(model: MultimodalModel) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from typing_extensions import assert_never
 
@@ -126,24 +126,29 @@ def _progress(step: int, first: int, last: int) -> float:
     return max(0, step - first) / max(1, last - first)
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]], path: Path) -> None:
-    """Writes an optimizer's state as safetensors, a tensor as ``<parameter>.<what it is>``; settings are the job's.
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]
+) -> dict[str, torch.Tensor]:
+    """A copy of an optimizer's state on the CPU, a tensor as ``<parameter>.<what it is>``; settings are the job's.
 
     Args:
         optimizer: after any number of steps.
         names: of its parameters, as the model names them.
-        path: of the file.
     """
-    tensors = {
-        f"{name}.{what}": value.detach().to("cpu").contiguous()
+    return {
+        f"{name}.{what}": copied(value)
         for name, parameter in names
         for what, value in optimizer.state.get(parameter, {}).items()
     }
-    save_file(tensors, path)
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU, in the order of its dimensions: a convolution holds its weights in another."""
+    return tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]], path: Path) -> None:
-    """Puts a saved state into an optimizer of the same kind, over parameters of the same names."""
+    """Puts a state from a safetensors file into an optimizer of the same kind, over parameters of the same names."""
     parameters = dict(names)
     for key, tensor in load_file(path).items():
         name, _, what = key.rpartition(".")

@@ -12,24 +12,29 @@ the data starts at and what the model starts from can then never differ.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import shutil
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ray_mm.checkpoint import save_checkpoint
-from ray_mm.config.model import ModelConfig
-from ray_mm.data.preprocessor import Preprocessor
-from ray_mm.errors import CheckpointError
+from ray_mm.config.train import CheckpointConfig
+from ray_mm.errors import CheckpointError, StorageError
 from ray_mm.storage import atomic_folder, sha256_file, write_json
-from ray_mm.training.learner import Learner
+from ray_mm.training.learner import Snapshot
+from ray_mm.training.plan import Training
 
 _log = logging.getLogger(__name__)
 
 STATE_VERSION = 1
-_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class TrainingState:
         latest: the newest validation's metrics, empty before the first.
         bad_steps: optimizer steps so far whose loss or gradient was not finite, and that were left out.
         loss_scale: of a training in fp16 (see ``Learner``); empty otherwise.
+        worse: validations since the best.
+        stopped: whether the training has ended early.
     """
 
     next_item: int
@@ -61,6 +68,8 @@ class TrainingState:
     latest: dict[str, float]
     bad_steps: int = 0
     loss_scale: dict[str, float] = field(default_factory=dict)
+    worse: int = 0
+    stopped: bool = False
 
 
 def initial_state(data_digest: str) -> TrainingState:
@@ -145,31 +154,70 @@ def read_state(checkpoint: Path) -> TrainingState:
     return TrainingState(**content["state"])
 
 
-def save_state(
-    run: Path,
-    attempt: Attempt,
-    state: TrainingState,
-    learner: Learner,
-    config: ModelConfig,
-    preprocessor: Preprocessor,
-) -> None:
-    """Writes a checkpoint and lets the oldest go. Called by rank 0 when every rank has done the step.
+def save_state(training: Training, attempt: Attempt, state: TrainingState, snapshot: Snapshot) -> None:
+    """Writes a checkpoint and lets older ones go, as the job says. Called by rank 0 when every rank has done the step.
+
+    Args:
+        training: whose it is.
+        attempt: that writes it.
+        state: at that step.
+        snapshot: at that step.
 
     Raises:
         CheckpointError: a newer attempt has taken over this run; this one must not write any more.
+        StorageError: the disk does not take it. Those before it are as they were.
     """
+    run, job = training.run, training.job
     require_current(run, attempt)
     target = run / "checkpoints" / f"step-{state.step:08d}"
-    with atomic_folder(target) as folder:
-        save_checkpoint(folder, learner.model, config, preprocessor, state.latest)
-        learner.save(folder)
+    with writing(target), atomic_folder(target) as folder:
+        save_checkpoint(folder, snapshot.weights, job.model, training.preprocessor, state.latest)
+        snapshot.write(folder)
         files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-        write_json(folder / "training.json", {"version": STATE_VERSION, "state": asdict(state), "files": files})
+        content = {"version": STATE_VERSION, "saved_at": time.time(), "state": asdict(state), "files": files}
+        write_json(folder / "training.json", content)
+        require_current(run, attempt)
     # One with more steps was passed over as damaged, or this attempt had not begun before it.
     folders = sorted((run / "checkpoints").glob("step-*"))
     before = [folder for folder in folders if folder.name < target.name]
-    for old in (*before[: 1 - _KEPT], *(folder for folder in folders if folder.name > target.name)):
+    let_go = _let_go(before, job.train.checkpoints)
+    for old in (*let_go, *(folder for folder in folders if folder.name > target.name)):
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raises StorageError where the disk does not take a checkpoint: starting the workers again would not help."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise StorageError(
+            f"{target}: the checkpoint can't be written ({reason}). Those before it are whole: make room, or mend the disk, and "
+            "run the same command again to go on."
+        ) from error
+
+
+def _let_go(before: list[Path], config: CheckpointConfig) -> list[Path]:
+    """Of the checkpoints before the newest, oldest first, those that are kept no longer."""
+    old = before[: max(0, len(before) + 1 - config.keep_last)]
+    if config.keep_every_hours is None:
+        return old
+    let_go, kept_at = [], -math.inf
+    for folder in old:
+        saved_at = _saved_at(folder)
+        if saved_at - kept_at >= config.keep_every_hours * 3600:
+            kept_at = saved_at
+        else:
+            let_go.append(folder)
+    return let_go
+
+
+def _saved_at(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / "training.json").read_text())["saved_at"])
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged one is not kept for hours
+        return -math.inf
 
 
 def require_current(run: Path, attempt: Attempt) -> None:

@@ -1,12 +1,13 @@
 """What a training writes down while it runs: ``metrics.jsonl`` and TensorBoard. Rank 0 only.
 
     {"kind": "train", "step", "epoch", "loss", "lr", "samples_per_s", "seconds",
-     "data_wait", "data_transfer", "read_cores", "decode_cores", "queued_batches", with a decoded cache "cached",
-     and in the first line "first_batch_s"}
+     "data_wait", "data_transfer", "checkpoint_wait", "read_cores", "decode_cores", "queued_batches",
+     with a decoded cache "cached", and in the first line "first_batch_s"}
     {"kind": "validation", "step", "epoch", "loss", "accuracy" | "mae" and "rmse", "num_samples"}
 
 A train line is about the time since the line before, means over the ranks: ``loss`` per sample; ``data_wait`` and
-``data_transfer`` the shares of the time spent waiting for batches and bringing them to the device; ``read_cores`` and
+``data_transfer`` the shares of the time spent waiting for batches and bringing them to the device, ``checkpoint_wait`` that in
+which the training stood still for a checkpoint; ``read_cores`` and
 ``decode_cores`` how many processes were busy with that for a rank; ``queued_batches`` how many lay ready; ``cached`` the
 share of the samples that were decoded before. ``seconds`` counts from this start of the workers, ``first_batch_s`` until the
 first batch was there. Epochs count from 1.

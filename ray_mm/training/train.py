@@ -40,6 +40,7 @@ from ray_mm.training.parallel import Ranks, use_cores, use_precision
 from ray_mm.training.plan import Training
 from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
+    TrainingState,
     attempt_starts,
     begin_attempt,
     current_attempt,
@@ -285,13 +286,20 @@ def _check_labelled(label: str, key: str, dataset: Dataset) -> None:
         raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
 
 
+def _is_over(state: TrainingState, training: Training) -> bool:
+    return state.stopped or state.next_item == training.schedule.num_items
+
+
 def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
     latest = latest_checkpoint(training.run)
-    if latest is None or read_state(latest).next_item != training.schedule.num_items:
+    if latest is None or not _is_over(state := read_state(latest), training):
         raise RayMMError(
             f"the workers ended before the training did; run the same command again to go on ({training.run})."
         )
-    state = read_state(latest)
+    if state.stopped:
+        notice(
+            f"ended at step {state.step:,}: {state.worse} validations in a row were no better than that of {state.best_step:,}."
+        )
     lines = [line for line in read_metrics(training.run) if line["kind"] == "train"]
     metrics = {
         **state.best,
@@ -302,6 +310,7 @@ def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
         "samples_per_s": sorted(line["samples_per_s"] for line in lines)[len(lines) // 2],
         "data_wait": sorted(line["data_wait"] for line in lines)[len(lines) // 2],
         "bad_steps": state.bad_steps,
+        "stopped_early": state.stopped,
         "starts": len(attempt_starts(training.run)),
     }
     best = "best" if (training.run / "best").is_dir() else "last"

@@ -11,23 +11,34 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ray_mm.checkpoint import save_checkpoint
-from ray_mm.config.model import ClassifyTask, TaskConfig
+from ray_mm.config.model import ClassifyTask
+from ray_mm.config.train import TrainJob
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import OrderError, QuarantineBudgetError
 from ray_mm.storage import atomic_folder
+from ray_mm.training.background import BackgroundWriter
 from ray_mm.training.bad_steps import BadSteps, diverged
-from ray_mm.training.learner import Learner
+from ray_mm.training.learner import Learner, Snapshot
 from ray_mm.training.ledger import Entry, Ledger
 from ray_mm.training.optim import learning_rate
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
-from ray_mm.training.state import Attempt, TrainingState, initial_state, read_state, require_current, save_state
+from ray_mm.training.state import (
+    Attempt,
+    TrainingState,
+    initial_state,
+    read_state,
+    require_current,
+    save_state,
+    writing,
+)
 from ray_mm.training.tracking import Tracker
 from ray_mm.training.validation import ValidationSums
 
@@ -58,7 +69,8 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
     with ExitStack() as files:
         ledger = files.enter_context(closing(Ledger(training.run / "ledger", attempt.number, ranks.rank)))
         tracker = files.enter_context(closing(Tracker(training.run, state.step))) if ranks.rank == 0 else None
-        for batch in batches:
+        writer = files.enter_context(BackgroundWriter())
+        for batch in () if state.stopped else batches:
             item = batch.item
             if item.phase == "train":
                 step = learner.train(batch)
@@ -84,6 +96,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     line["lr"] = learning_rate(
                         job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps
                     )
+                    writer.check()
                     if tracker is not None:
                         tracker.write("train", item.step, {"epoch": item.epoch + 1, **line})
             else:
@@ -93,10 +106,11 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 if item.ends_phase:
                     metrics = validation.read(item.step)
                     state = replace(state, latest=metrics)
-                    if is_better(job.model.task, metrics, state.best):
+                    better = is_better(job, metrics, state.best)
+                    if better:
                         state = replace(state, best=metrics, best_step=state.step)
-                        if ranks.rank == 0:
-                            _publish(training, attempt, "best", learner, metrics)
+                    state = replace(state, worse=0 if better else state.worse + 1)
+                    state = replace(state, stopped=job.train.patience is not None and state.worse >= job.train.patience)
                     if tracker is not None:
                         tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
                     # Waiting during a validation says nothing about the training.
@@ -111,9 +125,15 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 )
                 _check_finite(learner.model, ranks, item.step)
                 if ranks.rank == 0:
-                    save_state(training.run, attempt, state, learner, job.model, training.preprocessor)
+                    started = time.perf_counter()
+                    is_best = item.phase == "validation" and state.best_step == state.step
+                    writer.start(partial(_save, training, attempt, state, learner.snapshot(), is_best))
+                    loss_meter.stood_still(time.perf_counter() - started)
+            if state.stopped:
+                break
         if ranks.rank == 0:
-            _publish(training, attempt, "last", learner, state.latest)
+            writer.wait()
+            _publish(training, attempt, "last", learner.snapshot(), state.latest)
 
 
 class _LossMeter:
@@ -135,6 +155,11 @@ class _LossMeter:
         self._seconds = dict.fromkeys(_STAGES, 0.0)
         self._samples = 0
         self._cached = 0
+        self._stood_still_s = 0.0
+
+    def stood_still(self, seconds: float) -> None:
+        """This rank did nothing else while a checkpoint was taken, or waited for the one before it to be written."""
+        self._stood_still_s += seconds
 
     def add(self, loss_sum: Tensor, weight_sum: Tensor, batch: LoadedBatch, samples: int) -> None:
         """One step: this rank's sums, its batch, and the samples of all ranks."""
@@ -160,6 +185,7 @@ class _LossMeter:
 
             data_wait         share of the time spent waiting for a batch
             data_transfer     share of the time spent bringing batches to the device
+            checkpoint_wait   share of the time in which the training stood still for a checkpoint; not a mean: rank 0 saves
             read_cores        processes that were busy reading for this rank, on average
             decode_cores      processes that were busy decoding for this rank
             queued_batches    batches that lay ready, on average
@@ -170,8 +196,14 @@ class _LossMeter:
         Raises:
             TrainingDivergedError: the loss is not finite.
         """
-        loss_sum, weight_sum, cached, *seconds = self._ranks.sum(
-            [float(self._loss_sum), float(self._weight_sum), float(self._cached), *self._seconds.values()]
+        loss_sum, weight_sum, cached, stood_still_s, *seconds = self._ranks.sum(
+            [
+                float(self._loss_sum),
+                float(self._weight_sum),
+                float(self._cached),
+                self._stood_still_s,
+                *self._seconds.values(),
+            ]
         )
         if not math.isfinite(loss_sum):
             raise diverged(f"the loss at step {step} is {loss_sum}")
@@ -182,6 +214,7 @@ class _LossMeter:
             "loss": loss_sum / max(weight_sum, 1.0),
             "samples_per_s": round(self._samples / elapsed, 2),
             **dict(zip(_STAGES.values(), shares, strict=True)),
+            "checkpoint_wait": round(stood_still_s / elapsed, 4),
             **({"cached": round(cached / max(self._samples, 1), 4)} if self._has_cache else {}),
             "seconds": round(now - self._started, 3),
             **self._first_batch,
@@ -201,13 +234,16 @@ _STAGES = {
 """Attribute of a batch → its name in a line of metrics: seconds per second."""
 
 
-def is_better(task: TaskConfig, metrics: dict[str, float], best: dict[str, float]) -> bool:
-    """Whether a validation beats the best before it: accuracy, then loss; for a regression the RMSE."""
+def is_better(job: TrainJob, metrics: dict[str, float], best: dict[str, float]) -> bool:
+    """Whether a validation beats the best before it: by the job's metric, or accuracy, then loss; in a regression the RMSE."""
     if not best:
         return True
-    if isinstance(task, ClassifyTask):
-        return (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"])
-    return metrics["rmse"] < best["rmse"]
+    metric = job.train.best_metric
+    if metric is None:
+        if isinstance(job.model.task, ClassifyTask):
+            return (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"])
+        metric = "rmse"
+    return metrics[metric] > best[metric] if metric == "accuracy" else metrics[metric] < best[metric]
 
 
 def _check_epoch(state: TrainingState, training: Training) -> None:
@@ -236,11 +272,19 @@ def _saves_here(training: Training, batch: LoadedBatch) -> bool:
     if item.ends_phase:
         # After the validation, where there is one.
         return item.phase == "validation" or training.schedule.validation_batches == 0
-    every = training.job.train.checkpoint_every_steps
+    every = training.job.train.checkpoints.every_steps
     return item.phase == "train" and every is not None and item.step % every == 0
 
 
-def _publish(training: Training, attempt: Attempt, name: str, learner: Learner, metrics: dict[str, float]) -> None:
+def _save(training: Training, attempt: Attempt, state: TrainingState, snapshot: Snapshot, is_best: bool) -> None:
+    # The best first: a training that goes on from the checkpoint does not publish it again.
+    if is_best:
+        _publish(training, attempt, "best", snapshot, state.best)
+    save_state(training, attempt, state, snapshot)
+
+
+def _publish(training: Training, attempt: Attempt, name: str, snapshot: Snapshot, metrics: dict[str, float]) -> None:
     require_current(training.run, attempt)
-    with atomic_folder(training.run / name) as folder, learner.averaged():
-        save_checkpoint(folder, learner.model, training.job.model, training.preprocessor, metrics)
+    target = training.run / name
+    with writing(target), atomic_folder(target) as folder:
+        save_checkpoint(folder, snapshot.published, training.job.model, training.preprocessor, metrics)

@@ -105,7 +105,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    save_checkpoint(folder / "checkpoint", model.eval(), config, preprocessor, {"loss": loss.item()})
+    save_checkpoint(folder / "checkpoint", model.eval().state_dict(), config, preprocessor, {"loss": loss.item()})
     return folder / "checkpoint"
 
 

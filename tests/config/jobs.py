@@ -135,7 +135,7 @@ loops = _sometimes(
     ema=st.none() | below_one,
     skip_bad_steps=st.integers(0, 9),
     modality_dropout=below_one,
-    checkpoint_every_steps=st.none() | counts,
+    checkpoints=_sometimes(every_steps=st.none() | counts, keep_last=counts, keep_every_hours=st.none() | positive),
     max_failures=st.integers(0, 9),
 )
 

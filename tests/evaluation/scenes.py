@@ -58,7 +58,7 @@ def make_scene(
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)
-    save_checkpoint(folder / "checkpoint", model, config, preprocessor, {})
+    save_checkpoint(folder / "checkpoint", model.state_dict(), config, preprocessor, {})
     return Scene(dataset, preprocessor, folder / "checkpoint", label)
 
 

@@ -137,7 +137,7 @@ def _resumed(lab: Lab) -> None:
         "data.shuffle": {"chunk_samples": 150, "window_chunks": 1},
         "data.prefetch_batches": 1,
         "train.epochs": 1,
-        "train.checkpoint_every_steps": 25,
+        "train.checkpoints.every_steps": 25,
     }
     training = lab.plan(f"s3://{lab.bucket}/train", **settings, **{"resources.workers": 2})
     last = int(planned_shards(training)[-1])

@@ -67,7 +67,7 @@ def test_too_many_bad_samples_stop_the_training(tmp_path: Path) -> None:
 
 def test_the_budget_of_an_epoch_goes_on_after_a_resume(tmp_path: Path) -> None:
     make_dataset(tmp_path / "train", 64, FIELDS, corrupt={(i, "vector") for i in range(64)})
-    settings: dict[str, Any] = {"train.checkpoint_every_steps": 1, "data.bad_samples.max_rate": 1.0}
+    settings: dict[str, Any] = {"train.checkpoints.every_steps": 1, "data.bad_samples.max_rate": 1.0}
     training = make_training(tmp_path, **settings, **{"data.bad_samples.max_count": 40})
     with pytest.raises(Killed):
         train(training, stop_before=2)

@@ -32,7 +32,7 @@ run_train(load_job(sys.argv[1]))
 """
 _SETTINGS = {
     "train.epochs": 3,
-    "train.checkpoint_every_steps": 4,
+    "train.checkpoints.every_steps": 4,
     "data.batch_size": 16,
     # A few batches that the workers read by themselves at each start; the others come through Ray.
     "data.head_samples": 48,

@@ -64,7 +64,7 @@ def test_more_parts_than_samples_are_refused(data: Path) -> None:
 
 
 def test_half_precision_learns_scales_its_loss_and_goes_on_after_a_kill(data: Path) -> None:
-    settings: dict[str, Any] = {"train.precision": "fp16", "train.checkpoint_every_steps": 2}
+    settings: dict[str, Any] = {"train.precision": "fp16", "train.checkpoints.every_steps": 2}
     plain, calm, killed = (
         _training(data, name, **(settings if name != "plain" else {})) for name in ("plain", "calm", "killed")
     )
@@ -158,7 +158,7 @@ def test_the_average_follows_the_weights(data: Path) -> None:
 
 
 def test_the_average_is_what_is_validated_published_and_kept(data: Path) -> None:
-    settings: dict[str, Any] = {"train.ema": 0.8, "train.checkpoint_every_steps": 3, "train.optimizer.lr": 0.01}
+    settings: dict[str, Any] = {"train.ema": 0.8, "train.checkpoints.every_steps": 3, "train.optimizer.lr": 0.01}
     plain = _training(data, "plain", **(settings | {"train.ema": None}))
     calm, killed = (_training(data, name, **settings) for name in ("calm", "killed"))
     train(plain)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from ray_mm.config.optimize import (
@@ -19,7 +20,7 @@ from ray_mm.config.optimize import (
     ScheduleConfig,
     WsdSchedule,
 )
-from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer, save_optimizer, set_learning_rate
+from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer, optimizer_state, set_learning_rate
 
 
 def test_the_cosine_warms_up_in_a_line_and_falls_to_its_final_share() -> None:
@@ -135,7 +136,7 @@ def test_an_optimizer_from_a_file_takes_the_same_steps(
     optimizer = build_optimizer(network, config)
     for step in range(3):
         _step(network, optimizer, step)
-    save_optimizer(optimizer, network.named_parameters(), tmp_path / "optimizer.safetensors")
+    save_file(optimizer_state(optimizer, network.named_parameters()), tmp_path / "optimizer.safetensors")
 
     copy.load_state_dict(network.state_dict())
     resumed = build_optimizer(copy, config)
@@ -150,7 +151,7 @@ def test_an_optimizer_from_a_file_takes_the_same_steps(
 def test_an_optimizer_that_took_no_step_is_saved_and_loaded(tmp_path: Path) -> None:
     network = _network()
     optimizer = build_optimizer(network, OptimizerConfig())
-    save_optimizer(optimizer, network.named_parameters(), tmp_path / "optimizer.safetensors")
+    save_file(optimizer_state(optimizer, network.named_parameters()), tmp_path / "optimizer.safetensors")
     load_optimizer(optimizer, network.named_parameters(), tmp_path / "optimizer.safetensors")
     assert not optimizer.state_dict()["state"]
 

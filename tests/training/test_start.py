@@ -39,7 +39,7 @@ def test_a_dataset_in_which_nothing_is_labelled_is_refused(tmp_path: Path, which
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_a_run_whose_data_was_made_anew_is_refused(tmp_path: Path, form: str) -> None:
     make_dataset(tmp_path / "train", 40, FIELDS)
-    training = make_training(tmp_path, **{"train.checkpoint_every_steps": 1, "output": form.format(tmp_path / "run")})
+    training = make_training(tmp_path, **{"train.checkpoints.every_steps": 1, "output": form.format(tmp_path / "run")})
     with pytest.raises(Killed):
         train(training, stop_before=2)
     assert isinstance(training.job, TrainJob)

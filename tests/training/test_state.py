@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 import torch
 
 from ray_mm.checkpoint import load_checkpoint
-from ray_mm.errors import CheckpointError
+from ray_mm.config.train import CheckpointConfig
+from ray_mm.errors import CheckpointError, StorageError
 from ray_mm.training.learner import Learner
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
@@ -48,7 +52,7 @@ def _save(run: Path, training: Training, step: int, attempt: Attempt | None = No
         parameter.grad = torch.ones_like(parameter)
     learner.optimizer.step()
     state = replace(initial_state(DIGEST), next_item=step + 1, step=step, latest={"loss": float(step)})
-    save_state(run, attempt or current_attempt(run), state, learner, training.job.model, training.preprocessor)
+    save_state(replace(training, run=run), attempt or current_attempt(run), state, learner.snapshot())
     return run / "checkpoints" / f"step-{step:08d}", learner
 
 
@@ -135,6 +139,36 @@ def test_new_checkpoints_outlive_damaged_ones_with_more_steps(tmp_path: Path, tr
     (folder / "model.safetensors").unlink()
     _save(tmp_path, training, 20)
     assert _steps(tmp_path) == [5, 20] and latest_checkpoint(tmp_path) == folder
+
+
+def test_as_many_are_kept_as_the_job_says_and_one_in_so_many_hours(
+    tmp_path: Path, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeps = CheckpointConfig(keep_last=3, keep_every_hours=2)
+    job = training.job.model_copy(update={"train": training.job.train.model_copy(update={"checkpoints": keeps})})
+    begin_attempt(tmp_path, DIGEST)
+    for hour in range(12):
+        monkeypatch.setattr(time, "time", lambda hour=hour: 1e9 + hour * 3600.0)
+        _save(tmp_path, replace(training, job=job), hour)
+    assert _steps(tmp_path) == [0, 2, 4, 6, 8, 9, 10, 11]
+
+
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_what_was_there(tmp_path: Path, training: Training) -> None:
+    begin_attempt(tmp_path, DIGEST)
+    older, _ = _save(tmp_path, training, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for size in (100, 9_000):  # in the weights, or after them
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            with pytest.raises(
+                StorageError, match=r"step-00000002: the checkpoint can't be written .*Those before it are"
+            ):
+                _save(tmp_path, training, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert latest_checkpoint(tmp_path) == older and _steps(tmp_path) == [1]
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, training: Training) -> None:

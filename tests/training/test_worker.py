@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from ray_mm.checkpoint import load_checkpoint
 from ray_mm.data.loader import LoadedBatch
-from ray_mm.errors import CheckpointError, OrderError, TrainingDivergedError
+from ray_mm.errors import CheckpointError, OrderError, TrainingDivergedError, UsageError
 from ray_mm.training.ledger import audit
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
@@ -116,7 +116,7 @@ def test_a_training_that_was_killed_in_mid_epoch_goes_on_as_if_nothing_had_been(
 ) -> None:
     make_dataset(tmp_path / "train", 70, (*inputs, "label"), num_shards=3, missing={inputs[-1]: 0.2})
     make_dataset(tmp_path / "validation", 20, (*inputs, "label"), num_shards=1, seed=1)
-    settings: dict[str, Any] = {"train.checkpoint_every_steps": 3, "train.epochs": 3}
+    settings: dict[str, Any] = {"train.checkpoints.every_steps": 3, "train.epochs": 3}
     calm = make_training(tmp_path, "calm", inputs, **settings)
     train(calm)
 
@@ -196,7 +196,52 @@ def test_a_start_that_was_overtaken_writes_no_checkpoint_any_more(data: Path) ->
 def test_a_classifier_is_better_by_accuracy_then_loss(
     data: Path, metrics: dict[str, float], best: dict[str, float], better: bool
 ) -> None:
-    assert is_better(make_training(data).job.model.task, metrics, best) is better
+    assert is_better(make_training(data).job, metrics, best) is better
+
+
+@pytest.mark.parametrize(("metric", "better"), [("accuracy", True), ("loss", False)])
+def test_a_job_may_say_what_better_means(data: Path, metric: str, better: bool) -> None:
+    job = make_training(data, **{"train.best_metric": metric}).job
+    assert is_better(job, {"accuracy": 0.6, "loss": 2.0}, {"accuracy": 0.5, "loss": 1.0}) is better
+    assert is_better(job, {"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.5, "loss": 1.0}) is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"train.best_metric": "rmse"},
+            r"train\.best_metric 'rmse' is no figure of the task classify; choose accuracy or loss",
+        ),
+        ({"data.validation": None, "train.best_metric": "loss"}, r"train\.best_metric loss needs a validation"),
+        ({"data.validation": None, "train.patience": 3}, r"train\.patience 3 needs a validation"),
+    ],
+)
+def test_a_measure_that_there_is_not_is_refused(data: Path, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_training(data, **overrides)
+
+
+def test_a_training_that_gets_no_better_ends_early_and_stays_ended(data: Path) -> None:
+    settings: dict[str, Any] = {"train.epochs": 9, "train.optimizer.lr": 1e-12, "train.best_metric": "loss"}
+    training = make_training(data, **settings, **{"train.patience": 2, "train.optimizer.weight_decay": 0.0})
+    # So small a step changes no weight, so no validation beats the first one.
+    train(training)
+    assert [step for kind, step in curve(training) if kind == "validation"] == [5, 10, 15]
+    state = read_state(newest(training))
+    assert (state.stopped, state.worse, state.best_step, state.step) == (True, 2, 5, 15)
+    assert load_checkpoint(training.run / "last").metrics == state.latest
+    (training.run / "last" / "model.json").unlink()
+    before = curve(training)
+    train(training)
+    assert load_checkpoint(training.run / "last") and curve(training) == before
+
+
+def test_time_that_a_checkpoint_takes_is_written_down(data: Path) -> None:
+    training = make_training(data, **{"train.checkpoints.every_steps": 1})
+    train(training)
+    shares = [line["checkpoint_wait"] for line in read_metrics(training.run) if line["kind"] == "train"]
+    assert shares[0] == 0 and all(0 < share < 1 for share in shares[1:])
 
 
 # --- what must never pass
@@ -210,7 +255,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(data: Path) -> None:
 
 def test_no_checkpoint_is_saved_of_weights_that_are_not_finite(data: Path) -> None:
     # The loss is written down every ten steps only, the state after every one.
-    training = make_training(data, **{"train.checkpoint_every_steps": 1, "train.log_every_steps": 1000})
+    training = make_training(data, **{"train.checkpoints.every_steps": 1, "train.log_every_steps": 1000})
     attempt = begin_attempt(training.run, training.data_digest)
 
     def poisoned() -> Iterator[LoadedBatch]:
@@ -232,7 +277,7 @@ def test_no_checkpoint_is_saved_of_weights_that_are_not_finite(data: Path) -> No
 
 def test_weights_that_a_finite_gradient_made_infinite_are_not_saved(data: Path) -> None:
     settings: dict[str, Any] = {"train.optimizer.lr": 1e39, "train.schedule": {"name": "constant"}}
-    training = make_training(data, **settings, **{"train.checkpoint_every_steps": 1})
+    training = make_training(data, **settings, **{"train.checkpoints.every_steps": 1})
     with pytest.raises(TrainingDivergedError, match="weights are not finite after step 1"):
         train(training)
     assert latest_checkpoint(training.run) is None
@@ -240,7 +285,7 @@ def test_weights_that_a_finite_gradient_made_infinite_are_not_saved(data: Path) 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_as_many_bad_steps_are_left_out_as_are_allowed(data: Path, precision: str) -> None:
-    settings = {"train.skip_bad_steps": 2, "train.checkpoint_every_steps": 2, "train.precision": precision}
+    settings = {"train.skip_bad_steps": 2, "train.checkpoints.every_steps": 2, "train.precision": precision}
 
     def poisoned(training: Training, first: int, bad: set[int]) -> Iterator[LoadedBatch]:
         for batch in batches(training, first):
@@ -302,18 +347,11 @@ def test_an_epoch_that_did_not_meet_every_sample_is_an_error(data: Path) -> None
 
 
 def test_a_part_is_frozen_until_its_share_of_the_training_is_over(data: Path) -> None:
-    frozen = make_training(data, **{"train.freeze": {"encoders": 0.5}, "train.checkpoint_every_steps": 1})
-    attempt = begin_attempt(frozen.run, frozen.data_digest)
-    seen: list[dict[str, torch.Tensor]] = []
-
-    def watched() -> Iterator[LoadedBatch]:
-        for batch in batches(frozen):
-            if batch.item.phase == "train" and batch.item.step > 1:
-                seen.append(load_checkpoint(newest(frozen)).state)
-            yield batch
-
-    run_worker(frozen, ONE, attempt, watched())
-    seen.append(load_checkpoint(newest(frozen)).state)
+    frozen = make_training(
+        data, **{"train.freeze": {"encoders": 0.5}, "train.checkpoints": {"every_steps": 1, "keep_last": 10}}
+    )
+    train(frozen)
+    seen = [load_checkpoint(folder).state for folder in sorted((frozen.run / "checkpoints").iterdir())]
     changes = [
         {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
         for before, after in itertools.pairwise(seen)
@@ -323,7 +361,7 @@ def test_a_part_is_frozen_until_its_share_of_the_training_is_over(data: Path) ->
 
 def test_a_training_with_frozen_parts_and_muon_goes_on_as_if_it_had_not_been_killed(data: Path) -> None:
     settings: dict[str, Any] = {
-        "train.checkpoint_every_steps": 2,
+        "train.checkpoints.every_steps": 2,
         "train.freeze": {"encoders.vector": 0.4},
         "train.optimizer": {"name": "muon", "lr": 0.01, "parts": {"head": 2.0}, "layer_decay": 0.5},
         "train.schedule": {"name": "wsd"},
