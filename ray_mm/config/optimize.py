@@ -19,9 +19,10 @@ class OptimizerConfig(Config):
     """The optimizer."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """AdamW; or Muon on the weights of linear layers, with AdamW on all else and on the head."""
+    """AdamW; or Muon on the weights of linear layers, with AdamW on all else and on the head. Muon's steps are scaled to the size
+    of AdamW's, so the same rate suits both."""
     lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate. Muon's steps are scaled to the size of AdamW's, so the same rate suits both."""
+    """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Decoupled weight decay, on matrices only."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
