@@ -1,7 +1,7 @@
 """``ray-mm``: verbs only; every verb is one call into the package.
 
-Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused; 130 interrupted. Nothing heavy is
-imported before a verb needs it: ``--help`` and ``check`` answer at once.
+Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused; 130 interrupted; 143 asked to end.
+Nothing heavy is imported before a verb needs it: ``--help`` and ``check`` answer at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="ray-mm",
     help="Train one fusion model over image, text, audio, sensor series and point clouds in WebDataset tars, on Ray.",
-    epilog="Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused; 130 interrupted.",
+    epilog="Exit status: 0 done; 1 failed; 2 the job file or the call is wrong; 3 a gate refused; 130 interrupted; 143 asked to "
+    "end.",
     rich_markup_mode=None,  # rich would take a fifth of the time that --help may take
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -14,6 +14,7 @@ RayMMError                  exit 1   something failed while it ran
 ├── QuarantineBudgetError   exit 1   more bad samples than the job allows
 ├── OrderError              exit 1   a batch arrived out of its planned place: an internal error, never ignored
 ├── TrainingDivergedError   exit 1   the loss is no longer finite
+├── StopRequested           exit 143 a training was asked to end, and has saved its state
 └── GateRefused             exit 3   a gate said no; the run itself went well
 """
 
@@ -95,6 +96,12 @@ class TrainingDivergedError(RayMMError):
 
 class OrderError(RayMMError):
     """A batch arrived out of its planned place."""
+
+
+class StopRequested(RayMMError):  # noqa: N818 - no mistake of anybody's
+    """A training was asked to end, by SIGTERM or its ``.stop`` file, and has saved its state."""
+
+    exit_status = 143
 
 
 class GateRefused(RayMMError):  # noqa: N818 - a refusal is a result, not a failure

@@ -14,6 +14,7 @@ parts.py      parts of the model that are trained at other rates, or not at all 
 advice.py     what the training will be like, told before it starts
 shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts
+stopping.py   asked to end, it saves first
 background.py files that are written while the training goes on
 ledger.py     who trained what
 tracking.py   what is written down on the way: metrics.jsonl, TensorBoard

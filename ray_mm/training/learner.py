@@ -52,6 +52,7 @@ class Step:
         met: samples of all ranks.
         quarantined: those of them that can't be read.
         quarantined_here: positions of this rank's.
+        stop: whether a rank wants the training to end.
     """
 
     loss_sum: Tensor
@@ -60,6 +61,7 @@ class Step:
     met: int
     quarantined: int
     quarantined_here: tuple[int, ...]
+    stop: bool
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,12 @@ class Learner:
         """What the loss is multiplied by in half precision, and when that changes; empty otherwise."""
         return dict(self._scaler.state_dict())
 
-    def train(self, batch: LoadedBatch) -> Step:
+    def train(self, batch: LoadedBatch, stop: bool = False) -> Step:
         """Forward, backward, and one step of the optimizer: all that is done with a training batch.
 
         Args:
             batch: this rank's share of a global batch.
+            stop: whether this rank wants the training to end: told to all with what is told anyway.
         """
         job, item, ranks = self._training.job, batch.item, self._ranks
         num_steps = self._training.schedule.num_steps
@@ -161,8 +164,8 @@ class Learner:
         weights = sample_weights(job.model.task, tensors)
         position, present = tensors[POSITION].cpu(), tensors[WEIGHT].cpu() > 0
         bad = position[(position >= 0) & ~present]
-        total_weight, met, quarantined = ranks.sum(
-            [float(weights.sum()), float((position >= 0).sum()), float(len(bad))]
+        total_weight, met, quarantined, stops = ranks.sum(
+            [float(weights.sum()), float((position >= 0).sum()), float(len(bad)), float(stop)]
         )
 
         train_mode(self._wrapped)
@@ -191,7 +194,9 @@ class Learner:
         weight_sum = weights.sum()
         if skips:
             loss_sum, weight_sum = torch.zeros_like(loss_sum), torch.zeros_like(weight_sum)
-        return Step(loss_sum, weight_sum, finite, round(met), round(quarantined), tuple(int(p) for p in bad))
+        return Step(
+            loss_sum, weight_sum, finite, round(met), round(quarantined), tuple(int(p) for p in bad), stop=stops > 0
+        )
 
     def _backward(self, tensors: dict[str, Tensor], factor: float, last: bool) -> Tensor:
         """Adds the gradients of some samples; exchanges those of all so far with the other ranks after the last ones.

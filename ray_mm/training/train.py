@@ -48,6 +48,7 @@ from ray_mm.training.state import (
     latest_checkpoint,
     read_state,
 )
+from ray_mm.training.stopping import StopSign
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import run_worker
 
@@ -79,7 +80,8 @@ def run_train(job: TrainJob) -> dict[str, Any]:
             notice(warning)
         if latest is not None:
             notice(f"goes on at step {state.step:,} of {training.schedule.num_steps:,}.")
-        with ray_session(announce=True):
+        # Ray takes signals, too, when it starts.
+        with ray_session(announce=True), StopSign(training.run).on_sigterm():
             _fit(training)
         return _result(folder, training)
 

@@ -21,7 +21,7 @@ from ray_mm.config.model import ClassifyTask
 from ray_mm.config.train import TrainJob
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.quarantine import check_budget
-from ray_mm.errors import OrderError, QuarantineBudgetError
+from ray_mm.errors import OrderError, QuarantineBudgetError, StopRequested
 from ray_mm.storage import atomic_folder
 from ray_mm.training.background import BackgroundWriter
 from ray_mm.training.bad_steps import BadSteps, diverged
@@ -39,6 +39,7 @@ from ray_mm.training.state import (
     save_state,
     writing,
 )
+from ray_mm.training.stopping import StopSign
 from ray_mm.training.tracking import Tracker
 from ray_mm.training.validation import ValidationSums
 
@@ -58,6 +59,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         QuarantineBudgetError: too many bad samples; on every rank at the same step.
         TrainingDivergedError: the loss or a weight is no longer finite; on every rank at the same step.
         OrderError: an epoch did not meet every planned sample once.
+        StopRequested: it was asked to end, and is saved; on every rank at the same step.
     """
     job, schedule = training.job, training.schedule
     folder = training.run / attempt.checkpoint if attempt.checkpoint is not None else None
@@ -70,10 +72,13 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         ledger = files.enter_context(closing(Ledger(training.run / "ledger", attempt.number, ranks.rank)))
         tracker = files.enter_context(closing(Tracker(training.run, state.step))) if ranks.rank == 0 else None
         writer = files.enter_context(BackgroundWriter())
+        sign = StopSign(training.run)
+        first_scored = state.next_item
         for batch in () if state.stopped else batches:
             item = batch.item
             if item.phase == "train":
-                step = learner.train(batch)
+                step = learner.train(batch, stop=ranks.rank == 0 and sign.seen())
+                stops, first_scored = step.stop, item.number + 1
                 bad_steps.add(batch, step.finite)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
@@ -103,6 +108,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 with learner.averaged():
                     validation.add(learner.model, batch.tensors, job.train.precision)
                 state = replace(state, next_item=item.number + 1)
+                stops = bool(ranks.sum([float(ranks.rank == 0 and sign.seen())])[0])
                 if item.ends_phase:
                     metrics = validation.read(item.step)
                     state = replace(state, latest=metrics)
@@ -115,7 +121,11 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                         tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
                     # Waiting during a validation says nothing about the training.
                     loss_meter.restart()
-            if _saves_here(training, batch):
+            stops = stops and state.next_item < schedule.num_items
+            if stops and item.phase == "validation" and not item.ends_phase:
+                # It is begun again: what was added up so far is in no checkpoint.
+                state = replace(state, next_item=first_scored)
+            if stops or _saves_here(training, batch):
                 # Adds up over the ranks, so it is a barrier, too: every rank's ledger must cover the checkpoint before it
                 # is there.
                 state = replace(
@@ -131,6 +141,14 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     loss_meter.stood_still(time.perf_counter() - started)
             if state.stopped:
                 break
+            if stops:
+                writer.wait()
+                # Nobody ends before it is written.
+                ranks.barrier()
+                raise StopRequested(
+                    f"the training in {training.run} was asked to end and is saved at step {state.step:,} of "
+                    f"{schedule.num_steps:,}. Run the same command again to go on."
+                )
         if ranks.rank == 0:
             writer.wait()
             _publish(training, attempt, "last", learner.snapshot(), state.latest)
