@@ -1,7 +1,7 @@
 # make demo   the whole path on generated data        make test    all tests
 # make check  lint, format, types, import contract    make fix     what the linter can mend by itself
 # make bench  the benchmarks                          make docs-check   run what the docs say
-# make fuzz   damage 80,000 inputs at random: 20,000 in each of four ways, FUZZ_CASES=… for more
+# make fuzz   damage 120,000 inputs at random: 20,000 in each of six ways, FUZZ_CASES=… for more
 # make install  make .venv and install into it; then . .venv/bin/activate puts ray-mm on the path
 #
 # PYTHON=python3.12 chooses the Python that .venv is made with; PIP_ARGS is passed on to pip.
@@ -52,7 +52,7 @@ docs-check: $(INSTALLED)
 	@$(BIN)/python -m pytest -q tests/test_docs.py
 
 fuzz: $(INSTALLED)
-	@echo "ray_mm: damaging $(FUZZ_CASES) tars, gzip files, files that are none, and members"
+	@echo "ray_mm: damaging $(FUZZ_CASES) tars, gzip files in three ways, files that are none, and members"
 	@RAY_MM_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q -m fuzz
 
 install: $(INSTALLED)

@@ -2,7 +2,8 @@
 
 fields.py         the schema of a batch: field → arrays
 tar_bytes.py      where a tar's bytes come from: a file, an object
-gzip_bytes.py     the same of a tar within a gzip file; seek points
+gzip_bytes.py     the same of a tar within a gzip file
+seek_points.py    places from which a gzip file can be unpacked without its beginning
 tar_header.py     the fields of its headers
 tar.py            the header walk of a tar
 index.py          a tar → where each member of its samples lies

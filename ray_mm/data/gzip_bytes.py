@@ -3,47 +3,84 @@
 from __future__ import annotations
 
 import io
-import threading
-from bisect import bisect_left, bisect_right
+import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import indexed_gzip
 
+from ray_mm.data.seek_points import SeekPoints, unpack
 from ray_mm.errors import DatasetError, ObjectChangedError, RayMMError
-from ray_mm.storage import is_remote, local_path, ranges
+from ray_mm.storage import local_path, ranges
 from ray_mm.storage.ranges import RangeReader
 from ray_mm.storage.remote import ObjectInfo, stat
 
 _PART = 1 << 20
+_LOCAL_PART = 1 << 16
 _POINT_SPACING = 2 << 20
 """Bytes of the tar between two seek points; each point takes 32 kB."""
 _GZIP_ERRORS = (indexed_gzip.ZranError, EOFError, OSError, ValueError)
 
 
-class _Object:
-    """An object in a store, as the file that ``indexed_gzip`` reads from.
+class _Checked:
+    """A gzip file as ``indexed_gzip`` reads it, every byte held against the format the first time that it passes.
+
+    That one does not end on some damaged files, and does not look at what is behind the end of a tar.
 
     Args:
-        info: of the object.
+        info: of the file or the object.
+        max_bytes: that it may unpack to.
     """
 
     _PARTS = 4
     """That are kept: while seek points are made, what one read passed is passed again, up to 11 MiB."""
 
-    def __init__(self, info: ObjectInfo) -> None:
+    def __init__(self, info: ObjectInfo, max_bytes: int) -> None:
+        self._info = info
         self._reader = RangeReader(info)
         self._parts: deque[tuple[int, memoryview]] = deque(maxlen=self._PARTS)
         self._at = 0
+        self._checked = 0
+        self._unpacked_bytes = 0
+        self._max_bytes = max_bytes
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._between_streams = False
         self.error: RayMMError | None = None
         """Why the last bytes could not be had: what it becomes within ``indexed_gzip`` says nothing of the store."""
 
-    def hold(self, start: int, content: memoryview) -> None:
-        """Has some bytes of the object, so that they need not be fetched."""
-        self.error = None
-        self._parts.clear()
-        self._parts.append((start, content))
+    def check_rest(self) -> None:
+        """Holds what was not read yet against the format.
+
+        Raises:
+            DatasetError: it is cut short or damaged, or something else follows.
+        """
+        self._at = self._checked
+        while self.read(_PART):
+            pass
+        if not self._between_streams:
+            raise DatasetError(f"{self._info.url}: the gzip stream is cut short or damaged (it ends too early).")
+
+    def _check(self, content: bytes) -> None:
+        while content:
+            if self._between_streams:
+                if not content[0]:
+                    # Filling, as on tapes: nothing else may follow.
+                    if content.strip(b"\0"):
+                        raise DatasetError(f"{self._info.url}: something that is no gzip stream stands behind its end.")
+                    return
+                self._inflate, self._between_streams = zlib.decompressobj(zlib.MAX_WBITS | 16), False
+            try:
+                self._unpacked_bytes += len(self._inflate.decompress(content, _PART))
+            except zlib.error as error:
+                raise DatasetError(f"{self._info.url}: the gzip stream is cut short or damaged ({error}).") from None
+            if self._unpacked_bytes > self._max_bytes:
+                raise DatasetError(
+                    f"{self._info.url}: unpacks to more than {self._max_bytes:,} bytes; if that is meant, allow it with: "
+                    "--max-unpacked"
+                )
+            self._between_streams = self._inflate.eof
+            content = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
 
     def read(self, size: int) -> bytes:
         """The next bytes, fewer than are asked for where a part ends; none at the end of the object."""
@@ -51,6 +88,13 @@ class _Object:
             return b""
         start, content = self._part()
         found = bytes(content[self._at - start : self._at - start + size])
+        if self._at <= self._checked < self._at + len(found):
+            try:
+                self._check(found[self._checked - self._at :])
+            except DatasetError as error:
+                self.error = error
+                raise
+            self._checked = self._at + len(found)
         self._at += len(found)
         return found
 
@@ -97,8 +141,8 @@ class GzipBytes:
 
     def __init__(self, info: ObjectInfo, max_bytes: int) -> None:
         self._name = info.url
-        self._object = _Object(info) if is_remote(info.url) else None
-        self._file = indexed_gzip.IndexedGzipFile(self._object or str(local_path(info.url)), spacing=_POINT_SPACING)
+        self._packed = _Checked(info, max_bytes)
+        self._file = indexed_gzip.IndexedGzipFile(self._packed, spacing=_POINT_SPACING)
         self._buffer = b""
         self._base = 0
         self.size = max_bytes
@@ -124,10 +168,21 @@ class GzipBytes:
 
     def read(self, offset: int, length: int) -> bytes:
         """Some bytes, unpacked from the seek point before them."""
-        return _read(self._file, self._object, self._name, offset, length)
+        try:
+            found: bytes = self._file.pread(length, offset)
+        except _GZIP_ERRORS as error:
+            raise self._failure(f"is damaged near byte {offset} ({error})") from None
+        if len(found) != length:
+            raise DatasetError(f"{self._name}: the gzip stream ends before byte {offset + length}; it was cut short.")
+        return found
 
     def seek_points(self) -> bytes:
-        """After the last byte: what ``GzipRanges`` needs."""
+        """After the last byte: what ``GzipRanges`` needs.
+
+        Raises:
+            DatasetError: behind the tar's end the file is cut short or damaged.
+        """
+        self._packed.check_rest()
         stream = io.BytesIO()
         self._file.export_index(fileobj=stream)
         return stream.getvalue()
@@ -136,9 +191,11 @@ class GzipBytes:
         try:
             part: bytes = self._file.read(_PART)
         except _GZIP_ERRORS as error:
-            reason = f"{self._name}: the gzip stream is cut short or damaged ({error})."
-            raise _failure(self._object, reason) from None
+            raise self._failure(f"is cut short or damaged ({error})") from None
         return part
+
+    def _failure(self, reason: str) -> RayMMError:
+        return self._packed.error or DatasetError(f"{self._name}: the gzip stream {reason}.")
 
 
 class GzipRanges(RangeReader):
@@ -163,19 +220,12 @@ class GzipRanges(RangeReader):
         # What lies between two near members is unpacked in any case.
         policy = replace(ranges.REMOTE_POLICY, gap_bytes=_POINT_SPACING, part_bytes=1 << 62)
         super().__init__(replace(info, size=unpacked_bytes), policy, name)
-        self._object = _Object(info) if self.is_remote else None
-        self._lock = threading.Lock()
         try:
-            # Without a buffer: to fill one, much more than the range would be unpacked.
-            self._file = indexed_gzip.IndexedGzipFile(self._object or str(local_path(info.url)), buffer_size=1)
-            self._file.import_index(fileobj=io.BytesIO(points))
-            places = list(self._file.seek_points())
-        except _GZIP_ERRORS as error:
+            self._points = SeekPoints(points)
+        except ValueError as error:
             raise DatasetError(
                 f"{info.url}: its seek points can't be read ({error}); index it again with: ray-mm index {info.url}"
             ) from None
-        self._unpacked_at = [unpacked for unpacked, _ in places]
-        self._packed_at = [packed for _, packed in places]
 
     def in_memory(self, offset: int) -> bool | None:
         """Not known: offsets are those of the unpacked tar."""
@@ -191,52 +241,40 @@ class GzipRanges(RangeReader):
             StorageError: the store does not answer in time, or refuses.
         """
         name = self._name(start, start + len(target))
-        if self._object is None:
+        if not self.is_remote:
             now = stat(self.info.url)
             if (now.size, now.version) != (self._file_info.size, self._file_info.version):
                 raise ObjectChangedError(f"{name}: was replaced while it was read.")
-            target[:] = _read(self._file, None, name, start, len(target))
+            self._unpack(self._from_disk, name, start, target)
             return
         try:
-            self._fetch_packed(self._object, name, start, target)
+            self._unpack(self._from_store, name, start, target)
         except DatasetError:
             # A bit may have flipped on its way: in the store it may be whole.
-            self._fetch_packed(self._object, name, start, target)
+            self._unpack(self._from_store, name, start, target)
 
-    def _fetch_packed(self, packed: _Object, name: str, start: int, target: memoryview) -> None:
+    def _unpack(
+        self, packed: Callable[[int, int, str], Iterator[bytes]], name: str, start: int, target: memoryview
+    ) -> None:
+        point = self._points.before(start)
+        end = self._points.end_for(start + len(target))
+        try:
+            unpack(point, packed(point.begin, self._file_info.size if end is None else end, name), start, target)
+        except ValueError as error:
+            raise DatasetError(f"{name}: the gzip stream is damaged near byte {start} ({error}).") from None
+
+    def _from_disk(self, begin: int, end: int, name: str) -> Iterator[bytes]:
+        """Only as much as is asked for: the end is that of the next point."""
+        with local_path(self._file_info.url).open("rb") as stream:
+            stream.seek(begin)
+            while begin < end and (part := stream.read(min(_LOCAL_PART, end - begin))):
+                begin += len(part)
+                yield part
+
+    def _from_store(self, begin: int, end: int, name: str) -> Iterator[bytes]:
         reader = RangeReader(self._file_info, name=lambda first, last: name)
-        begin, end = self._span(start, start + len(target))
         content = memoryview(bytearray(end - begin))
         # One after the other: side by side they would wait for threads that wait for them.
         for at in range(0, len(content), reader.policy.part_bytes):
             reader.fetch(begin + at, content[at : at + reader.policy.part_bytes])
-        with self._lock:
-            packed.hold(begin, content)
-            target[:] = _read(self._file, packed, name, start, len(target))
-
-    def _span(self, start: int, stop: int) -> tuple[int, int]:
-        """The bytes of the gzip file that some bytes of the tar are unpacked from."""
-        first, behind = bisect_right(self._unpacked_at, start) - 1, bisect_left(self._unpacked_at, stop)
-        # A point may lie within a byte, which is the one before the place that it names.
-        begin = self._packed_at[first] - 1 if first > 0 else 0
-        return begin, self._packed_at[behind] if behind < len(self._packed_at) else self._file_info.size
-
-
-def _read(file: indexed_gzip.IndexedGzipFile, packed: _Object | None, name: str, offset: int, length: int) -> bytes:
-    """Some bytes of the unpacked stream.
-
-    Raises:
-        DatasetError: they can't be had.
-        StorageError: the store does not answer, or refuses.
-    """
-    try:
-        found: bytes = file.pread(length, offset)
-    except _GZIP_ERRORS as error:
-        raise _failure(packed, f"{name}: the gzip stream is damaged near byte {offset} ({error}).") from None
-    if len(found) != length:
-        raise DatasetError(f"{name}: the gzip stream ends before byte {offset + length}; it was cut short.")
-    return found
-
-
-def _failure(packed: _Object | None, reason: str) -> RayMMError:
-    return packed.error if packed is not None and packed.error is not None else DatasetError(reason)
+        yield bytes(content)
