@@ -21,10 +21,11 @@ from ray_mm.config.fields import LabelField
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, decoder_for
-from ray_mm.data.decode.decoder import Arrays
+from ray_mm.data.decode.decoder import Arrays, streams_decoder
 from ray_mm.data.fields import presence_name
-from ray_mm.data.payload import member_bytes
+from ray_mm.data.payload import member_bytes, stream_bytes
 from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.stream_parts import has_streams
 from ray_mm.errors import CheckpointError, UsageError
 from ray_mm.storage import local_path, sha256_file
 
@@ -68,7 +69,9 @@ class Predictor(abc.ABC):
         # Not the label: a prediction has none, and its statistics are not an input's.
         inputs = preprocessor.model_copy(update={"fields": {name: preprocessor.fields[name] for name in config.fields}})
         self._collator = Collator(inputs)
-        self._decoders = {name: decoder_for(name, inputs) for name in self.input_fields}
+        specs = inputs.fields
+        self._decoders = {name: decoder_for(name, inputs) for name in specs if not has_streams(specs[name])}
+        self._of_streams = {name: streams_decoder(name, spec) for name, spec in specs.items() if has_streams(spec)}
 
     def outputs(
         self, batch: Mapping[str, npt.NDArray[Any]], subsets: Sequence[frozenset[str]] | None = None
@@ -110,7 +113,8 @@ class Predictor(abc.ABC):
             sample: field → value. Bytes are a member as a shard holds it; a path (``Path``, or ``str`` except for a text)
                 is a file with such bytes. Otherwise a text is a ``str``; an image uint8 [height, width, channels]; audio
                 int16 or floats in −1 … 1, [frames] or [frames, channels], at the field's rate; series, points and vector
-                arrays or nested lists. What is missing, None or empty is absent. The label is ignored.
+                arrays or nested lists; a series of several streams a mapping from
+                member to any of these. What is missing, None or empty is absent. The label is ignored.
 
         Returns:
             The answer; where nothing is present, too: ``presence`` tells.
@@ -178,7 +182,12 @@ class Predictor(abc.ABC):
 
     def _fill(self, batch: Arrays, row: int, name: str, value: Any) -> None:
         try:
-            payload = b"" if value is None else member_bytes(self.preprocessor.fields[name], value)
+            spec = self.preprocessor.fields[name]
+            if has_streams(spec):
+                payloads = {} if value is None else stream_bytes(spec, value)
+                batch[presence_name(name)][row] = self._of_streams[name](payloads, batch, row)
+                return
+            payload = b"" if value is None else member_bytes(spec, value)
             if len(payload):
                 batch[presence_name(name)][row] = self._decoders[name](payload, batch, row)
         except DecodeError as error:

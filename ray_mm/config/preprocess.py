@@ -90,11 +90,6 @@ class PreprocessJob(Config):
             raise ValueError(
                 "splits: tars have no columns; divide by hash without a group, or name the shards of each split"
             )
-        streamed = next((field for field in self.fields if self.shards is not None and self.is_streamed(field)), None)
-        if streamed is not None:
-            raise ValueError(
-                f"fields.{streamed}.streams: streams are for a table; the tars of shards are read as they lie there"
-            )
         if isinstance(self.shards, dict) and self.splits != SplitByHash():
             raise ValueError("splits: shards say already which split they are of; remove splits")
         return self

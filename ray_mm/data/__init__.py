@@ -10,6 +10,7 @@ index.py          a tar → where each member of its samples lies
 sidecar.py        the index on disk
 seal.py           checksums of a dataset's small files
 manifest.py       ``dataset.json`` and ``shards.parquet``: a dataset on disk
+stream_parts.py   field → the members that it is read from
 shards.py         patterns → the shards that they name
 indexing.py       many shards → their indexes, where they are not there yet
 found.py          what members were found to be, and how values become fields

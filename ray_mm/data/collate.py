@@ -9,12 +9,14 @@ import numpy as np
 
 from ray_mm.config.fields import ImageField
 from ray_mm.data.decode import DecodeError, Draw, decoder_for
-from ray_mm.data.decode.decoder import Arrays, Decoder, whole_decoder
+from ray_mm.data.decode.decoder import Arrays, Decoder, StreamsDecoder, streams_decoder, whole_decoder
+from ray_mm.data.decode.error import StreamError
 from ray_mm.data.fields import POSITION, WEIGHT, ArraySpec, field_arrays, presence_name, whole_arrays
 from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.stream_parts import has_streams, parts_of_field
 
 Members = Mapping[str, bytes | memoryview]
-"""Field → the bytes of its member; a missing or empty one is absent."""
+"""Field, or part of one (see ``data.stream_parts``) → the bytes of its member; a missing or empty one is absent."""
 
 
 class Collator:
@@ -29,13 +31,20 @@ class Collator:
         self.fields = sorted(preprocessor.fields)
         self._specs: dict[str, ArraySpec] = {}
         self._decoders: dict[str, Decoder] = {}
+        self._of_streams: dict[str, StreamsDecoder] = {}
+        self._parts: dict[str, dict[str, str]] = {}
         for name in self.fields:
+            spec = preprocessor.fields[name]
             if name in whole:
                 self._specs |= whole_arrays(name, whole[name])
                 self._decoders[name] = whole_decoder(name, whole[name])
             else:
-                self._specs |= field_arrays(name, preprocessor.fields[name])
-                self._decoders[name] = decoder_for(name, preprocessor)
+                self._specs |= field_arrays(name, spec)
+                if has_streams(spec):
+                    self._of_streams[name] = streams_decoder(name, spec)
+                    self._parts[name] = {member: part for part, member in parts_of_field(name, spec).items()}
+                else:
+                    self._decoders[name] = decoder_for(name, preprocessor)
 
     def empty(self, size: int) -> Arrays:
         """A batch in which nothing is present and every row is padding."""
@@ -57,11 +66,16 @@ class Collator:
             draws: make the random choices of each sample; None: nothing is left to chance.
 
         Returns:
-            Row → field → reason, for each member that can't be decoded. Such a row is then as if nothing were there, and
-            its weight is 0; every other one's is 1.
+            Row → field, or part of one → reason, for each member that can't be decoded. Such a row is then as if nothing were
+            there, and its weight is 0; every other one's is 1.
         """
         bad: dict[int, dict[str, str]] = {}
         for name in self.fields:
+            if name in self._of_streams:
+                for place, members in enumerate(samples):
+                    if found := self._fill_streams(name, members, arrays, first_row + place):
+                        bad.setdefault(first_row + place, {}).update(found)
+                continue
             decode, presence = self._decoders[name], arrays[presence_name(name)]
             for place, members in enumerate(samples):
                 payload = members.get(name)
@@ -76,6 +90,16 @@ class Collator:
         for row in bad:
             self.clear(arrays, row)
         return bad
+
+    def _fill_streams(self, name: str, members: Members, arrays: Arrays, row: int) -> dict[str, str]:
+        """Decodes the members of a series of streams; returns part → reason for those that are at fault."""
+        parts = self._parts[name]
+        payloads = {member: members[part] for member, part in parts.items() if part in members}
+        try:
+            arrays[presence_name(name)][row] = self._of_streams[name](payloads, arrays, row)
+        except StreamError as error:
+            return {parts[member]: str(error) for member in error.members}
+        return {}
 
     def clear(self, arrays: Arrays, row: int) -> None:
         """Makes a row absent in every field, with weight 0; it keeps its position."""

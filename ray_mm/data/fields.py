@@ -179,7 +179,7 @@ def _fixed_by_data(spec: FieldSpec) -> set[str]:
         case SeriesField():
             lies = {"channels", "source_rate_hz", "path", "time_path", "streams"}
             # Only what has times, or a rate that is known, can be resampled.
-            return lies if spec.source_rate_hz or spec.time_path else lies | {"rate_hz"}
+            return lies if spec.source_rate_hz or spec.time_path or spec.streams else lies | {"rate_hz"}
         case PointsField():
             return {"channels", "path", "raw_float32"}
         case VectorField():

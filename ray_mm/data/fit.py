@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_mm.config.fields import FieldSpec
+from ray_mm.config.fields import FieldSpec, SeriesField
 from ray_mm.errors import DatasetError
 from ray_mm.storage import is_remote
 
@@ -71,6 +71,17 @@ def lacking_text(lacking: Collection[str]) -> str:
 
 
 def _differences(name: str, found: FieldSpec, wanted: FieldSpec) -> Iterator[str]:
+    if isinstance(found, SeriesField) and isinstance(wanted, SeriesField) and found.streams != wanted.streams:
+        # Members are read as the model's fields say.
+        here, there = (
+            f"members {', '.join(spec.members)}" if spec.members else "one member" for spec in (found, wanted)
+        )
+        yield (
+            f"{name}.streams: it is read from {here}, for the model from {there}"
+            if here != there
+            else f"{name}.streams names other parts or times of {here} than the model's"
+        )
+        return
     for key in _MUST_AGREE[wanted.type]:
         here, there = getattr(found, key), getattr(wanted, key)
         if here == there:

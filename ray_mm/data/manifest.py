@@ -75,7 +75,8 @@ class Manifest(Config):
     fields: dict[str, FieldSpec]
     """Field → its type and shape, complete."""
     members: dict[str, tuple[str, ...]]
-    """Field → the suffixes under which its member is found in a sample; the first that is there is taken."""
+    """Field → the suffixes under which its member is found in a sample; the first that is there is taken. Of a series of
+    streams: the suffixes of all of them, see ``data.stream_parts``."""
     presence: dict[str, int]
     """Field → number of samples that have it."""
     label_counts: dict[str, dict[str, int]] = Field(default={})

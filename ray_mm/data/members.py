@@ -21,6 +21,7 @@ import numpy as np
 from ray_mm.data.gzip_bytes import GzipRanges
 from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset
+from ray_mm.data.stream_parts import suffixes_of
 from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
 from ray_mm.storage import is_remote, ranges
 from ray_mm.storage.cache import BlockCache
@@ -28,7 +29,7 @@ from ray_mm.storage.ranges import Arena, Range, RangeReader, read_many, run_all
 from ray_mm.storage.remote import patient
 
 Members = dict[str, memoryview]
-"""Field → the bytes of its member; absent ones are left out."""
+"""Field, or part of one (see ``data.stream_parts``) → the bytes of its member; absent ones are left out."""
 
 _Asked = tuple[int, int, tuple[str, ...]]
 """Shard, row and fields."""
@@ -84,7 +85,10 @@ class SampleReader:
     def __init__(self, dataset: Dataset, fields: list[str], cache: BlockCache | None = None) -> None:
         self._cache = cache
         self._dataset = dataset
-        self._fields = tuple(fields)
+        self._suffixes = {
+            part: found for field in fields for part, found in suffixes_of(dataset.manifest, field).items()
+        }
+        self._fields = tuple(self._suffixes)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
         self._ahead: defaultdict[_Asked, deque[tuple[Future[list[Members]], int]]] = defaultdict(deque)
@@ -214,9 +218,9 @@ class SampleReader:
     def _opened(self, shard: int, row: int) -> _OpenShard:
         with patient(ranges.REMOTE_POLICY.give_up_s):
             index, found = self._dataset.open_shard(shard, row)
-        path, members = self._dataset.shards[shard].path, self._dataset.manifest.members
+        path = self._dataset.shards[shard].path
         suffixes = {
-            field: [suffix for suffix in members.get(field, ()) if suffix in index.sizes] for field in self._fields
+            field: [suffix for suffix in known if suffix in index.sizes] for field, known in self._suffixes.items()
         }
         name = partial(_named, found.url, index)
         if index.unpacked_bytes is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from ray_mm.config.fields import AudioField, FieldSpec, ImageField, TextField
+from ray_mm.config.fields import AudioField, FieldSpec, ImageField, SeriesField, TextField
 from ray_mm.data.decode import DecodeError
-from ray_mm.data.decode.arrays import as_finite
+from ray_mm.data.decode.arrays import as_finite, as_float64
+from ray_mm.data.decode.error import StreamError
 
 
 def member_bytes(spec: FieldSpec, value: Any) -> bytes | memoryview:
@@ -34,6 +36,36 @@ def member_bytes(spec: FieldSpec, value: Any) -> bytes | memoryview:
     if spec.type == "text":
         raise DecodeError(f"a text must be a str, found {type(value).__name__}")
     return _encode(spec, value)
+
+
+def stream_bytes(spec: SeriesField, value: Any) -> dict[str, bytes | memoryview]:
+    """The value of a series of several streams as the bytes of its members.
+
+    Args:
+        spec: of the field.
+        value: member, as the streams name it → its value: bytes, a path or an array.
+
+    Raises:
+        DecodeError: it is nothing that the field can hold.
+    """
+    if not isinstance(value, Mapping) or not value.keys() <= set(spec.members):
+        found = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+        raise DecodeError(
+            f"expected a mapping from its members {', '.join(spec.members)} to their values, found {found}"
+        )
+    members: dict[str, bytes | memoryview] = {}
+    for member, each in value.items():
+        try:
+            if isinstance(each, (bytes, bytearray, memoryview, str, Path)):
+                members[member] = member_bytes(spec, each)
+            elif each is not None:
+                sink = io.BytesIO()
+                # Times since 1970 have no room in 32 bits.
+                np.lib.format.write_array(sink, as_float64(each), allow_pickle=False)
+                members[member] = sink.getvalue()
+        except DecodeError as error:
+            raise StreamError((member,), str(error)) from None
+    return members
 
 
 def _nested(path: str, value: str) -> Any:

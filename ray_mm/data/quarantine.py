@@ -32,8 +32,8 @@ def quarantine(folder: Path, dataset: str, error: SampleError, payload: bytes | 
         error: which member, and what is wrong with it.
         payload: the member.
     """
-    where = {"dataset": dataset, "shard": error.shard, "key": error.key, "field": error.field}
-    name = f"{stable_hash(*where.values()):032x}"
+    where = _where(dataset, error)
+    name = _name(where)
     record = folder / f"{name}.json"
     if record.exists():
         return
@@ -46,6 +46,22 @@ def quarantine(folder: Path, dataset: str, error: SampleError, payload: bytes | 
             f"{error}; and it can't be kept aside in {folder} ({reason.strerror or reason}). Free space there, or choose "
             "another output."
         ) from None
+
+
+def kept_bytes(folder: Path, dataset: str, error: SampleError) -> bytes | None:
+    """The bytes of a member as a quarantine keeps them; None where it is not there. Arguments as of ``quarantine``."""
+    try:
+        return (folder / f"{_name(_where(dataset, error))}.bin").read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _where(dataset: str, error: SampleError) -> dict[str, str]:
+    return {"dataset": dataset, "shard": error.shard, "key": error.key, "field": error.field}
+
+
+def _name(where: dict[str, str]) -> str:
+    return f"{stable_hash(*where.values()):032x}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ After the data was mended, or ray_mm was upgraded, it tells which samples a new 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,9 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 from ray_mm.config.fields import FieldSpec
 from ray_mm.data.collate import Collator
 from ray_mm.data.manifest import Dataset, open_dataset
-from ray_mm.data.members import SampleReader
+from ray_mm.data.members import Members, SampleReader
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
-from ray_mm.data.quarantine import UNUSABLE, Quarantined, list_quarantine
+from ray_mm.data.quarantine import UNUSABLE, Quarantined, kept_bytes, list_quarantine
+from ray_mm.data.stream_parts import field_of, parts_of_field
 from ray_mm.errors import DatasetError, RayMMError, SampleError, UsageError
 from ray_mm.storage import is_remote, local_path
 
@@ -151,24 +153,40 @@ class _Reader:
         self._decode = lru_cache(maxsize=None)(self._collator)
 
     def replay(self, member: Quarantined) -> Replayed:
-        field, kept = member.error.field, memoryview(member.path.read_bytes())
+        part, field = member.error.field, field_of(member.error.field)
+        parts = parts_of_field(field, self._dataset.manifest.fields.get(field))
+        if part not in parts:
+            gone = f"the field {field} of {self._dataset.root} is not made of {part.removeprefix(field + '.')} any more"
+            return Replayed(member, gone, gone)
+        kept = self._kept(member, parts)
         try:
             shard, row = self._place(member.error)
         except RayMMError as error:
-            return Replayed(member, self._undecodable(field, kept), str(error))
+            return Replayed(member, self._undecodable(part, kept, parts), str(error))
         samples = SampleReader(self._dataset, [field])
 
-        def reason(payload: memoryview) -> str | None:
+        def reason(members: Members) -> str | None:
             # As in a run: bytes that decode may be other bytes all the same.
-            damaged = samples.damaged(shard, row, {field: payload})
-            return damaged.get(field) or self._undecodable(field, payload)
+            damaged = samples.damaged(shard, row, {part: members[part]})
+            return damaged.get(part) or self._undecodable(part, members, parts)
 
-        was = reason(kept)
         try:
-            now = samples.members(shard, row).get(field)
+            now = samples.members(shard, row)
         except RayMMError as error:
-            return Replayed(member, was, str(error))
-        return Replayed(member, was, "is absent" if now is None else reason(now))
+            return Replayed(member, reason(kept), str(error))
+        # What is wrong with one stream may only show beside the others.
+        return Replayed(member, reason(now | kept), "is absent" if part not in now else reason(now))
+
+    def _kept(self, member: Quarantined, parts: Iterable[str]) -> Members:
+        """The member, and those parts of the same field that were kept with it."""
+        found = {member.error.field: memoryview(member.path.read_bytes())}
+        for part in parts:
+            if part not in found:
+                error = SampleError(member.error.shard, member.error.key, part, "")
+                payload = kept_bytes(member.path.parent, member.dataset, error)
+                if payload is not None:
+                    found[part] = memoryview(payload)
+        return found
 
     def _place(self, error: SampleError) -> tuple[int, int]:
         """The shard and the row of a member, in the dataset as it is now."""
@@ -180,9 +198,11 @@ class _Reader:
             raise DatasetError(f"{error.shard} has no sample {error.key} any more")
         return shard, keys.index(error.key)
 
-    def _undecodable(self, field: str, payload: memoryview) -> str | None:
-        collator = self._decode(field)
-        return collator.fill(collator.empty(1), 0, [{field: payload}]).get(0, {}).get(field)
+    def _undecodable(self, part: str, members: Members, parts: Mapping[str, str]) -> str | None:
+        missing = [member for each, member in parts.items() if each not in members]
+        collator = self._decode(field_of(part))
+        reason = collator.fill(collator.empty(1), 0, [members]).get(0, {}).get(part)
+        return f"can't be told without {', '.join(missing)}" if reason is None and missing else reason
 
     def _collator(self, field: str) -> Collator:
         known = {name: spec for name, spec in self._overrides.items() if name == field}

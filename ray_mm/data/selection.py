@@ -20,6 +20,7 @@ from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Indices, permutation, stable_hash
 from ray_mm.data.part import kept, nothing_left, selected_classes
+from ray_mm.data.stream_parts import suffixes_of
 
 _THREADS = 8
 
@@ -121,10 +122,14 @@ def matching_rows(
 
 def present(dataset: Dataset, index: ShardIndex, name: str) -> npt.NDArray[np.bool_]:
     """Which samples of a shard have a field, bool [num_samples]; an empty member is none."""
-    there: npt.NDArray[np.bool_] = np.zeros(len(index), np.bool_)
-    for suffix in dataset.manifest.members[name]:
-        if suffix in index.sizes:
-            there |= index.sizes[suffix] > 0
+    there: npt.NDArray[np.bool_] = np.ones(len(index), np.bool_)
+    # A series is there where all of its streams are.
+    for suffixes in suffixes_of(dataset.manifest, name).values():
+        found = np.zeros(len(index), np.bool_)
+        for suffix in suffixes:
+            if suffix in index.sizes:
+                found |= index.sizes[suffix] > 0
+        there &= found
     return there
 
 

@@ -24,14 +24,15 @@ from pydantic import ValidationError
 from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec, LabelField, TextField
 from ray_mm.config.preprocess import PICKLED
-from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.gzip_bytes import GzipRanges
 from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars
 from ray_mm.data.sidecar import index_path, read_index, read_points, write_index
+from ray_mm.data.stream_parts import has_streams
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.members import Member
-from ray_mm.preprocessing.raw import raw_label, raw_member
+from ray_mm.preprocessing.raw import raw_label, raw_member, raw_streams
 from ray_mm.preprocessing.splits import split_by_hash
 from ray_mm.preprocessing.summary import FieldCollector, FieldSummary
 from ray_mm.storage import is_remote, write_atomic
@@ -52,7 +53,7 @@ class PlaceSettings:
     Attributes:
         output: the job's output folder.
         fields: of the job.
-        suffixes: field → suffixes of its members; None: those that begin with its name.
+        suffixes: field → suffixes of its members, or of all of its streams; None: those that begin with its name.
         on_missing: ``error`` or ``absent``.
         fractions: split → share of the keys; empty where shards belong to splits as a whole.
         seed: of the split.
@@ -206,10 +207,26 @@ class _Finder:
     reader: RangeReader
     bad: list[str] = field(default_factory=list)
     num_bad: int = 0
+    unusable: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Split and field → samples in which its members can't be read."""
+    shared: set[str] = field(default_factory=set)
+    """Suffixes that several fields are read from."""
+    lost: bool = False
+    """Whether a member of one of these was taken out."""
 
     def find(self) -> PlaceFacts:
         members = {name: self._suffixes(name) for name in self.settings.fields}
-        picked = {name: self._picked(found) for name, found in members.items()}
+        users = Counter(suffix for found in members.values() for suffix in found)
+        self.shared = {suffix for suffix, count in users.items() if count > 1}
+        facts = self._look(members)
+        while self.lost:
+            # Fields that were looked at before have counted it.
+            self.lost = False
+            facts = self._look(members)
+        return facts
+
+    def _look(self, members: Mapping[str, tuple[str, ...]]) -> PlaceFacts:
+        picked = {name: self._picked(name, found) for name, found in members.items()}
         there = np.zeros(len(self.index), np.bool_)
         for suffix_numbers in picked.values():
             there |= suffix_numbers >= 0
@@ -224,18 +241,22 @@ class _Finder:
         labels: dict[str, list[Any]] = {}
         texts: dict[str, list[str | None]] = {}
         for name, spec in sorted(self.settings.fields.items()):
-            values = self._field(name, spec, members[name], picked[name], splits, collectors)
+            # Picked anew: what an earlier field found unreadable is no longer there.
+            values = self._field(name, spec, members[name], self._picked(name, members[name]), splits, collectors)
             if isinstance(spec, LabelField):
                 labels[name] = values
             elif isinstance(spec, TextField):
                 texts[name] = values
+        for (split, name), count in self.unusable.items():
+            if split in collectors:
+                collectors[split][name].unusable = count
         summary = PlaceSummary(
             digest=shard_digest(self.settings, self.shard),
             fields={
                 split: {name: collector.summary() for name, collector in fields.items()}
                 for split, fields in collectors.items()
             },
-            members=members,
+            members=dict(members),
             suffixes=tuple(self.index.offsets),
             num_samples=dict(Counter(split for split in splits if split)),
             num_empty=int((~there).sum()),
@@ -257,9 +278,14 @@ class _Finder:
             return found
         return tuple(suffix for suffix in given if suffix in self.index.offsets)
 
-    def _picked(self, suffixes: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Which of a field's suffixes each sample has, −1 for none."""
+    def _picked(self, name: str, suffixes: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Which of a field's suffixes each sample has, −1 for none; of a series of streams 0 where it has all of them."""
         found = np.full(len(self.index), -1, np.int64)
+        spec = self.settings.fields[name]
+        if has_streams(spec):
+            if set(suffixes) == set(spec.members):
+                found[np.logical_and.reduce([self.index.sizes[suffix] > 0 for suffix in suffixes])] = 0
+            return found
         for number, suffix in reversed(list(enumerate(suffixes))):
             found[self.index.sizes[suffix] > 0] = number
         return found
@@ -286,30 +312,38 @@ class _Finder:
         for row in rows.tolist():
             if row not in looked_at:
                 collectors[splits[row]][name].count(suffixes[picked[row]])
-        for row, payload in self._payloads(sorted(looked_at), suffixes, picked):
-            collector, suffix = collectors[splits[row]][name], suffixes[picked[row]]
+        read = {row: tuple(suffixes) if has_streams(spec) else (suffixes[picked[row]],) for row in sorted(looked_at)}
+        for row, payloads in self._payloads(read):
+            collector, suffix, payload = collectors[splits[row]][name], read[row][0], payloads[0]
             try:
-                if isinstance(spec, LabelField) and spec.target == "class":
+                if has_streams(spec):
+                    found = raw_streams(dict(zip(read[row], payloads, strict=True)), spec)
+                elif isinstance(spec, LabelField) and spec.target == "class":
                     values[row] = raw_label(payload, spec)
                     if values[row] is not None:
                         collector.add(row + 1, Member(suffix, b"", class_name=values[row]))
                     continue
-                found = raw_member(payload, spec, suffix)
+                else:
+                    found = raw_member(payload, spec, suffix)
             except DecodeError as error:
-                collector.unusable += 1
-                self._is_bad(row, suffix, str(error))
+                self.unusable[splits[row], name] += 1
+                self._is_bad(row, error.members if isinstance(error, StreamError) else (suffix,), error)
                 continue
             if found is not None:
                 collector.add(row + 1, found[0])
                 values[row] = found[1]
         return values
 
-    def _is_bad(self, row: int, suffix: str, reason: str) -> None:
+    def _is_bad(self, row: int, suffixes: Sequence[str], error: DecodeError) -> None:
+        reason = error.reason if isinstance(error, StreamError) else str(error)
         if self.settings.on_missing == "error":
             self.num_bad += 1
             if len(self.bad) < _BAD:
-                self.bad.append(f"{self.shard.info.url}[{self.index.keys[row]}].{suffix}: {reason}")
-        # Taken out of the index, it is absent for whoever reads the dataset.
+                self.bad.append(f"{self.shard.info.url}[{self.index.keys[row]}].{', '.join(suffixes)}: {reason}")
+        # Taken out of the index, it is absent for whoever reads the dataset. A series of streams is without any one of them;
+        # one that no other field is read from, if there is such a one.
+        suffix = next((each for each in suffixes if each not in self.shared), suffixes[0])
+        self.lost |= suffix in self.shared
         for places in (self.index.offsets, self.index.sizes):
             places[suffix] = places[suffix].copy()
             places[suffix][row] = -1
@@ -319,13 +353,15 @@ class _Finder:
             return rows
         return rows[np.linspace(0, len(rows) - 1, _SHAPES_PER_SHARD).round().astype(np.int64)]
 
-    def _payloads(
-        self, rows: Sequence[int], suffixes: Sequence[str], picked: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[int, memoryview]]:
+    def _payloads(self, wanted: Mapping[int, Sequence[str]]) -> Iterator[tuple[int, list[memoryview]]]:
+        """Row → the members of some suffixes."""
+        rows = list(wanted)
         for start in range(0, len(rows), _AT_ONCE):
             part = rows[start : start + _AT_ONCE]
-            ranges: list[Range] = []
-            for row in part:
-                suffix = suffixes[picked[row]]
-                ranges.append((int(self.index.offsets[suffix][row]), int(self.index.sizes[suffix][row])))
-            yield from zip(part, self.reader.read(ranges), strict=True)
+            ranges: list[Range] = [
+                (int(self.index.offsets[suffix][row]), int(self.index.sizes[suffix][row]))
+                for row in part
+                for suffix in wanted[row]
+            ]
+            views = iter(self.reader.read(ranges))
+            yield from ((row, [next(views) for _ in wanted[row]]) for row in part)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,7 +50,7 @@ SETTLED_IN_PLACE = ("fields", "members", "shards", "splits", "on_missing", "seed
 """Keys of a job that decide what is in its datasets."""
 
 Result = TypeVar("Result")
-_KEPT = ("path", "time_path", "source_rate_hz", "raw_float32")
+_KEPT = ("path", "time_path", "source_rate_hz", "streams", "raw_float32")
 """Keys of a field that say how its members are written: they stay, for the members stay."""
 
 
@@ -167,7 +167,10 @@ def _require_good(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]
             "members, or set on_missing: absent to leave such members out of the datasets."
         )
     for name, given in plan.settings.suffixes.items():
-        if not any(summary.members[name] for summary in summaries.values()):
+        known = {suffix for summary in summaries.values() for suffix in summary.members[name]}
+        if plan.job.is_streamed(name):
+            _require_streams(plan, name, known, summaries)
+        elif not known:
             wanted = ", ".join(given) if given is not None else f"{name} or {name}.…"
             found = sorted({suffix for summary in summaries.values() for suffix in summary.suffixes})
             raise UsageError(
@@ -183,6 +186,24 @@ def _require_good(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]
     elif any(not counts[split] for split in plan.splits):
         empty = next(split for split in plan.splits if not counts[split])
         raise UsageError(f"shards.{empty}: no sample has any of the fields {', '.join(sorted(plan.settings.fields))}.")
+
+
+def _require_streams(
+    plan: PlacePlan, name: str, known: Collection[str], summaries: Mapping[PlacedShard, PlaceSummary]
+) -> None:
+    wanted = plan.settings.suffixes[name] or ()
+    missing = [suffix for suffix in wanted if suffix not in known]
+    if missing:
+        found = sorted({suffix for summary in summaries.values() for suffix in summary.suffixes})
+        raise UsageError(
+            f"fields.{name}.streams: no sample has a member {', '.join(missing)}; the suffixes are {', '.join(found[:20])}."
+        )
+    total = merge_summaries(split for summary in summaries.values() for split in summary.fields.values()).get(name)
+    if total is None or not (total.present or total.unusable):
+        raise UsageError(
+            f"fields.{name}.streams: no sample has all of {', '.join(wanted)}, so the field is nowhere; a series has values "
+            "only where all of its streams are there."
+        )
 
 
 def _with_classes(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]) -> dict[str, FieldSpec]:

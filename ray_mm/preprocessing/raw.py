@@ -21,9 +21,10 @@ from ray_mm.config.fields import (
 )
 from ray_mm.data.decode.arrays import at_path, parse_json
 from ray_mm.data.decode.audio import recording_length
-from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.numeric import class_text, decode_label, read_points, read_series, read_vector
+from ray_mm.data.decode.streams import Payloads, read_streams
 from ray_mm.data.decode.text import read_text
 from ray_mm.data.decode.video import video_shape
 from ray_mm.preprocessing.members import Member
@@ -69,6 +70,21 @@ def raw_member(payload: memoryview, spec: FieldSpec, suffix: str) -> tuple[Membe
             return None if value is None else (Member(suffix, b"", values=np.array([[value]], np.float32)), value)
         case _:
             assert_never(spec)
+
+
+def raw_streams(payloads: Payloads, spec: SeriesField) -> tuple[Member, Any] | None:
+    """Looks at the members of a series of several streams; returns as ``raw_member``.
+
+    Raises:
+        StreamError: with the members that are at fault.
+    """
+    first = spec.members[0]
+    try:
+        return _array(read_streams(payloads, spec), first, spec.channels)
+    except StreamError:
+        raise
+    except DecodeError as error:
+        raise StreamError(spec.members, str(error)) from None
 
 
 def raw_label(payload: memoryview, spec: LabelField) -> str | None:

@@ -21,7 +21,7 @@ from ray_mm.config.fields import (
 from ray_mm.data.decode.audio import decode_audio
 from ray_mm.data.decode.container import require_av
 from ray_mm.data.decode.draw import Draw
-from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.decode.image import decode_image, decode_whole
 from ray_mm.data.decode.numeric import (
     decode_label,
@@ -32,6 +32,7 @@ from ray_mm.data.decode.numeric import (
     read_series,
     read_vector,
 )
+from ray_mm.data.decode.streams import Payloads, read_streams
 from ray_mm.data.decode.text import ReplacementCount, decode_text, load_tokenizer, read_text
 from ray_mm.data.decode.video import decode_video
 from ray_mm.data.fields import length_name, size_name, time_name
@@ -64,7 +65,7 @@ class Decoder(Protocol):
 
 
 def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
-    """The decoder of one field. Array names and shapes are those of ``data.fields``."""
+    """The decoder of one field that is read from one member. Array names and shapes are those of ``data.fields``."""
     spec = preprocessor.fields[name]
     match spec:
         case ImageField():
@@ -152,6 +153,34 @@ def _series(name: str, spec: SeriesField) -> Decoder:
         if values is None:
             return False
         arrays[length][row] = fill_series(values, arrays[name][row])
+        return True
+
+    return decode
+
+
+class StreamsDecoder(Protocol):
+    """Fills the row of a series of several streams, presence excluded."""
+
+    def __call__(self, payloads: Payloads, arrays: Arrays, row: int, /) -> bool:
+        """Decodes the members of a sample; arguments and result as of ``Decoder``.
+
+        Raises:
+            StreamError: with the members that are at fault.
+        """
+
+
+def streams_decoder(name: str, spec: SeriesField) -> StreamsDecoder:
+    """The decoder of a series of several streams."""
+    length = length_name(name)
+
+    def decode(payloads: Payloads, arrays: Arrays, row: int, /) -> bool:
+        values = read_streams(payloads, spec, len(arrays[name][row]))
+        if values is None:
+            return False
+        try:
+            arrays[length][row] = fill_series(values, arrays[name][row])
+        except DecodeError as error:
+            raise StreamError(spec.members, str(error)) from None
         return True
 
     return decode

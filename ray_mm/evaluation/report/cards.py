@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ray_mm.config.fields import LabelField
 from ray_mm.data.collate import Collator
 from ray_mm.data.epochs import Epochs
+from ray_mm.data.fields import presence_name
 from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.evaluation.examples import Example
@@ -75,13 +76,13 @@ def make_cards(examples: Sequence[Example], epochs: Epochs, preprocessor: Prepro
         members = reader.members(shard, row)
         arrays = collator.empty(1)
         collator.fill(arrays, 0, [members])
+        present = [name for name in names if arrays[presence_name(name)][0]]
         views = tuple(
-            view(name, inputs[name], arrays, bytes(members[name]), preprocessor.statistics.get(name))
-            for name in names
-            if name in members
+            view(name, inputs[name], arrays, bytes(members.get(name, b"")), preprocessor.statistics.get(name))
+            for name in present
         )
         path, key = reader.name(shard, row)
-        absent = tuple(name for name in names if name not in members)
+        absent = tuple(name for name in names if name not in present)
         cards.append(Card(key, path, *_verdict(example, preprocessor.fields[label]), views, absent))
     return cards
 
