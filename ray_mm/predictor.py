@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
-from ray_mm.config.fields import LabelField
+from ray_mm.config.fields import LabelField, has_streams
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, decoder_for
@@ -25,7 +25,6 @@ from ray_mm.data.decode.decoder import Arrays, streams_decoder
 from ray_mm.data.fields import presence_name
 from ray_mm.data.payload import member_bytes, stream_bytes
 from ray_mm.data.preprocessor import Preprocessor
-from ray_mm.data.stream_parts import has_streams
 from ray_mm.errors import CheckpointError, UsageError
 from ray_mm.storage import local_path, sha256_file
 

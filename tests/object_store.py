@@ -198,7 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "short":
                 self._send(status, _replaced(headers, "Content-Length", str(fault.at)), body[: fault.at])
             case "shifted":
-                _, _, rest = dict(headers)["Content-Range"].partition("-")
+                # Servers write the names of headers as they like.
+                (found,) = (value for name, value in headers if name.lower() == "content-range")
+                _, _, rest = found.partition("-")
                 self._send(status, _replaced(headers, "Content-Range", f"bytes 1-{rest}"), body)
             case "cut":
                 self._send(status, headers, body[: fault.at])

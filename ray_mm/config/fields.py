@@ -5,7 +5,7 @@ A value of None means "take it from the data" in a preprocess job, and "take it 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from pydantic import Field, field_validator, model_validator
 
@@ -202,6 +202,11 @@ class SeriesField(Config):
         if len(names_of(self.time_path)) not in (0, 1, max(1, len(names_of(self.path)))):
             raise ValueError("time_path must be one, or as many as path")
         return self
+
+
+def has_streams(spec: FieldSpec | None) -> TypeGuard[SeriesField]:
+    """Whether a field is a series of several streams."""
+    return isinstance(spec, SeriesField) and spec.streams is not None
 
 
 class PointsField(Config):

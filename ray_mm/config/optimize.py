@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -99,6 +99,11 @@ def value_of_part(settings: Mapping[str, float], part: str, default: float) -> f
     return settings.get(part, settings.get(part.partition(".")[0], default))
 
 
+def part_names(fields: Iterable[str]) -> list[str]:
+    """The parts of a model with these fields."""
+    return [*(f"encoders.{name}" for name in fields), "fusion", "head"]
+
+
 def check_parts(key: str, settings: Mapping[str, float], fields: Mapping[str, object]) -> None:
     """Checks that the parts of some settings are parts of the model.
 
@@ -110,7 +115,7 @@ def check_parts(key: str, settings: Mapping[str, float], fields: Mapping[str, ob
     Raises:
         ValueError: one is not.
     """
-    known = ["encoders", *(f"encoders.{name}" for name in sorted(fields)), "fusion", "head"]
+    known = ["encoders", *part_names(sorted(fields))]
     for part in settings:
         if part not in known:
             raise ValueError(f"{key}: the model has no part {part!r}; its parts are {', '.join(known)}")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ray_mm.config.base import Config, Fraction, Location, Name, Resources, Size
-from ray_mm.config.fields import FieldSpec, SeriesField
+from ray_mm.config.fields import FieldSpec, has_streams
 
 
 class SplitByColumn(Config):
@@ -134,27 +134,22 @@ class PreprocessJob(Config):
         return self
 
     def _require_no_streams(self, key: str, field: str) -> None:
-        if self.is_streamed(field):
+        if has_streams(self.fields[field]):
             raise ValueError(
                 f"{key}.{field}: fields.{field}.streams says with member which {key} it is made of; remove {key}.{field}"
             )
 
-    def is_streamed(self, field: str) -> bool:
-        """Whether a field is a series of several streams."""
-        spec = self.fields[field]
-        return isinstance(spec, SeriesField) and spec.streams is not None
-
     def columns_of(self, field: str) -> tuple[str, ...]:
         """The columns of a table that a field is made of."""
         spec, given = self.fields[field], self.columns.get(field, field)
-        if isinstance(spec, SeriesField) and spec.streams is not None:
+        if has_streams(spec):
             return spec.members
         return given if isinstance(given, tuple) else (given,)
 
     def suffixes(self, field: str) -> tuple[str, ...] | None:
         """The suffixes that ``members`` or its streams name for a field, without a dot before them; None where none are."""
         spec = self.fields[field]
-        if isinstance(spec, SeriesField) and spec.streams is not None:
+        if has_streams(spec):
             return spec.members
         given = self.members.get(field)
         names = (given,) if isinstance(given, str) else given

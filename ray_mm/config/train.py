@@ -17,6 +17,7 @@ from ray_mm.config.optimize import (
     Part,
     ScheduleConfig,
     check_parts,
+    part_names,
     value_of_part,
 )
 from ray_mm.config.source import AnySource, Balance, TrainSources
@@ -111,10 +112,9 @@ class TrainConfig(Config):
     micro_batches: int = Field(default=1, ge=1)
     """Parts into which each worker cuts its share of a batch, one after the other: the same step in less memory."""
     activation_checkpointing: bool = False
-    """Compute what encoders and fusion found a second time for the gradient instead of keeping it: less memory, a third more
-    time."""
+    """Compute what encoders and fusion found a second time for the gradient instead of keeping it: less memory, more time."""
     compile: bool = False
-    """Compile the model with ``torch.compile``: a slow start, faster steps."""
+    """Compile the model with ``torch.compile``, which makes the start slower."""
     ema: Decay | None = None
     """Keep a running average of the weights with this decay, such as 0.999; it is what is validated and published."""
     skip_bad_steps: int = Field(default=0, ge=0)
@@ -190,7 +190,6 @@ class TrainJob(Config):
         freeze, fields = self.train.freeze, self.model.fields
         check_parts("train.optimizer.parts", self.train.optimizer.parts, fields)
         check_parts("train.freeze", freeze, fields)
-        parts = [*(f"encoders.{name}" for name in fields), "fusion", "head"]
-        if all(value_of_part(freeze, part, 0.0) > 0 for part in parts):
+        if all(value_of_part(freeze, part, 0.0) > 0 for part in part_names(fields)):
             raise ValueError("train.freeze: every part of the model is frozen at the start; leave one of them out")
         return self

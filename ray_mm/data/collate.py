@@ -7,13 +7,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ray_mm.config.fields import ImageField
+from ray_mm.config.fields import ImageField, has_streams
 from ray_mm.data.decode import DecodeError, Draw, decoder_for
 from ray_mm.data.decode.decoder import Arrays, Decoder, StreamsDecoder, streams_decoder, whole_decoder
 from ray_mm.data.decode.error import StreamError
 from ray_mm.data.fields import POSITION, WEIGHT, ArraySpec, field_arrays, presence_name, whole_arrays
 from ray_mm.data.preprocessor import Preprocessor
-from ray_mm.data.stream_parts import has_streams, parts_of_field
+from ray_mm.data.stream_parts import parts_of_field
 
 Members = Mapping[str, bytes | memoryview]
 """Field, or part of one (see ``data.stream_parts``) → the bytes of its member; a missing or empty one is absent."""

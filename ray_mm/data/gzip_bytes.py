@@ -17,7 +17,7 @@ from ray_mm.storage.ranges import RangeReader
 from ray_mm.storage.remote import ObjectInfo, stat
 
 _PART = 1 << 20
-_LOCAL_PART = 1 << 16
+_ZLIB_PART = 1 << 16
 _POINT_SPACING = 2 << 20
 """Bytes of the tar between two seek points; each point takes 32 kB."""
 _GZIP_ERRORS = (indexed_gzip.ZranError, EOFError, OSError, ValueError)
@@ -159,11 +159,6 @@ class GzipBytes:
                 self._base += len(self._buffer) - len(keep)
                 self._buffer = keep
             self._buffer += part
-            if self._base + len(self._buffer) > self.size:
-                raise DatasetError(
-                    f"{self._name}: unpacks to more than {self.size:,} bytes; if that is meant, allow it with: "
-                    "--max-unpacked"
-                )
         return self._buffer, self._base
 
     def read(self, offset: int, length: int) -> bytes:
@@ -267,7 +262,7 @@ class GzipRanges(RangeReader):
         """Only as much as is asked for: the end is that of the next point."""
         with local_path(self._file_info.url).open("rb") as stream:
             stream.seek(begin)
-            while begin < end and (part := stream.read(min(_LOCAL_PART, end - begin))):
+            while begin < end and (part := stream.read(min(_ZLIB_PART, end - begin))):
                 begin += len(part)
                 yield part
 
@@ -277,4 +272,6 @@ class GzipRanges(RangeReader):
         # One after the other: side by side they would wait for threads that wait for them.
         for at in range(0, len(content), reader.policy.part_bytes):
             reader.fetch(begin + at, content[at : at + reader.policy.part_bytes])
-        yield bytes(content)
+        # Not as a whole: zlib copies what it has not taken yet.
+        for at in range(0, len(content), _ZLIB_PART):
+            yield bytes(content[at : at + _ZLIB_PART])

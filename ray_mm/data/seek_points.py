@@ -154,11 +154,8 @@ def _empty_blocks() -> dict[int, tuple[int, int]]:
     order = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
     dynamic = [(0, 1), (2, 2), (0, 5), (0, 5), (len(order) - 4, 4), *((lengths.get(symbol, 0), 3) for symbol in order)]
     dynamic += [(0, 1), (138 - 11, 7), (0, 1), (118 - 11, 7)]  # 256 zeros
-    dynamic += [
-        (0b11, 2),
-        (0b01, 2),
-        (0, 1),
-    ]  # a 1, a 0 (its code is 10, and codes begin with their highest bit), the end
+    # A 1, a 0 (its code is 10, and codes begin with their highest bit), the end.
+    dynamic += [(0b11, 2), (0b01, 2), (0, 1)]
     found = {}
     for count in range(4):
         for blocks in (fixed * count, dynamic + fixed * count):

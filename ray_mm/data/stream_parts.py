@@ -6,15 +6,8 @@ A part is read, held against its checksum and set aside by itself, under a name 
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
-from ray_mm.config.fields import FieldSpec, SeriesField
+from ray_mm.config.fields import FieldSpec, has_streams
 from ray_mm.data.manifest import Manifest
-
-
-def has_streams(spec: FieldSpec | None) -> TypeGuard[SeriesField]:
-    """Whether a field is a series of several streams."""
-    return isinstance(spec, SeriesField) and spec.streams is not None
 
 
 def parts_of_field(name: str, spec: FieldSpec | None) -> dict[str, str]:

@@ -22,14 +22,13 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from ray_mm.config.base import Config
-from ray_mm.config.fields import FieldSpec, LabelField, TextField
+from ray_mm.config.fields import FieldSpec, LabelField, TextField, has_streams
 from ray_mm.config.preprocess import PICKLED
 from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.gzip_bytes import GzipRanges
 from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars
 from ray_mm.data.sidecar import index_path, read_index, read_points, write_index
-from ray_mm.data.stream_parts import has_streams
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.members import Member
 from ray_mm.preprocessing.raw import raw_label, raw_member, raw_streams

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.config.fields import FieldSpec, SeriesField
+from ray_mm.config.fields import FieldSpec, has_streams
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.summary import BadCell
 from ray_mm.preprocessing.table import Source, listing
@@ -125,7 +125,7 @@ def missing_cells(source: Source, files: dict[str, FileStates]) -> list[BadCell]
 def _columns_of_files(source: Source, fields: Mapping[str, FieldSpec]) -> Iterator[tuple[str, str, int]]:
     """Every column whose cells may name files: its key, its field, and its number among the field's columns."""
     for field, spec in sorted(fields.items()):
-        if isinstance(spec, SeriesField) and spec.streams is not None:
+        if has_streams(spec):
             for number, column in enumerate(spec.members):
                 yield f"{field}.{column}", field, number
         elif spec.type not in ("text", "label") and len(source.columns[field]) == 1:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ray_mm.config.fields import FieldSpec, LabelField, TextField
+from ray_mm.config.fields import FieldSpec, LabelField, TextField, has_streams
 from ray_mm.config.preprocess import PreprocessJob, SplitByHash
 from ray_mm.data.index import as_labels
 from ray_mm.data.manifest import Manifest, ShardInfo
@@ -168,7 +168,7 @@ def _require_good(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]
         )
     for name, given in plan.settings.suffixes.items():
         known = {suffix for summary in summaries.values() for suffix in summary.members[name]}
-        if plan.job.is_streamed(name):
+        if has_streams(plan.settings.fields[name]):
             _require_streams(plan, name, known, summaries)
         elif not known:
             wanted = ", ".join(given) if given is not None else f"{name} or {name}.…"

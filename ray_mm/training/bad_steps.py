@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ray_mm.data.loader import LoadedBatch
+from ray_mm.data.plan import Item
 from ray_mm.errors import TrainingDivergedError
 from ray_mm.training.parallel import Ranks
 
@@ -32,16 +32,17 @@ class BadSteps:
         self._attempt = attempt
         self._ranks = ranks
         self._allowed = allowed
-        self._steps: list[tuple[LoadedBatch, Tensor]] = []
+        self._steps: list[tuple[Item, list[str], Tensor]] = []
 
-    def add(self, batch: LoadedBatch, finite: Tensor) -> None:
+    def add(self, item: Item, keys: list[str], finite: Tensor) -> None:
         """A step that was done.
 
         Args:
-            batch: what it was done with.
+            item: which one.
+            keys: of this rank's samples; not the batch itself, whose memory the next ones need.
             finite: whether its loss and gradient were, a bool on the device: it is looked at later.
         """
-        self._steps.append((batch, finite))
+        self._steps.append((item, keys, finite))
 
     def look(self, met_before: int) -> int:
         """Finds bad steps among those since the last call, which every rank has to make after the same step.
@@ -59,25 +60,25 @@ class BadSteps:
         if not steps:
             return 0
         # One wait for the device instead of one a step.
-        bad = torch.stack([~finite for _, finite in steps]).double().tolist()
-        found = [batch for (batch, _), count in zip(steps, self._ranks.sum(bad), strict=True) if count]
-        for batch in found:
-            self._write(batch)
+        bad = torch.stack([~finite for _, _, finite in steps]).double().tolist()
+        found = [(item, keys) for (item, keys, _), count in zip(steps, self._ranks.sum(bad), strict=True) if count]
+        for item, keys in found:
+            self._write(item, keys)
         if found and met_before + len(found) > self._allowed:
             allowed = f", one such step more than the {self._allowed} that train.skip_bad_steps allows"
             raise diverged(
-                f"the loss or its gradient is not finite at step {found[self._allowed - met_before].item.step}"
+                f"the loss or its gradient is not finite at step {found[self._allowed - met_before][0].step}"
                 f"{allowed if self._allowed else ''} (its samples are named in {self._folder})"
             )
         return len(found)
 
-    def _write(self, batch: LoadedBatch) -> None:
+    def _write(self, item: Item, keys: list[str]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         line = {
             "attempt": self._attempt,
-            "step": batch.item.step,
-            "epoch": batch.item.epoch + 1,
-            "keys": [key for key in batch.keys if key],
+            "step": item.step,
+            "epoch": item.epoch + 1,
+            "keys": [key for key in keys if key],
         }
         with (self._folder / f"rank-{self._ranks.rank:04d}.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from ray_mm.config.optimize import OptimizerConfig, value_of_part
+from ray_mm.config.optimize import OptimizerConfig, part_names, value_of_part
 from ray_mm.models.multimodal import MultimodalModel
 
 
@@ -55,8 +55,7 @@ def frozen_parts(freeze: Mapping[str, float], fields: list[str], step: int, num_
         step: from 1 to num_steps.
         num_steps: of the whole training.
     """
-    parts = [*(f"encoders.{name}" for name in fields), "fusion", "head"]
-    return frozenset(part for part in parts if step <= round(value_of_part(freeze, part, 0.0) * num_steps))
+    return frozenset(part for part in part_names(fields) if step <= round(value_of_part(freeze, part, 0.0) * num_steps))
 
 
 def set_frozen(model: MultimodalModel, frozen: frozenset[str]) -> None:

@@ -53,7 +53,7 @@ class TrainingState:
         latest: the newest validation's metrics, empty before the first.
         bad_steps: optimizer steps so far whose loss or gradient was not finite, and that were left out.
         loss_scale: of a training in fp16 (see ``Learner``); empty otherwise.
-        worse: validations since the best.
+        since_best: validations after the best one.
         stopped: whether the training has ended early.
     """
 
@@ -68,7 +68,7 @@ class TrainingState:
     latest: dict[str, float]
     bad_steps: int = 0
     loss_scale: dict[str, float] = field(default_factory=dict)
-    worse: int = 0
+    since_best: int = 0
     stopped: bool = False
 
 

@@ -300,7 +300,8 @@ def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
         )
     if state.stopped:
         notice(
-            f"ended at step {state.step:,}: {state.worse} validations in a row were no better than that of {state.best_step:,}."
+            f"ended at step {state.step:,}: {state.since_best} validations in a row were no better than that of step "
+            f"{state.best_step:,}."
         )
     lines = [line for line in read_metrics(training.run) if line["kind"] == "train"]
     metrics = {

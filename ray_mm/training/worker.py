@@ -79,7 +79,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
             if item.phase == "train":
                 step = learner.train(batch, stop=ranks.rank == 0 and sign.seen())
                 stops, first_scored = step.stop, item.number + 1
-                bad_steps.add(batch, step.finite)
+                bad_steps.add(item, batch.keys, step.finite)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
                 state = replace(
@@ -111,12 +111,11 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 stops = bool(ranks.sum([float(ranks.rank == 0 and sign.seen())])[0])
                 if item.ends_phase:
                     metrics = validation.read(item.step)
-                    state = replace(state, latest=metrics)
-                    better = is_better(job, metrics, state.best)
-                    if better:
-                        state = replace(state, best=metrics, best_step=state.step)
-                    state = replace(state, worse=0 if better else state.worse + 1)
-                    state = replace(state, stopped=job.train.patience is not None and state.worse >= job.train.patience)
+                    state = replace(state, latest=metrics, since_best=state.since_best + 1)
+                    if is_better(job, metrics, state.best):
+                        state = replace(state, best=metrics, best_step=state.step, since_best=0)
+                    patience = job.train.patience
+                    state = replace(state, stopped=patience is not None and state.since_best >= patience)
                     if tracker is not None:
                         tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
                     # Waiting during a validation says nothing about the training.
