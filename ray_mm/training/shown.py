@@ -67,19 +67,20 @@ class ShownTraining:
         """The line that stays, once for each epoch.
 
         Args:
-            line: its validation, or the last of its training where there is none.
+            line: its validation, or where there is none the last of its training, which tells of the whole epoch.
         """
         if line["step"] <= self._told_step:
             return
         self._told_step = line["step"]
         parts = []
+        # Of the whole epoch: its last steps alone may be two samples.
         if self._train.get("epoch") == line["epoch"]:
-            parts.append(f"loss {self._train['loss']:.4g}")
+            parts.append(f"loss {self._train['epoch_loss']:.4g}")
         if line["kind"] == "validation":
             parts.append(f"validation loss {line['loss']:.4g}")
             parts += [f"{name} {line[name]:.4g}" for name in _METRICS if name in line]
         if self._train.get("epoch") == line["epoch"]:
-            parts.append(f"{self._train['samples_per_s']:,.0f} samples/s")
-            if self._train["data_wait"] >= _MUCH_WAITING:
-                parts.append(f"waited for data {self._train['data_wait']:.0%} of the time")
+            parts.append(f"{self._train['epoch_samples_per_s']:,.0f} samples/s")
+            if self._train["epoch_data_wait"] >= _MUCH_WAITING:
+                parts.append(f"waited for data {self._train['epoch_data_wait']:.0%} of the time")
         self._bar.note(f"epoch {line['epoch']}/{self._epochs}: {', '.join(parts)}")

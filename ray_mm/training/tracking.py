@@ -2,7 +2,8 @@
 
     {"kind": "train", "step", "epoch", "loss", "lr", "samples_per_s", "seconds",
      "data_wait", "data_transfer", "checkpoint_wait", "read_cores", "decode_cores", "queued_batches",
-     with a decoded cache "cached", and in the first line "first_batch_s"}
+     with a decoded cache "cached", in the first line "first_batch_s", and in the last one of an epoch's training
+     "epoch_loss", "epoch_samples_per_s", "epoch_data_wait"}
     {"kind": "validation", "step", "epoch", "loss", "accuracy" | "mae" and "rmse", "num_samples"}
 
 A train line is about the time since the line before, means over the ranks: ``loss`` per sample; ``data_wait`` and
@@ -10,7 +11,8 @@ A train line is about the time since the line before, means over the ranks: ``lo
 which the training stood still for a checkpoint; ``read_cores`` and
 ``decode_cores`` how many processes were busy with that for a rank; ``queued_batches`` how many lay ready; ``cached`` the
 share of the samples that were decoded before. ``seconds`` counts from this start of the workers, ``first_batch_s`` until the
-first batch was there. Epochs count from 1.
+first batch was there. ``epoch_…`` are of the whole epoch; of one that was interrupted, of what this start did of it. Epochs count
+from 1.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -97,7 +97,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     state = replace(state, trained=0, quarantined=0)
                 if item.ends_phase or loss_meter.due(item.step, job.train.log_every_steps):
                     state = replace(state, bad_steps=state.bad_steps + bad_steps.look(state.bad_steps))
-                    line = loss_meter.read(item.step)
+                    line = loss_meter.read(item.step, item.ends_phase)
                     line["lr"] = learning_rate(
                         job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps
                     )
@@ -162,6 +162,7 @@ class _LossMeter:
         self._started = time.perf_counter()
         self._waits_for_first = True
         self._first_batch: dict[str, float] = {}
+        self._epoch = _EpochSums()
         self.restart()
 
     def restart(self) -> None:
@@ -195,7 +196,7 @@ class _LossMeter:
         slow = self._ranks.world_size == 1 and time.perf_counter() - self._since > _LOG_EVERY_S
         return step % every == 0 or slow
 
-    def read(self, step: int) -> dict[str, float]:
+    def read(self, step: int, ends_epoch: bool) -> dict[str, float]:
         """The values for a line of metrics; then starts anew.
 
         Of all ranks: loss, samples_per_s, and the means over the ranks of
@@ -209,6 +210,8 @@ class _LossMeter:
 
         With a cache of decoded samples: cached, the share of the samples that came from it.
         Of the first line after a start: first_batch_s, seconds until the first batch was there.
+        Of the last line of an epoch's training: epoch_loss, epoch_samples_per_s and epoch_data_wait, of all its lines since
+        this start.
 
         Raises:
             TrainingDivergedError: the loss is not finite.
@@ -236,9 +239,38 @@ class _LossMeter:
             "seconds": round(now - self._started, 3),
             **self._first_batch,
         }
+        self._epoch.add(loss_sum, weight_sum, self._samples, elapsed, seconds[0] / self._ranks.world_size)
+        if ends_epoch:
+            values |= self._epoch.values()
+            self._epoch = _EpochSums()
         self._first_batch = {}
         self.restart()
         return values
+
+
+@dataclass
+class _EpochSums:
+    """What the lines of an epoch's training have said so far, of all ranks; without the validations between them."""
+
+    loss: float = 0.0
+    weight: float = 0.0
+    samples: int = 0
+    elapsed_s: float = 0.0
+    wait_s: float = 0.0
+
+    def add(self, loss: float, weight: float, samples: int, elapsed_s: float, wait_s: float) -> None:
+        self.loss += loss
+        self.weight += weight
+        self.samples += samples
+        self.elapsed_s += elapsed_s
+        self.wait_s += wait_s
+
+    def values(self) -> dict[str, float]:
+        return {
+            "epoch_loss": self.loss / max(self.weight, 1.0),
+            "epoch_samples_per_s": round(self.samples / self.elapsed_s, 2),
+            "epoch_data_wait": round(self.wait_s / self.elapsed_s, 4),
+        }
 
 
 _STAGES = {

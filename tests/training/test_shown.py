@@ -15,13 +15,17 @@ Line = dict[str, Any]
 
 
 def train(step: int, epoch: int, loss: float, data_wait: float = 0.25) -> Line:
+    """A line, such that its step may be the last of an epoch whose loss is 0.1 more."""
     return {
         "kind": "train",
         "step": step,
         "epoch": epoch,
         "loss": loss,
-        "samples_per_s": 1234.0,
+        "samples_per_s": 22.0,
         "data_wait": data_wait,
+        "epoch_loss": loss + 0.1,
+        "epoch_samples_per_s": 1234.0,
+        "epoch_data_wait": data_wait,
     }
 
 
@@ -46,7 +50,7 @@ def test_an_epoch_is_told_once_with_its_validation() -> None:
     lines += [validation(20, 1)]
     shown.show(lines)
     shown.show(lines)
-    told = "epoch 1/3: loss 0.75, validation loss 0.5, accuracy 0.875, 1,234 samples/s, "
+    told = "epoch 1/3: loss 0.85, validation loss 0.5, accuracy 0.875, 1,234 samples/s, "
     assert notes == [told + "waited for data 25% of the time"]
     shown.show([*lines, train(30, 2, 0.5)])
     told = "loss 0.5000  accuracy 0.8750  epoch 2/3  data wait 25%"
@@ -58,7 +62,7 @@ def test_an_epoch_is_told_once_with_its_validation() -> None:
 def test_an_epoch_that_hardly_waited_fits_into_a_narrow_terminal() -> None:
     bar, notes = bar_with_notes()
     ShownTraining(bar, 12, validates=True).show([train(20, 1, 0.75123, 0.02), validation(20, 1)])
-    assert notes == ["epoch 1/12: loss 0.7512, validation loss 0.5, accuracy 0.875, 1,234 samples/s"]
+    assert notes == ["epoch 1/12: loss 0.8512, validation loss 0.5, accuracy 0.875, 1,234 samples/s"]
 
 
 def test_waiting_for_data_is_shown_while_it_is_worth_it() -> None:
@@ -78,7 +82,7 @@ def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_t
     shown.show([train(10, 1, 0.9), train(20, 1, 0.8)])
     shown.show([train(20, 1, 0.8), train(30, 2, 0.7), train(40, 2, 0.6)])
     shown.end()
-    assert [note.split(",")[0] for note in notes] == ["epoch 1/2: loss 0.8", "epoch 2/2: loss 0.6"]
+    assert [note.split(",")[0] for note in notes] == ["epoch 1/2: loss 0.9", "epoch 2/2: loss 0.7"]
 
 
 def test_what_an_earlier_run_wrote_is_not_told_again_and_a_restart_goes_back() -> None:

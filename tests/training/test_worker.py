@@ -89,6 +89,19 @@ def test_lines_are_means_since_the_line_before_and_an_epoch_ends_with_one(data: 
         since = step
 
 
+def test_the_last_line_of_an_epoch_tells_of_all_its_steps(data: Path) -> None:
+    training = make_training(data, **{"train.log_every_steps": 2})
+    train(training)
+    lines = [line for line in read_metrics(training.run) if line["kind"] == "train"]
+    assert [line["step"] for line in lines if "epoch_loss" in line] == [5, 10]
+    # Steps 1, 2 | 3, 4 | 5, and 6 | 7, 8 | 9, 10: the last of the five has 6 samples.
+    for told, sizes in ((lines[:3], (32, 32, 6)), (lines[3:], (16, 32, 22))):
+        last, seconds = told[-1], [size / line["samples_per_s"] for size, line in zip(sizes, told, strict=True)]
+        assert last["epoch_loss"] == pytest.approx(np.average([line["loss"] for line in told], weights=sizes))
+        assert last["epoch_samples_per_s"] == pytest.approx(70 / sum(seconds), rel=1e-3)
+        assert last["epoch_data_wait"] == 0
+
+
 def test_a_regression_is_scored_in_its_own_unit(data: Path) -> None:
     training = make_training(
         data, **{"model.task": {"type": "regress", "label": "number"}, "train.epochs": 8, "train.optimizer.lr": 0.01}
