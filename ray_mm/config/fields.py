@@ -34,8 +34,9 @@ class RandomCrop(Config):
     ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
     """Narrowest and widest, relative to what is not distorted: 2 shows things half as wide as they are."""
     whole_side: int | None = Field(default=None, ge=8, le=2048)
-    """First the whole picture is brought to this many rows and columns, and the part is cut from that: the cache of decoded
-    samples can keep it. Unset: the part is cut from the picture with all its detail, and decoded in every epoch."""
+    """First the whole picture, or every frame of a clip, is brought to this many rows and columns, and the part is cut from that:
+    the cache of decoded samples can keep it. Unset: the part is cut from the picture with all its detail, and decoded in every
+    epoch."""
 
     @model_validator(mode="after")
     def _from_small_to_large(self) -> RandomCrop:
@@ -113,11 +114,10 @@ class VideoField(Config):
     random_flip: Fraction = 0.0
     """Chance that a clip is mirrored left to right, in training only."""
 
-    @model_validator(mode="after")
-    def _whole_is_for_pictures(self) -> VideoField:
-        if self.random_crop is not None and self.random_crop.whole_side is not None:
-            raise ValueError("random_crop.whole_side is for pictures; remove it")
-        return self
+    @property
+    def whole_side(self) -> int | None:
+        """Rows and columns of the whole frames that parts are cut from. None: they are cut from the file."""
+        return self.random_crop.whole_side if self.random_crop is not None else None
 
 
 class SeriesStream(Config):

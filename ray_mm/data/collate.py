@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ray_mm.config.fields import ImageField, has_streams
+from ray_mm.config.fields import ImageField, VideoField, has_streams
 from ray_mm.data.decode import DecodeError, Draw, decoder_for
 from ray_mm.data.decode.decoder import Arrays, Decoder, StreamsDecoder, streams_decoder, whole_decoder
 from ray_mm.data.decode.error import StreamError
@@ -24,10 +24,12 @@ class Collator:
 
     Args:
         preprocessor: fields, tokenizers.
-        whole: picture fields of which whole pictures are wanted, see ``data.fields.whole_arrays``.
+        whole: fields of which whole pictures or clips are wanted, see ``data.fields.whole_arrays``.
     """
 
-    def __init__(self, preprocessor: Preprocessor, whole: Mapping[str, ImageField] = MappingProxyType({})) -> None:
+    def __init__(
+        self, preprocessor: Preprocessor, whole: Mapping[str, ImageField | VideoField] = MappingProxyType({})
+    ) -> None:
         self.fields = sorted(preprocessor.fields)
         self._specs: dict[str, ArraySpec] = {}
         self._decoders: dict[str, Decoder] = {}

@@ -68,18 +68,14 @@ def time_name(field: str) -> str:
 
 
 def size_name(field: str) -> str:
-    """Name of the array with the height and width that whole pictures had, see ``whole_arrays``."""
+    """Name of the array with the height and width that whole pictures or clips had, see ``whole_arrays``."""
     return f"{field}.size"
 
 
-def whole_arrays(name: str, spec: ImageField) -> dict[str, ArraySpec]:
-    """The arrays of a picture field before its random parts are cut from whole pictures."""
-    assert spec.whole_side is not None
-    return {
-        name: ArraySpec((spec.whole_side, spec.whole_side, spec.channels), np.dtype(np.uint8)),
-        size_name(name): ArraySpec((2,), np.dtype(np.int32)),
-        presence_name(name): ArraySpec((), np.dtype(np.bool_)),
-    }
+def whole_arrays(name: str, spec: ImageField | VideoField) -> dict[str, ArraySpec]:
+    """The arrays of a field of pictures or clips before its random parts are cut from whole ones."""
+    whole = field_arrays(name, spec.model_copy(update={"height": spec.whole_side, "width": spec.whole_side}))
+    return whole | {size_name(name): ArraySpec((2,), np.dtype(np.int32))}
 
 
 def field_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:

@@ -1,8 +1,8 @@
 """Decoded rows on a local disk, so that the next epoch neither reads nor decodes what this one did.
 
 A slot holds the arrays of one sample as the collator fills them, presence included, and its key. What a draw decides stays out
-of it: pictures are kept as they are and mirrored when they are read, and of a field with random crops either whole pictures
-are kept (``whole_side``) or it is decoded every time.
+of it: pictures and clips are kept as they are and mirrored when they are read, and of a field with random crops either whole
+ones are kept (``whole_side``) or it is decoded every time.
 Slots are kept per dataset and everything that decides what a row holds, so a dataset that was made anew, another picture
 size or another version of a decoder never meets the rows of before.
 """
@@ -24,11 +24,10 @@ import numpy.typing as npt
 from ray_mm.config.cache import DecodedCache
 from ray_mm.config.fields import ImageField, VideoField
 from ray_mm.data import decode
-from ray_mm.data.decode.crop import is_mirrored, mirror
+from ray_mm.data.decode.crop import cut_from_whole, is_mirrored, mirror
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.decode.draw import Draw
-from ray_mm.data.decode.image import cut_from_whole
-from ray_mm.data.fields import ArraySpec, field_arrays, presence_name, size_name, whole_arrays
+from ray_mm.data.fields import ArraySpec, field_arrays, length_name, presence_name, size_name, whole_arrays
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.figures import size
@@ -60,10 +59,8 @@ class RowLayout:
             for name, spec in sorted(fields.items())
             if isinstance(spec, ImageField | VideoField) and spec.random_crop is not None
         }
-        self.whole = {
-            name: spec for name, spec in cropped.items() if isinstance(spec, ImageField) and spec.whole_side is not None
-        }
-        """Fields whose whole pictures are kept, and their random parts cut when they are read."""
+        self.whole = {name: spec for name, spec in cropped.items() if spec.whole_side is not None}
+        """Fields whose whole pictures or clips are kept, and their random parts cut when they are read."""
         self.decoded_anew = [name for name in cropped if name not in self.whole]
         """Fields whose random parts are cut while they are decoded; all others are kept."""
         self._flipped = {
@@ -99,19 +96,23 @@ class RowLayout:
         return [arrays[name].reshape(len(arrays[name]), -1).view(np.uint8) for name in self._arrays]
 
     def cut(self, arrays: Arrays, draws: Sequence[Draw] | None) -> None:
-        """Puts the parts of pictures that are seen in place of whole ones.
+        """Puts the parts of pictures and clips that are seen in place of whole ones.
 
         Args:
             arrays: of a batch.
             draws: of its first samples; None: nothing is left to chance.
         """
         for name, spec in self.whole.items():
-            pictures, sizes = arrays[name], arrays.pop(size_name(name)).tolist()
+            whole, sizes = arrays[name], arrays.pop(size_name(name)).tolist()
             shape = field_arrays(name, spec)[name].shape
-            arrays[name] = np.zeros((len(pictures), *shape), np.uint8)
+            arrays[name] = np.zeros((len(whole), *shape), np.uint8)
             for row in np.flatnonzero(arrays[presence_name(name)]).tolist():
                 draw = None if draws is None else draws[row]
-                cut_from_whole(pictures[row], sizes[row], spec, arrays[name][row], name, draw)
+                seen, out = whole[row], arrays[name][row]
+                if isinstance(spec, VideoField):
+                    length = int(arrays[length_name(name)][row])
+                    seen, out = seen[:length], out[:length]
+                cut_from_whole(seen, sizes[row], spec, out, name, draw)
 
     def mirror(self, arrays: Arrays, row: int, draw: Draw) -> None:
         """Mirrors the pictures of a row as the sample's draw wants it."""
@@ -240,7 +241,7 @@ def cache_notices(config: DecodedCache, datasets: Sequence[Dataset], preprocesso
     if layout.decoded_anew:
         yield (
             f"data.cache.decoded: {', '.join(layout.decoded_anew)} with random_crop can't be kept and will be decoded in every "
-            "epoch; the other fields are kept. Pictures can be, with random_crop.whole_side."
+            "epoch; the other fields are kept. They can be, with random_crop.whole_side."
         )
 
 

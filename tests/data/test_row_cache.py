@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,15 +21,18 @@ from ray_mm.data.decode import Draw
 from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs, sequence
 from ray_mm.data.fields import WEIGHT
-from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.index import index_shard
+from ray_mm.data.manifest import Dataset, ShardInfo, open_dataset, write_dataset
 from ray_mm.data.order import Shuffle
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.quarantine import list_quarantine
 from ray_mm.data.reader import BatchReader
 from ray_mm.data.row_cache import RowCache, RowLayout, cache_notices
-from ray_mm.data.samples import plan_samples
+from ray_mm.data.samples import all_of, plan_samples
+from ray_mm.data.sidecar import index_path, write_index
+from ray_mm.storage import sha256_file
 from tests.data.decode.videos import video_bytes
-from tests.factories import SPECS, make_dataset
+from tests.factories import CLASSES, SPECS, make_dataset, write_tar
 from tests.object_store import Proxy, upload
 
 FLIPPED = ImageField(height=8, width=12, random_flip=0.5)
@@ -268,6 +273,77 @@ def test_a_disk_that_takes_no_more_is_told_once_and_what_is_there_is_used(
     check_same(found, epoch_of(reader_of([dataset], preprocessor, None, None), epochs, 0))
     assert num_cached(found) == 4 and len(writes) == 1
     assert [r.message for r in caplog.records if "No space left" in r.message and "without it" in r.message]
+
+
+def make_clips(folder: Path) -> Dataset:
+    """Ten clips in three shards, upright and lying ones of 2 to 9 frames: sample 2 has none, that of 6 can't be decoded."""
+    shards = []
+    for number, rows in enumerate(np.array_split(np.arange(10), 3)):
+        members = {}
+        for row in map(int, rows):
+            height, width = (48, 64) if row % 2 else (64, 48)
+            payload = b"damaged" if row == 6 else video_bytes(2 + row * 7 % 8, height=height, width=width)
+            members |= {f"sample{row}.clip.mp4": payload} if row != 2 else {}
+            members[f"sample{row}.label.cls"] = str(row % 3).encode()
+        path = write_tar(folder / "shards" / f"{number}.tar", members)
+        write_index(index_path(path), replace(index_shard(path), labels={"label": (rows % 3).astype(np.int32)}))
+        name, version = f"shards/{number}", f"sha256:{sha256_file(path)}"
+        shards.append(ShardInfo(f"{name}.tar", f"{name}.index.parquet", len(rows), path.stat().st_size, version))
+    write_dataset(
+        folder,
+        name="clips",
+        shards=shards,
+        fields={"clip": VideoField(num_frames=6, height=24, width=32), "label": SPECS["label"]},
+        members={"clip": ("clip.mp4",), "label": ("label.cls",)},
+        presence={"clip": 9, "label": 10},
+        label_counts={"label": dict.fromkeys(CLASSES, 3)},
+        statistics={},
+    )
+    return open_dataset(folder)
+
+
+@pytest.mark.parametrize("spec", [{}, {"rate_hz": 12.5, "channels": 1, "fit": "stretch"}], ids=["spread", "at a rate"])
+@pytest.mark.parametrize("whole_side", [None, 40])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_clips_with_random_parts_are_those_without_the_cache_to_the_bit(
+    tmp_path: Path, spec: dict[str, Any], whole_side: int | None, share: float
+) -> None:
+    dataset = make_clips(tmp_path / "train")
+    clip = VideoField(
+        random_crop=RandomCrop(scale=(0.2, 0.6), whole_side=whole_side),
+        random_flip=0.5,
+        **{"num_frames": 6, "height": 24, "width": 32, **spec},
+    )
+    preprocessor = preprocessor_of(dataset, clip=clip)
+    epochs = Epochs([dataset], samples := all_of(dataset), Shuffle(1, samples.digest, 4, 3))
+    cache = cache_of(tmp_path, int(share * 10 * (RowLayout(preprocessor).slot_bytes + 4)))
+    plain = reader_of([dataset], preprocessor, tmp_path / "without", None)
+    met, first_clips = [], []
+    for number in range(3):
+        cached = reader_of([dataset], preprocessor, tmp_path / "with", cache)
+        found = epoch_of(cached, epochs, number, size=4)
+        check_same(found, epoch_of(plain, epochs, number, size=4))
+        met.append(num_cached(found))
+        for arrays, keys, _ in found:
+            assert arrays["clip.presence"].tolist() == [key not in ("", "sample2", "sample6") for key in keys]
+            first_clips += [arrays["clip"][place] for place, key in enumerate(keys) if key == "sample5"]
+    assert met == ([0, 9, 9] if share == 1 else [0, met[1], met[1]]) and met[1] >= 3
+    assert all((first_clips[0] != clip).any() for clip in first_clips[1:]), "another part in every epoch"
+    assert len(list_quarantine(tmp_path / "without")) == len(list_quarantine(tmp_path / "with")) == 1
+
+
+def test_kept_clips_are_cut_without_their_shards(tmp_path: Path) -> None:
+    dataset = make_clips(tmp_path / "train")
+    crop = RandomCrop(scale=(0.2, 0.6), whole_side=40)
+    preprocessor = preprocessor_of(dataset, clip=VideoField(num_frames=6, height=24, width=32, random_crop=crop))
+    assert not list(cache_notices(cache_of(tmp_path), [dataset], preprocessor))
+    reader = reader_of([dataset], preprocessor, None, cache_of(tmp_path))
+    places = sequence(dataset).places(3, 6)
+    expected, _ = reader.read(places, 0, 3, (3, 1))
+    reader.read(places, 0, 3, (3, 0))
+    shutil.rmtree(tmp_path / "train" / "shards")
+    found, _ = reader_of([dataset], preprocessor, None, cache_of(tmp_path)).read(places, 0, 3, (3, 1))
+    assert found["clip"].any() and found["clip"].tobytes() == expected["clip"].tobytes()
 
 
 def test_a_clip_is_mirrored_after_it_was_kept_as_if_it_had_been_decoded_so() -> None:

@@ -122,6 +122,29 @@ def fit_into(pixels: npt.NDArray[np.uint8], view: View, out: npt.NDArray[np.uint
     target[...] = part[:, ::-1] if view.mirrored else part
 
 
+def cut_from_whole(
+    whole: npt.NDArray[np.uint8],
+    size: tuple[int, int],
+    spec: ImageField | VideoField,
+    out: npt.NDArray[np.uint8],
+    name: str,
+    draw: Draw | None,
+) -> None:
+    """What a sample shows of a picture or of the frames of a clip, from all of it.
+
+    Args:
+        whole: uint8 [..., whole_side, whole_side, channels].
+        size: height and width that the picture had in pixels, upright.
+        spec: as of ``view_of``, with a ``whole_side``.
+        out: uint8 [..., height, width, channels] of the row, in C order; filled.
+        name: as of ``view_of``.
+        draw: as of ``view_of``.
+    """
+    view = view_of(name, *size, spec, draw)
+    for picture, part in zip(whole.reshape(-1, *whole.shape[-3:]), out.reshape(-1, *out.shape[-3:]), strict=True):
+        fit_into(picture, view, part)
+
+
 def _cut(pixels: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     rows, columns = box.pixels(height, width)

@@ -34,7 +34,7 @@ from ray_mm.data.decode.numeric import (
 )
 from ray_mm.data.decode.streams import Payloads, read_streams
 from ray_mm.data.decode.text import ReplacementCount, decode_text, load_tokenizer, read_text
-from ray_mm.data.decode.video import decode_video
+from ray_mm.data.decode.video import decode_video, decode_whole_clip
 from ray_mm.data.fields import length_name, size_name, time_name
 from ray_mm.data.preprocessor import Preprocessor
 
@@ -96,9 +96,11 @@ def _image(name: str, spec: ImageField) -> Decoder:
     return decode
 
 
-def whole_decoder(name: str, spec: ImageField) -> Decoder:
-    """The decoder of a picture field into the arrays of ``data.fields.whole_arrays``."""
+def whole_decoder(name: str, spec: ImageField | VideoField) -> Decoder:
+    """The decoder of a field of pictures or clips into the arrays of ``data.fields.whole_arrays``."""
     size = size_name(name)
+    if isinstance(spec, VideoField):
+        return _whole_clip(name, spec)
 
     def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         arrays[size][row] = decode_whole(payload, spec, arrays[name][row])
@@ -140,6 +142,17 @@ def _video(name: str, spec: VideoField) -> Decoder:
 
     def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         arrays[length][row] = decode_video(payload, spec, arrays[name][row], arrays[time][row], name, draw)
+        return True
+
+    return decode
+
+
+def _whole_clip(name: str, spec: VideoField) -> Decoder:
+    length, time, size = length_name(name), time_name(name), size_name(name)
+    require_av(f"field {name!r} (video)")
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        arrays[length][row], arrays[size][row] = decode_whole_clip(payload, spec, arrays[name][row], arrays[time][row])
         return True
 
     return decode

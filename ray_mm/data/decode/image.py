@@ -19,7 +19,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ray_mm.config.fields import ImageField
-from ray_mm.data.decode.crop import View, fit_into, view_of
+from ray_mm.data.decode.crop import View, cut_from_whole, fit_into, view_of
 from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
 
@@ -60,7 +60,7 @@ def decode_image(
 
 
 def decode_whole(payload: bytes | memoryview, spec: ImageField, out: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """All of a picture, stretched: what the random parts of a field with ``whole_side`` are cut from.
+    """All of a picture, stretched: what ``crop.cut_from_whole`` cuts the random parts of a field with ``whole_side`` from.
 
     Args:
         payload: as of ``decode_image``.
@@ -77,27 +77,6 @@ def decode_whole(payload: bytes | memoryview, spec: ImageField, out: npt.NDArray
     pixels, view, size = _decode(payload, stretched, "", None)
     fit_into(pixels, view, out)
     return size
-
-
-def cut_from_whole(
-    whole: npt.NDArray[np.uint8],
-    size: tuple[int, int],
-    spec: ImageField,
-    out: npt.NDArray[np.uint8],
-    name: str,
-    draw: Draw | None,
-) -> None:
-    """What ``decode_image`` shows of a picture, from all of it.
-
-    Args:
-        whole: uint8 [whole_side, whole_side, channels].
-        size: height and width that the picture had.
-        spec: as of ``decode_image``.
-        out: as of ``decode_image``.
-        name: as of ``decode_image``.
-        draw: as of ``decode_image``.
-    """
-    fit_into(whole, view_of(name, size[0], size[1], spec, draw), out)
 
 
 def _decode(

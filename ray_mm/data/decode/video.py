@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ray_mm.config.fields import VideoField
 from ray_mm.data.decode.container import open_container
-from ray_mm.data.decode.crop import fit_into, view_of
+from ray_mm.data.decode.crop import cut_from_whole, fit_into, view_of
 from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import check_pixels
@@ -77,6 +77,44 @@ def decode_video(
         DecodeError: not a video, damaged, or with pictures that are too large.
         UsageError: PyAV is not installed.
     """
+    if spec.whole_side is not None:
+        whole = np.zeros((spec.num_frames, spec.whole_side, spec.whole_side, spec.channels), np.uint8)
+        length, size = decode_whole_clip(payload, spec, whole, times)
+        cut_from_whole(whole[:length], size, spec, out[:length], name, draw)
+        return length
+    return _fill(payload, spec, out, times, name, draw)[0]
+
+
+def decode_whole_clip(
+    payload: bytes | memoryview, spec: VideoField, out: npt.NDArray[np.uint8], times: npt.NDArray[np.float32]
+) -> tuple[int, tuple[int, int]]:
+    """Some whole frames, stretched: what ``crop.cut_from_whole`` cuts the random parts of a field with ``whole_side`` from.
+
+    Args:
+        payload: as of ``decode_video``.
+        spec: with a random crop and its ``whole_side``.
+        out: uint8 [num_frames, whole_side, whole_side, channels], zeros; filled from the start.
+        times: as of ``decode_video``.
+
+    Returns:
+        Number of frames written; height and width of the first one in pixels, upright.
+
+    Raises:
+        DecodeError: as of ``decode_video``.
+    """
+    whole = {"height": spec.whole_side, "width": spec.whole_side, "fit": "stretch", "random_crop": None}
+    return _fill(payload, spec.model_copy(update=whole), out, times, "", None)
+
+
+def _fill(
+    payload: bytes | memoryview,
+    spec: VideoField,
+    out: npt.NDArray[np.uint8],
+    times: npt.NDArray[np.float32],
+    name: str,
+    draw: Draw | None,
+) -> tuple[int, tuple[int, int]]:
+    """As ``decode_video``, without a whole side; also returns the height and width of the first frame, upright."""
     frames = _list_frames(payload)
     chosen = _choose(frames, spec)
     wanted = sorted({frames.pts[place] for place in chosen})
@@ -84,15 +122,14 @@ def decode_video(
     for row, place in enumerate(chosen):
         rows.setdefault(frames.pts[place], []).append(row)
         times[row] = frames.times[place]
-    written = 0
+    sizes = []
     for pts, frame in _decode(payload, frames, wanted):
         first, *others = rows[pts]
-        _write(frame, spec, out[first], name, draw)
+        sizes.append(_write(frame, spec, out[first], name, draw))
         out[others] = out[first]
-        written += 1
-    if written < len(wanted):
-        raise DecodeError(f"not a readable video ({written} of {len(wanted)} frames can be decoded)")
-    return len(chosen)
+    if len(sizes) < len(wanted):
+        raise DecodeError(f"not a readable video ({len(sizes)} of {len(wanted)} frames can be decoded)")
+    return len(chosen), sizes[0]
 
 
 def video_shape(payload: bytes | memoryview | Path) -> tuple[int, int, float]:
@@ -210,7 +247,8 @@ def _video_stream(container: Any) -> Any:
     return stream
 
 
-def _write(frame: Any, spec: VideoField, out: npt.NDArray[np.uint8], name: str, draw: Draw | None) -> None:
+def _write(frame: Any, spec: VideoField, out: npt.NDArray[np.uint8], name: str, draw: Draw | None) -> tuple[int, int]:
+    """Writes what is seen of a frame; returns its height and width, upright."""
     check_pixels(frame.height, frame.width)
     turns = _quarter_turns(frame)
     upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
@@ -226,6 +264,7 @@ def _write(frame: Any, spec: VideoField, out: npt.NDArray[np.uint8], name: str, 
         interpolation="AREA",
     )
     fit_into(np.rot90(pixels, turns), view, out)
+    return upright
 
 
 def _quarter_turns(frame: Any) -> int:

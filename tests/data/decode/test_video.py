@@ -13,7 +13,6 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydantic import ValidationError
 
 from ray_mm.config.fields import AudioField, RandomCrop, VideoField
 from ray_mm.config.model import ModelConfig, check_model
@@ -115,6 +114,9 @@ def test_a_clip_is_decoded_as_it_is_displayed(matrix: tuple[int, ...], turn: Any
     turned, _ = _decode(bytes(payload), height=shape[0], width=shape[1])
     for found, frame in zip(turned, upright, strict=True):
         assert np.abs(found.astype(int) - turn(frame)).max() <= 1
+    # A clip that lies on its side is twice as high in the square that its parts are cut from.
+    parts = [_decode(bytes(payload), height=16, width=12, random_crop={"whole_side": side})[0] for side in (None, 64)]
+    assert np.abs(parts[0].astype(int) - parts[1]).mean() < 2
 
 
 def test_shape_and_duration_are_told_without_decoding_it_all() -> None:
@@ -215,6 +217,13 @@ def test_seeking_finds_the_frames_that_decoding_all_finds(
         assert np.abs(found.astype(int) - shown[time]).mean() < 2
 
 
-def test_whole_pictures_are_not_for_clips() -> None:
-    with pytest.raises(ValidationError, match="whole_side is for pictures"):
-        VideoField.model_validate({"random_crop": {"whole_side": 64}})
+@pytest.mark.parametrize("draw", [None, Draw(0, 1, 2)])
+@pytest.mark.parametrize("spec", [{}, {"rate_hz": 25.0}, {"num_frames": 40}])
+def test_parts_of_whole_frames_show_what_parts_of_the_file_show(draw: Draw | None, spec: dict[str, Any]) -> None:
+    payload = video_bytes(height=96, width=128)
+    (file, times), (whole, whole_times) = (
+        _decode(payload, draw, random_crop={"scale": [0.3, 0.6], "whole_side": side}, random_flip=0.5, **spec)
+        for side in (None, 96)
+    )
+    assert whole_times == times and whole.shape == file.shape
+    assert np.abs(file.astype(int) - whole).mean() < 2 < np.abs(file.astype(int) - whole[:, :, ::-1]).mean()
