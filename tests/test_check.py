@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import pytest
 from ray_mm.check import check_job
 from ray_mm.config.load import load_job
 from ray_mm.config.source import TrainSource
-from ray_mm.data.manifest import open_dataset
+from ray_mm.config.train import TrainJob
+from ray_mm.data.manifest import open_dataset, write_dataset
+from ray_mm.data.row_cache import cache_notices
 from ray_mm.data.samples import plan_samples
 from ray_mm.errors import CheckpointError, DatasetError, OutputFolderError, UsageError
+from ray_mm.training.train import plan_training
 from tests.config.jobs import SMALLEST
 from tests.factories import SPECS, edit_manifest, make_dataset
 
@@ -94,6 +99,53 @@ def test_of_a_part_the_samples_that_take_part_are_told(folder: Path) -> None:
     weighted = [{"path": str(folder / "train"), "weight": weight} for weight in (1, 3)]
     _, _, steps, *_ = check(folder, "train", **{"data.train": weighted, "data.batch_size": 2})
     assert steps == "train: 60 steps: 10 epochs of 6 steps, 2 samples each"
+
+
+def test_what_caches_will_not_do_is_told_as_the_training_does(folder: Path, tmp_path: Path) -> None:
+    quiet = {"data.batch_size": 2, "train.epochs": 50, "data.cache.decoded.folder": tmp_path / "cache"}
+    image = {"type": "image", "random_crop": {"scale": [0.5, 1]}}
+    cropped = quiet | {"data.cache.decoded.size": "1GB", "data.fields.image": image}
+    notice = "warning: data.cache.decoded: image with random_crop can't be kept"
+    assert check(folder, "train", **cropped)[-1].startswith(notice)
+    # Twelve rows of a picture of 16 × 16, its presence, its class and its key.
+    half = quiet | {"data.cache.decoded.size": 6 * (16 * 16 * 3 + 1 + 8 + 1 + 256 + 4)}
+    make_dataset(tmp_path / "validation", 6, seed=1)
+    *_, told = check(folder, "train", **half, **{"data.validation": tmp_path / "validation"})
+    assert told.startswith(
+        "warning: data.cache.decoded.size: 6.2 kB hold 50% of the decoded samples, which need 12.5 kB"
+    )
+    for overrides in (half, cropped):
+        job = load_job(SMALLEST["train"], {"data.train": folder / "train", "output": folder / "out"} | overrides)
+        assert isinstance(job, TrainJob) and job.data.cache.decoded is not None
+        found = cache_notices(job.data.cache.decoded, [open_dataset(folder / "train")], plan_training(job).preprocessor)
+        told = [line for line in check(folder, "train", **overrides) if line.startswith("warning: data.cache")]
+        assert told == [f"warning: {text}" for text in found]
+
+
+def test_a_cache_that_is_too_small_for_the_shuffle_is_refused_as_the_training_does(
+    folder: Path, tmp_path: Path
+) -> None:
+    cached = {"data.cache.remote": {"folder": str(tmp_path / "cache"), "size": "64MiB"}}
+    check(folder, "train", **cached)
+    with pytest.raises(UsageError, match=r"data\.cache\.remote\.size: 67,108,864 bytes are less than a window"):
+        check(folder, "train", **cached, **{"data.train": elsewhere(folder / "train", tmp_path / "remote")})
+
+
+def elsewhere(dataset: Path, folder: Path) -> Path:
+    """The same dataset, its shards large and in a store that nobody has asked yet."""
+    shutil.copytree(dataset, folder)
+    opened = open_dataset(folder)
+    known = opened.manifest
+    shards = [
+        replace(shard, path=f"s3://nowhere/{number}.tar", version=f"etag:{number}", size_bytes=10**9)
+        for number, shard in enumerate(opened.shards)
+    ]
+    write_dataset(
+        folder,
+        shards=shards,
+        **{key: getattr(known, key) for key in ("name", "fields", "members", "presence", "label_counts", "statistics")},
+    )
+    return folder
 
 
 @pytest.mark.parametrize(
