@@ -25,6 +25,10 @@ _MAX_MARKS = 512
 _MIN_BAR, _MAX_BAR = 6, 40
 _BESIDE = 90
 """Columns that a bar leaves to the text beside it, as far as there are so many."""
+_IDLE_S = 60.0
+"""Seconds without a step after which that is told."""
+_MAX_EVERY_S, _SHARE = 60.0, 1 / 30
+"""A log of days needs no line every ten seconds: the interval is a thirtieth of the time so far, up to a minute."""
 
 Shown = float | int | str
 
@@ -39,6 +43,9 @@ class Progress:
         done: units that an earlier run did already; they don't count into the rate.
         waiting: what is going on before the first step, in a few words.
         clock: seconds, monotonic.
+
+    Attributes:
+        details: texts that stand behind the values beside the bar as far as there is room, what matters most first.
     """
 
     def __init__(
@@ -55,10 +62,13 @@ class Progress:
         self.unit = unit
         self.done = done
         self.shown: dict[str, Shown] = {}
+        self.details: tuple[str, ...] = ()
         self.waiting = waiting
         self.on_advance: Callable[[], None] | None = None
+        self.on_tick: Callable[[], None] | None = None
         self.on_note: Callable[[str], None] | None = None
         self._clock = clock
+        self._began = clock()
         self._marks: deque[tuple[float, int]] = deque()
 
     def advance(self, n: int = 1, **shown: Shown) -> None:
@@ -75,6 +85,11 @@ class Progress:
         self._forget(now)
         if self.on_advance is not None:
             self.on_advance()
+
+    def tick(self) -> None:
+        """Lets a log say, now and then, that nothing is going on."""
+        if self.on_tick is not None:
+            self.on_tick()
 
     def note(self, text: str) -> None:
         """A line that stays, above the bar or between the lines of a log."""
@@ -115,23 +130,43 @@ class Progress:
 
     def shown_text(self) -> str:
         """The values beside the bar, such as ``loss 0.3121  lr 0.0010``."""
-        return "  ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in self.shown.items())
+        return "  ".join(self._shown_parts())
+
+    def _shown_parts(self) -> list[str]:
+        return [f"{name.replace('_', ' ')} {_value(value)}" for name, value in self.shown.items()]
 
     def left_text(self) -> str:
         """Such as ``1:05 left``, or nothing."""
         left = self.seconds_left()
         return "" if left is None or self.done == self.total else f"{duration(left)} left"
 
+    def idle_text(self) -> str:
+        """Such as ``nothing new for 1:05``, or nothing where something is."""
+        idle = self._clock() - (self._marks[-1][0] if self._marks else self._began)
+        return f"nothing new for {duration(idle)}" if idle >= _IDLE_S else ""
+
     def line(self) -> str:
         """Everything in one line, for a log."""
         percent = f" ({100 * self.done // self.total}%)" if self.total else ""
-        parts = [f"{self.count_text()}{percent}", self.shown_text(), self.rate_text(), self.left_text()]
-        return f"{self.description}: {self.waiting or ', '.join(part for part in parts if part)}"
+        parts = [f"{self.count_text()}{percent}", self.shown_text(), *self.details, self.rate_text(), self.left_text()]
+        told = [*([self.waiting] if self.waiting else parts), self.idle_text()]
+        return f"{self.description}: {', '.join(part for part in told if part)}"
 
-    def beside_text(self) -> str:
-        """What stands beside the bar: what matters most comes first, because a narrow terminal cuts the end."""
-        parts = [self.shown_text(), self.count_text(), self.left_text(), self.rate_text()]
-        return self.waiting or "  ".join(part for part in parts if part)
+    def beside_text(self, width: int = 10_000) -> str:
+        """What stands beside the bar: what matters most comes first, and what there is no room for is left out as a whole.
+
+        Args:
+            width: columns that there are.
+        """
+        if self.waiting:
+            return self.waiting
+        text = ""
+        parts = [self.idle_text(), *self._shown_parts(), self.left_text(), self.count_text(), *self.details]
+        for part in [*parts, self.rate_text()]:
+            longer = f"{text}  {part}" if text and part else text or part
+            # A number that is cut is another number.
+            text = longer if len(longer) <= width or not text else text
+        return text
 
 
 def notice(text: str, stream: TextIO | None = None) -> None:
@@ -180,7 +215,8 @@ def progress(
 
 @contextlib.contextmanager
 def _plain(bar: Progress, stream: TextIO, every_s: float, clock: Callable[[], float]) -> Iterator[None]:
-    written_at, written = clock(), ""
+    started = written_at = clock()
+    written = ""
 
     def put(text: str) -> None:
         stream.write(text + "\n")
@@ -192,10 +228,15 @@ def _plain(bar: Progress, stream: TextIO, every_s: float, clock: Callable[[], fl
         put(written)
 
     def on_advance() -> None:
-        if clock() - written_at >= every_s:
+        now = clock()
+        if now - written_at >= max(every_s, min(_MAX_EVERY_S, (now - started) * _SHARE)):
             write()
 
-    bar.on_advance, bar.on_note = on_advance, put
+    def on_tick() -> None:
+        if clock() - written_at >= _IDLE_S and bar.idle_text():
+            write()
+
+    bar.on_advance, bar.on_note, bar.on_tick = on_advance, put, on_tick
     if bar.waiting:
         write()
     try:
@@ -221,10 +262,13 @@ def _terminal(bar: Progress, console: Console) -> Iterator[None]:
         def render(self, task: Task) -> Text:
             return Text(self.text(), style=self.style, no_wrap=True, overflow="ellipsis")
 
+    bar_width = max(_MIN_BAR, min(_MAX_BAR, console.width - _BESIDE))
+    # A column lies between two of them.
+    beside = console.width - len(bar.description) - bar_width - 2
     columns = (
         TextColumn("{task.description}", style="bold"),
-        BarColumn(bar_width=max(_MIN_BAR, min(_MAX_BAR, console.width - _BESIDE))),
-        Live(bar.beside_text, "green"),
+        BarColumn(bar_width=bar_width),
+        Live(lambda: bar.beside_text(beside), "green"),
     )
     with RichProgress(*columns, console=console, refresh_per_second=5) as live:
         task = live.add_task(bar.description, total=bar.total, completed=bar.done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -123,18 +124,61 @@ def test_a_terminal_gets_a_bar_with_everything_beside_it(monkeypatch: pytest.Mon
         assert text in shown
 
 
-@pytest.mark.parametrize("columns", [80, 120, 200])
-def test_a_narrow_terminal_cuts_what_matters_least(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (40, "loss 0.3121  19:57 left"),
+        (80, "loss 0.3121  validation accuracy 0.9100  19:57 left  8 samples/s"),
+        (120, "loss 0.3121  validation accuracy 0.9100  19:57 left  30/12,000 steps  8 samples/s"),
+        (200, "loss 0.3121  validation accuracy 0.9100  19:57 left  30/12,000 steps  8 samples/s  10 steps/s"),
+    ],
+)
+def test_a_narrow_terminal_leaves_out_what_matters_least_and_cuts_no_number(
+    monkeypatch: pytest.MonkeyPatch, columns: int, shown: str
+) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", str(columns))
     stream, clock = Terminal(), Clock()
     with progress("train", 12_000, "steps", stream=stream, clock=clock) as bar:
+        bar.details = ("8 samples/s",)
         for _ in range(3):
             clock.now += 1
             bar.advance(10, **{"loss": 0.3121, "validation accuracy": 0.91})
-    last = stream.getvalue().split("train")[-1]
-    assert "loss 0.3121  validation accuracy 0.9100  30/12,000 st" in last
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue().split("train")[-1]).rstrip("\r\n")
     assert 6 <= last.count("━") <= 40
+    assert last.lstrip(" ━").rstrip() == shown
+    assert len("train" + last.rstrip()) <= columns
+
+
+def test_a_log_says_that_nothing_goes_on_once_a_minute() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("train", 20, "steps", waiting="starting the workers", stream=stream, clock=clock) as bar:
+        for _ in range(90):
+            clock.now += 1
+            bar.tick()
+        bar.advance(10)
+        for _ in range(130):
+            clock.now += 1
+            bar.tick()
+    assert stream.getvalue().splitlines() == [
+        "train: starting the workers",
+        "train: starting the workers, nothing new for 1:00",
+        "train: 10/20 steps (50%)",
+        "train: 10/20 steps (50%), nothing new for 1:00",
+        "train: 10/20 steps (50%), nothing new for 2:00",
+        "train: 10/20 steps (50%), nothing new for 2:10",
+    ]
+
+
+def test_a_log_of_hours_gets_a_line_a_minute() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("train", 100_000, "steps", stream=stream, clock=clock) as bar:
+        for _ in range(7200):
+            clock.now += 1
+            bar.advance(1)
+    lines = stream.getvalue().splitlines()
+    assert 120 < len(lines) < 180
+    assert not any(character < " " for line in lines for character in line)
 
 
 def test_what_comes_before_the_first_step_is_told() -> None:

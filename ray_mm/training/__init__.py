@@ -17,6 +17,8 @@ state.py      what a resumed training needs, and where it starts
 stopping.py   asked to end, it saves first
 background.py files that are written while the training goes on
 ledger.py     who trained what
+gauges.py     tokens, pixels, memory, CPUs, what of a GPU is used
+flops.py      operations of the model, peaks of GPUs
 tracking.py   what is written down on the way: metrics.jsonl, TensorBoard
 
 Before it, for ray-mm doctor: each stage alone, and which of them will limit the training.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ray_mm.figures import size
 from ray_mm.progress import Progress
 
 _METRICS = ("accuracy", "mae")
@@ -12,7 +13,7 @@ _METRICS = ("accuracy", "mae")
 
 _WAITING = "data_wait"
 _MUCH_WAITING = 0.1
-"""Share of the time. From here on a training would gain from faster reading, and less is not worth a place in a line."""
+"""Share of the time. From here on a training would gain from faster reading, and that is told before all but the loss."""
 
 
 class ShownTraining:
@@ -34,6 +35,7 @@ class ShownTraining:
 
     def show(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Takes the newest lines, those shown before among them; after a restart of the workers the bar goes back."""
+        self._bar.tick()
         if not lines:
             return
         shown: dict[str, float | str] = {}
@@ -54,6 +56,7 @@ class ShownTraining:
             shown["epoch"] = f"{self._train.get('epoch', 1)}/{self._epochs}"
             if self._train.get("data_wait", 0.0) >= _MUCH_WAITING:
                 shown[_WAITING] = f"{self._train['data_wait']:.0%}"
+            self._bar.details = tuple(_details(self._train))
             self._bar.advance(step - self._bar.done, **shown)
         elif shown.items() - self._bar.shown.items():
             self._bar.advance(0, **shown)
@@ -84,3 +87,28 @@ class ShownTraining:
             if self._train["epoch_data_wait"] >= _MUCH_WAITING:
                 parts.append(f"waited for data {self._train['epoch_data_wait']:.0%} of the time")
         self._bar.note(f"epoch {line['epoch']}/{self._epochs}: {', '.join(parts)}")
+
+
+def _details(line: Mapping[str, Any]) -> Iterator[str]:
+    """What a line of a training says beside its loss, what matters most first."""
+    if "samples_per_s" in line:
+        yield f"{_short(line['samples_per_s'])} samples/s"
+    if line.get("data_wait", 1.0) < _MUCH_WAITING:
+        yield f"data wait {line['data_wait']:.0%}"
+    if "mfu" in line:
+        yield f"MFU {line['mfu']:.0%}"
+    elif "flops_per_s" in line:
+        yield "MFU unknown"
+    if "device_memory_bytes" in line:
+        yield f"GPU memory {size(line['device_memory_bytes'])} ({line['device_memory']:.0%})"
+    for name in ("tokens", "pixels"):
+        if f"{name}_per_s" in line:
+            yield f"{_short(line[f'{name}_per_s'])} {name}/s"
+
+
+def _short(value: float) -> str:
+    """Such as ``312``, ``45.1k`` or ``15.6M``."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if value >= factor:
+            return f"{value / (1e3 if unit == 'k' else factor):.1f}{unit}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

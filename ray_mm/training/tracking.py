@@ -1,24 +1,28 @@
 """What a training writes down while it runs: ``metrics.jsonl`` and TensorBoard. Rank 0 only.
 
-    {"kind": "train", "step", "epoch", "loss", "lr", "samples_per_s", "seconds",
+    {"kind": "train", "step", "time", "epoch", "loss", "lr", "samples_per_s", "seconds",
      "data_wait", "data_transfer", "checkpoint_wait", "read_cores", "decode_cores", "queued_batches",
+     "machine_cpu", "machine_memory", with texts "tokens_per_s", with pictures or videos "pixels_per_s",
+     on a GPU "device_memory_bytes", "device_memory", "flops_per_s", and "mfu" where its peak is known,
      with a decoded cache "cached", in the first line "first_batch_s", and in the last one of an epoch's training
      "epoch_loss", "epoch_samples_per_s", "epoch_data_wait"}
-    {"kind": "validation", "step", "epoch", "loss", "accuracy" | "mae" and "rmse", "num_samples"}
+    {"kind": "validation", "step", "time", "epoch", "loss", "accuracy" | "mae" and "rmse", "num_samples"}
 
 A train line is about the time since the line before, means over the ranks: ``loss`` per sample; ``data_wait`` and
 ``data_transfer`` the shares of the time spent waiting for batches and bringing them to the device, ``checkpoint_wait`` that in
 which the training stood still for a checkpoint; ``read_cores`` and
 ``decode_cores`` how many processes were busy with that for a rank; ``queued_batches`` how many lay ready; ``cached`` the
-share of the samples that were decoded before. ``seconds`` counts from this start of the workers, ``first_batch_s`` until the
-first batch was there. ``epoch_…`` are of the whole epoch; of one that was interrupted, of what this start did of it. Epochs count
-from 1.
+share of the samples that were decoded before; what is in use of the machine and the device is told by ``gauges``.
+``seconds`` counts from this start of the workers, ``first_batch_s`` until the first batch was there; ``time`` is that of the
+line, in seconds since 1970. ``epoch_…`` are of the whole epoch; of one that was interrupted, of what this start did of it.
+Epochs count from 1.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +50,8 @@ class Tracker:
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line, and one point per number in TensorBoard."""
-        self._stream.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        self._stream.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 

@@ -343,7 +343,7 @@ class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
             shown = ShownTraining(bar, self._training.job.train.epochs, schedule.validation_batches > 0)
             # Until the workers have begun, what stands there is of an earlier run.
             while not self._stop.wait(_POLL_S) and self._last_lines() == self._earlier:
-                pass
+                bar.tick()
             while not self._stop.wait(_POLL_S):
                 shown.show(self._last_lines())
             shown.show(self._last_lines())

@@ -25,6 +25,7 @@ from ray_mm.errors import OrderError, QuarantineBudgetError, StopRequested
 from ray_mm.storage import atomic_folder
 from ray_mm.training.background import BackgroundWriter
 from ray_mm.training.bad_steps import BadSteps, diverged
+from ray_mm.training.gauges import Gauges
 from ray_mm.training.learner import Learner, Snapshot
 from ray_mm.training.ledger import Entry, Ledger
 from ray_mm.training.optim import learning_rate
@@ -67,6 +68,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
     learner = Learner(training, ranks, folder, state.loss_scale)
     bad_steps = BadSteps(training.run, attempt.number, ranks, job.train.skip_bad_steps)
     loss_meter = _LossMeter(ranks, has_cache=job.data.cache.decoded is not None)
+    gauges = Gauges(training, ranks)
     validation = ValidationSums(training, ranks)
     with ExitStack() as files:
         ledger = files.enter_context(closing(Ledger(training.run / "ledger", attempt.number, ranks.rank)))
@@ -82,6 +84,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 bad_steps.add(item, batch.keys, step.finite)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
+                gauges.add(batch.tensors, learner.model)
                 state = replace(
                     state,
                     next_item=item.number + 1,
@@ -97,7 +100,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     state = replace(state, trained=0, quarantined=0)
                 if item.ends_phase or loss_meter.due(item.step, job.train.log_every_steps):
                     state = replace(state, bad_steps=state.bad_steps + bad_steps.look(state.bad_steps))
-                    line = loss_meter.read(item.step, item.ends_phase)
+                    line = loss_meter.read(item.step, item.ends_phase) | gauges.read(item.step)
                     line["lr"] = learning_rate(
                         job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps
                     )
@@ -120,6 +123,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                         tracker.write("validation", item.step, {"epoch": item.epoch + 1, **metrics})
                     # Waiting during a validation says nothing about the training.
                     loss_meter.restart()
+                    gauges.restart()
             stops = stops and state.next_item < schedule.num_items
             if stops and item.phase == "validation" and not item.ends_phase:
                 # It is begun again: what was added up so far is in no checkpoint.

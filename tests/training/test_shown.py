@@ -76,6 +76,27 @@ def test_waiting_for_data_is_shown_while_it_is_worth_it() -> None:
     assert texts == [f"loss 0.5000  epoch 1/3{text}" for text in waited]
 
 
+def test_a_line_of_a_log_tells_all_that_is_known() -> None:
+    bar, _ = bar_with_notes()
+    line = train(30, 2, 0.5, 0.0249) | {
+        "samples_per_s": 45_120.0,
+        "tokens_per_s": 812.3,
+        "pixels_per_s": 15_612_345.0,
+        "device_memory_bytes": 3_221_225_472,
+        "device_memory": 0.0376,
+        "flops_per_s": 1e14,
+        "mfu": 0.384,
+    }
+    ShownTraining(bar, 3, validates=True).show([line])
+    assert bar.line() == (
+        "train: 30/60 steps (50%), loss 0.5000  epoch 2/3, 45.1k samples/s, data wait 2%, MFU 38%, GPU memory 3.2 GB (4%), "
+        "812 tokens/s, 15.6M pixels/s"
+    )
+    del line["mfu"]
+    ShownTraining(bar, 3, validates=True).show([line | {"step": 31}])
+    assert "MFU unknown" in bar.line()
+
+
 def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_the_end() -> None:
     bar, notes = bar_with_notes()
     shown = ShownTraining(bar, 2, validates=False)

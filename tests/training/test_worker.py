@@ -108,7 +108,7 @@ def test_a_regression_is_scored_in_its_own_unit(data: Path) -> None:
     )
     train(training)
     first, *_, last = (line for line in read_metrics(training.run) if line["kind"] == "validation")
-    assert first.keys() == {"kind", "step", "epoch", "loss", "mae", "rmse", "num_samples"}
+    assert first.keys() == {"kind", "step", "time", "epoch", "loss", "mae", "rmse", "num_samples"}
     # Numbers lie around 0, 10 and 20: guessing their mean is off by 8.
     assert 0 < last["mae"] < last["rmse"] < 4
     deviation = training.preprocessor.statistics["number"].std[0]
