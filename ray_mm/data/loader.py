@@ -45,6 +45,7 @@ class LoadedBatch:
         read_s: seconds of reading its members, in some process.
         decode_s: seconds of decoding them there.
         num_cached: samples of it that were kept from an earlier epoch.
+        host: the tensors as they were before they went to the device. None: it is the CPU.
     """
 
     item: Item
@@ -58,6 +59,12 @@ class LoadedBatch:
     read_s: float = 0.0
     decode_s: float = 0.0
     num_cached: int = 0
+    host: dict[str, torch.Tensor] | None = None
+
+    @property
+    def on_host(self) -> dict[str, torch.Tensor]:
+        """The tensors on the CPU: looking at values there does not wait for the device."""
+        return self.tensors if self.host is None else self.host
 
 
 class Loader:

@@ -9,6 +9,7 @@ bad_steps.py  steps whose loss is not finite
 validation.py what a validation adds up
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 dropout.py    hides present fields at random
+draws.py      the numbers behind that: functions of a sample's place
 optim.py      the optimizer and its learning rate
 parts.py      parts of the model that are trained at other rates, or not at all for a while
 advice.py     what the training will be like, told before it starts

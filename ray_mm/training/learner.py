@@ -47,7 +47,7 @@ class Step:
 
     Attributes:
         loss_sum: this rank's weighted sum of losses, a scalar on its device; 0 of a step that was left out.
-        weight_sum: this rank's sum of weights, likewise.
+        weight_sum: this rank's sum of weights, likewise 0.
         finite: whether its loss and gradient were finite, a bool on the device.
         met: samples of all ranks.
         quarantined: those of them that can't be read.
@@ -56,7 +56,7 @@ class Step:
     """
 
     loss_sum: Tensor
-    weight_sum: Tensor
+    weight_sum: float
     finite: Tensor
     met: int
     quarantined: int
@@ -160,12 +160,16 @@ class Learner:
         self._freeze(frozen_parts(job.train.freeze, self.model.fields, item.step, num_steps))
         # Dropout differs between steps and ranks, and is the same again after a resume.
         torch.manual_seed(stable_hash(job.seed, item.step, ranks.rank) % (1 << 63))
-        tensors = hide_fields(batch.tensors, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch)
-        weights = sample_weights(job.model.task, tensors)
-        position, present = tensors[POSITION].cpu(), tensors[WEIGHT].cpu() > 0
-        bad = position[(position >= 0) & ~present]
+        # Counted where the batch came from: the device is not asked before its work is given to it.
+        host = batch.on_host
+        positions = host[POSITION].numpy()
+        bad = positions[(positions >= 0) & (host[WEIGHT].numpy() == 0)]
+        weight_sum = float(sample_weights(job.model.task, host).sum())
         total_weight, met, quarantined, stops = ranks.sum(
-            [float(weights.sum()), float((position >= 0).sum()), float(len(bad)), float(stop)]
+            [weight_sum, float((positions >= 0).sum()), float(len(bad)), float(stop)]
+        )
+        tensors = hide_fields(
+            batch.tensors, positions, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch
         )
 
         train_mode(self._wrapped)
@@ -173,12 +177,12 @@ class Learner:
             self.optimizer, learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, num_steps)
         )
         loss_sum = torch.zeros((), device=ranks.device)
-        rows = -(-len(position) // job.train.micro_batches)
-        for start in range(0, len(position), rows):
+        rows = -(-len(positions) // job.train.micro_batches)
+        for start in range(0, len(positions), rows):
             part = {name: tensor[start : start + rows] for name, tensor in tensors.items()}
             # DDP averages over the ranks; each rank's share of the global batch may differ.
             loss_sum += self._backward(
-                part, ranks.world_size / max(total_weight, 1.0), last=start + rows >= len(position)
+                part, ranks.world_size / max(total_weight, 1.0), last=start + rows >= len(positions)
             )
         finite = self._clip()
         if self._scaler.is_enabled():
@@ -191,9 +195,8 @@ class Learner:
             if self._average is not None:
                 self._average.update(item.step)
         self.optimizer.zero_grad(set_to_none=True)
-        weight_sum = weights.sum()
         if skips:
-            loss_sum, weight_sum = torch.zeros_like(loss_sum), torch.zeros_like(weight_sum)
+            loss_sum, weight_sum = torch.zeros_like(loss_sum), 0.0
         return Step(
             loss_sum, weight_sum, finite, round(met), round(quarantined), tuple(int(p) for p in bad), stop=stops > 0
         )

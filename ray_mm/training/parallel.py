@@ -31,10 +31,13 @@ class Ranks:
     device: torch.device
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all ranks, in float64: the same numbers on every rank."""
+        """The sums over all ranks, in float64: the same numbers on every rank.
+
+        They go from host to host: no rank waits for what it has given its device to do.
+        """
         if self.world_size == 1:
             return [float(value) for value in values]
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
 

@@ -198,6 +198,10 @@ def _fit(training: Training) -> None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"training": training, "limits": limits},
+        # Gradients go from GPU to GPU, counts from host to host.
+        torch_config=ray.train.torch.TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if placement.gpus_per_worker > 0 else "gloo"
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.gpus_per_worker > 0,

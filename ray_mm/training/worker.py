@@ -173,7 +173,7 @@ class _LossMeter:
         """Forgets what is not read yet."""
         self._since = time.perf_counter()
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
-        self._weight_sum = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        self._weight_sum = 0.0
         self._seconds = dict.fromkeys(_STAGES, 0.0)
         self._samples = 0
         self._cached = 0
@@ -183,7 +183,7 @@ class _LossMeter:
         """This rank did nothing else while a checkpoint was taken, or waited for the one before it to be written."""
         self._stood_still_s += seconds
 
-    def add(self, loss_sum: Tensor, weight_sum: Tensor, batch: LoadedBatch, samples: int) -> None:
+    def add(self, loss_sum: Tensor, weight_sum: float, batch: LoadedBatch, samples: int) -> None:
         """One step: this rank's sums, its batch, and the samples of all ranks."""
         if self._waits_for_first:
             self._waits_for_first = False
@@ -223,7 +223,7 @@ class _LossMeter:
         loss_sum, weight_sum, cached, stood_still_s, *seconds = self._ranks.sum(
             [
                 float(self._loss_sum),
-                float(self._weight_sum),
+                self._weight_sum,
                 float(self._cached),
                 self._stood_still_s,
                 *self._seconds.values(),
