@@ -113,8 +113,9 @@ class TrainConfig(Config):
     """Parts into which each worker cuts its share of a batch, one after the other: the same step in less memory."""
     activation_checkpointing: bool = False
     """Compute what encoders and fusion found a second time for the gradient instead of keeping it: less memory, more time."""
-    compile: bool = False
-    """Compile the model with ``torch.compile``, which makes the start slower."""
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = False
+    """Compile the model with ``torch.compile``, which makes the start slower. Or one of its modes: ``reduce-overhead`` replays a
+    GPU's work as CUDA graphs, ``max-autotune`` tries kernels out as well."""
     ema: Decay | None = None
     """Keep a running average of the weights with this decay, such as 0.999; it is what is validated and published."""
     skip_bad_steps: int = Field(default=0, ge=0)

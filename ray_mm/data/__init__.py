@@ -41,5 +41,6 @@ blocks.py         a batch ↔ an Arrow table, without a copy
 feed.py           everything that decides which batch comes when
 feed_reader.py    blocks of a feed → tables, without Ray
 source.py         the plan as a Ray datasource
+device.py         batches on their way to a GPU, while it works
 loader.py         the train worker's end: batches on the device, proven to be in order
 """

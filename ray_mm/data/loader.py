@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from ray_mm.data.blocks import Work, block_items, block_keys, block_work, to_arrays
 from ray_mm.data.decode.decoder import Arrays
+from ray_mm.data.device import CudaStream, DeviceStream, ToDevice
 from ray_mm.data.feed import Feed
 from ray_mm.data.feed_reader import read_head
 from ray_mm.data.fields import POSITION
@@ -39,8 +40,9 @@ class LoadedBatch:
         keys: of the samples; empty for padding.
         start: first position of this rank's share.
         stop: position after its last.
-        wait_s: seconds that the worker waited for it.
-        transfer_s: seconds of bringing it to the device.
+        wait_s: seconds that the worker waited for it; on a GPU seconds in which that had nothing to do, and of the batch
+            before, because only then they are known.
+        transfer_s: seconds of bringing it to the device; on a GPU likewise.
         queued_s: seconds that it lay ready before that.
         read_s: seconds of reading its members, in some process.
         decode_s: seconds of decoding them there.
@@ -92,6 +94,11 @@ class Loader:
         self._prefetch_blocks = feed.blocks_of(prefetch_batches)
 
     def __iter__(self) -> Iterator[LoadedBatch]:
+        batches = self._batches()
+        return overlapped(batches, CudaStream(self._device)) if self._device.type == "cuda" else batches
+
+    def _batches(self) -> Iterator[LoadedBatch]:
+        """All of them, on the CPU."""
         number, num_items = self._feed.first_item, self._feed.schedule.num_items
         streamed = self._tables()
         if self._feed.head:
@@ -138,7 +145,7 @@ class Loader:
             share = slice(place * rows, (place + 1) * rows)
             start, stop = rank_slice(item, schedule.batch_size, self._rank, self._feed.world_size)
             check_positions(arrays[POSITION][share], start, stop)
-            tensors = to_tensors(arrays, share, self._device)
+            tensors = to_tensors(arrays, share)
             yield LoadedBatch(
                 item,
                 tensors,
@@ -200,9 +207,22 @@ def _begin(tables: Iterator[Any]) -> Future[Any]:
     return made
 
 
-def to_tensors(arrays: Arrays, rows: slice, device: torch.device) -> dict[str, torch.Tensor]:
-    """Some rows of a block on a device; on the CPU they are views of its memory."""
-    return {name: torch.from_numpy(array[rows]).to(device) for name, array in arrays.items()}
+def to_tensors(arrays: Arrays, rows: slice) -> dict[str, torch.Tensor]:
+    """Some rows of a block: views of its memory."""
+    return {name: torch.from_numpy(array[rows]) for name, array in arrays.items()}
+
+
+def overlapped(batches: Iterator[LoadedBatch], stream: DeviceStream) -> Iterator[LoadedBatch]:
+    """The same batches on a device, each brought there while the device works on the one before."""
+    to_device = ToDevice(stream)
+    while True:
+        held = to_device.ask()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        tensors = to_device.bring(batch.tensors)
+        found = replace(batch, tensors=tensors, host=batch.tensors)
+        yield found if held is None else replace(found, wait_s=held.wait_s, transfer_s=held.transfer_s)
 
 
 def check_positions(found: np.ndarray[Any, Any], start: int, stop: int) -> None:

@@ -1,7 +1,7 @@
 """Costs of the stages, each measured alone → which of them limits a training, and what would remove the limit.
 
     readers   take turns at reading, decoding and handing over; there are READERS_PER_CPU for each CPU that the workers leave
-    workers   bring a batch to the device and train on it, while the readers make the next ones
+    workers   train on a batch while the next one goes to the device, and the readers make those after it
     CPUs      what both need together, where workers compute on them, too
 
 A training is as fast as the least of what these can do.
@@ -63,7 +63,7 @@ def diagnose(measured: Measured, schedule: Schedule) -> Diagnosis:
     room = measured.room
     readers_deliver = _readers_deliver(measured, room.data_cpus)
     hands_over = room.workers / measured.hand_over.wall_s
-    workers_take = room.workers / (measured.step.transfer_s + measured.step.step_s)
+    workers_take = room.workers / max(measured.step.transfer_s, measured.step.step_s)
     cpus_allow = room.cpus / (_reader_cpu_s(measured) + _worker_cpu_s(measured))
     predicted = min(readers_deliver, hands_over, workers_take, cpus_allow)
     shares_cpus = predicted == cpus_allow
@@ -75,7 +75,7 @@ def diagnose(measured: Measured, schedule: Schedule) -> Diagnosis:
         limit = "hand over"
     else:
         limit = _dearest(_reader_costs(measured))
-    scored = min(readers_deliver, hands_over, room.workers / (measured.step.transfer_s + measured.step.validate_s))
+    scored = min(readers_deliver, hands_over, room.workers / max(measured.step.transfer_s, measured.step.validate_s))
     epoch_s = schedule.batch_size * (schedule.train_batches / predicted + schedule.validation_batches / scored)
     return Diagnosis(
         limit=limit,

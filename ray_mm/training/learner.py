@@ -139,7 +139,7 @@ class Learner:
             _recompute(self.model)
         if config.compile:
             _require_compiler(ranks.device)
-            self.model.compile()
+            self.model.compile(mode=None if config.compile is True else config.compile)
         self._frozen = frozenset[str]()
         self._wrapped = ranks.wrap(self.model)
 

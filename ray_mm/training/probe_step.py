@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from ray_mm.data.blocks import to_arrays
+from ray_mm.data.device import CudaStream, ToDevice
 from ray_mm.data.loader import LoadedBatch, to_tensors
 from ray_mm.training.costs import StepCost
 from ray_mm.training.learner import Learner
@@ -37,12 +38,14 @@ def probe_step(training: Training, table: pa.Table, rows: int, device: torch.dev
         seconds: for each, about; two steps are measured in any case.
     """
     arrays, share = to_arrays(table), slice(0, rows)
-    transfer, _ = _measured(lambda: to_tensors(arrays, share, device), device, seconds / 4)
+    bring = ToDevice(CudaStream(device)).bring if device.type == "cuda" else dict[str, torch.Tensor]
+    transfer, _ = _measured(lambda: bring(to_tensors(arrays, share)), device, seconds / 4)
     ranks = Ranks(0, 1, device)
     learner = Learner(training, ranks)
-    tensors = to_tensors(arrays, share, device)
+    host = to_tensors(arrays, share)
+    tensors = bring(host)
     item = training.schedule.item(0)
-    batch = LoadedBatch(item, tensors, [], item.start, item.start + rows, wait_s=0.0)
+    batch = LoadedBatch(item, tensors, [], item.start, item.start + rows, wait_s=0.0, host=host)
     step, num_steps = _measured(lambda: learner.train(batch), device, seconds)
     sums = ValidationSums(training, ranks)
     validate, _ = _measured(lambda: sums.add(learner.model, tensors, training.job.train.precision), device, seconds / 4)

@@ -53,17 +53,17 @@ def test_dear_decoding_limits_until_there_are_enough_cpus() -> None:
     assert diagnosis.limit == "decode"
     assert diagnosis.readers == 10, "one and a half for each of seven CPUs"
     assert diagnosis.readers_deliver == pytest.approx(10 / 10.105e-3)
-    assert diagnosis.workers_take == pytest.approx(1 / 0.501e-3)
+    assert diagnosis.workers_take == pytest.approx(1 / 0.5e-3)
     # Ten readers are more than eight CPUs can keep busy, that of the worker included.
     assert diagnosis.shares_cpus and 7 / 10.105e-3 < diagnosis.predicted < 8 / 10.105e-3
-    # 1,996 samples/s of 10.105 ms keep 20.2 CPUs busy, the step a part of one.
+    # 2,000 samples/s of 10.105 ms keep 20.2 CPUs busy, the step a part of one.
     assert (diagnosis.cpus_needed, diagnosis.cpus_per_worker) == (21, 8.0)
 
 
 def test_a_dear_step_limits_and_no_cpus_help() -> None:
     diagnosis = found(costs(step_ms=5.0))
     assert (diagnosis.limit, diagnosis.cpus_needed) == ("train step", None)
-    assert diagnosis.predicted == pytest.approx(1 / 5.001e-3)
+    assert diagnosis.predicted == pytest.approx(1 / 5e-3)
 
 
 def test_a_slow_disk_limits_with_cpus_idle_and_a_slow_store_is_waited_for_while_decoding() -> None:
@@ -98,7 +98,7 @@ def test_an_epoch_is_its_padded_batches_and_its_validation() -> None:
     measured = costs(step_ms=10.0)
     diagnosis = diagnose(measured, replace(SCHEDULE, train_samples=950))
     # Ten steps of a hundred; a validation's forward pass takes a third of a step.
-    assert diagnosis.epoch_s == pytest.approx(1000 * 10.001e-3 + 100 * (10e-3 / 3 + 1e-6))
+    assert diagnosis.epoch_s == pytest.approx(1000 * 10e-3 + 100 * 10e-3 / 3)
     assert diagnosis.run_s == 3 * diagnosis.epoch_s
 
 

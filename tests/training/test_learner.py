@@ -115,20 +115,26 @@ def test_computing_again_instead_of_keeping_changes_nothing(data: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_a_compiled_model_learns_the_same(tmp_path: Path, mode: bool | str) -> None:
     make_dataset(tmp_path / "train", 40, ("vector", "label"))
     still: dict[str, Any] = {
         "model.fields": {"vector": {"dropout": 0.0}},
         "model.fusion": {"method": "gated", "dim": 16, "dropout": 0.0},
     }
     plain = make_training(tmp_path, "plain", **still)
-    compiled = make_training(tmp_path, "compiled", **still, **{"train.compile": True})
+    compiled = make_training(tmp_path, "compiled", **still, **{"train.compile": mode})
     train(plain)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     train(compiled)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before, "something was compiled"
     assert curve(compiled) == pytest.approx(curve(plain), abs=1e-4)
     assert load_checkpoint(compiled.run / "last").build()
+
+
+def test_only_modes_of_compiling_that_there_are_can_be_asked_for(data: Path) -> None:
+    with pytest.raises(UsageError, match=r"train\.compile"):
+        _training(data, "run", **{"train.compile": "fastest"})
 
 
 def test_compiling_without_a_compiler_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
