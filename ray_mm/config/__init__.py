@@ -12,6 +12,7 @@ evaluate.py     kind: evaluate
 compress.py     kind: compress
 read.py         YAML 1.2 → values, and the line of each
 explain.py      what pydantic found wrong → one paragraph
+meaning.py      what each key means, from the texts below them
 load.py         file or mapping, with overrides → job
 keys.py         every key in a line, for people
 calls.py        a wrong call of the command line → what to call instead

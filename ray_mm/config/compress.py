@@ -47,6 +47,7 @@ class CompressJob(Config):
 
     kind: Literal["compress"]
     name: Name
+    """Of the run, as its reports and results show it."""
     checkpoint: Location
     """A train run (its best checkpoint is taken) or a checkpoint folder."""
     calibration_data: AnySource

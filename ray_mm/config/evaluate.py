@@ -16,6 +16,7 @@ class EvaluateJob(Config):
 
     kind: Literal["evaluate"]
     name: Name
+    """Of the run, as its reports and results show it."""
     checkpoint: Location
     """A train run (its best checkpoint is taken), a checkpoint folder, a compress run or an artifact folder."""
     data: AnySource

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ray_mm.config.explain import members
 from ray_mm.config.load import JOB_KINDS
+from ray_mm.config.meaning import meanings
 from ray_mm.errors import JobFileError
 
 _WIDTH = 100
@@ -38,7 +39,7 @@ def _section(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         default = _default(info)
         yield f"{prefix}{name}: {_takes(info.annotation)}{f', default {default}' if default else ', required'}"
-        meaning = " ".join((info.description or "").replace("``", "").split())
+        meaning = " ".join(meanings(model).get(name, "").replace("``", "").split())
         yield from textwrap.wrap(meaning, _WIDTH, initial_indent="    ", subsequent_indent="    ")
         told: set[type[BaseModel]] = set()
         for below, path in _sections(info.annotation, f"{prefix}{name}"):

@@ -47,6 +47,7 @@ class PreprocessJob(Config):
 
     kind: Literal["preprocess"]
     name: Name
+    """Of the datasets, as everything that reads them shows it."""
     table: Location | None = None
     """CSV, JSON lines (.jsonl) or Parquet: one row per sample."""
     shards: Patterns | dict[Name, Patterns] | None = None

@@ -140,6 +140,7 @@ class TrainJob(Config):
 
     kind: Literal["train"]
     name: Name
+    """Of the run, as its reports and results show it."""
     data: TrainData
     """Where the samples come from and how they are batched."""
     model: ModelConfig

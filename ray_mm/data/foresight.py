@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 from ray_mm.config.cache import RemoteCache
-from ray_mm.config.train import ShuffleConfig
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.manifest import Dataset
 from ray_mm.errors import UsageError
 from ray_mm.storage import is_remote
 from ray_mm.storage.cache import BLOCK_BYTES, url_hash
+
+if TYPE_CHECKING:
+    from ray_mm.config.train import ShuffleConfig
 
 
 class Foresight:

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
@@ -20,10 +20,12 @@ from ray.data.block import BlockMetadata
 
 from ray_mm.config.cache import RemoteCache
 from ray_mm.data.feed import Feed
-from ray_mm.data.feed_reader import FeedReader
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.samples import Samples
+
+if TYPE_CHECKING:
+    from ray_mm.data.feed_reader import FeedReader
 
 READERS_PER_CPU = 2
 """More than one, because Ray looks only ten times a second for finished tasks, and reading waits for disks and stores."""
@@ -127,6 +129,9 @@ _readers: dict[Any, FeedReader] = {}
 
 
 def _reader(feed_ref: ray.ObjectRef[Feed]) -> FeedReader:
+    # Only here: the processes that plan and hand out blocks, which get this module with the read tasks, decode nothing.
+    from ray_mm.data.feed_reader import FeedReader
+
     if feed_ref not in _readers:
         # A process serves one feed after the other; keeping the old one would keep its shards mapped.
         _readers.clear()
