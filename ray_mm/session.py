@@ -28,6 +28,9 @@ Result = TypeVar("Result")
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster may take to accept a connection. Ray itself would try for minutes."""
 
+_WARM_PROCESSES_PER_CPU = 4
+"""That a private Ray keeps while they have nothing to do: readers, and those that hand out what they read."""
+
 _address: contextvars.ContextVar[str | None] = contextvars.ContextVar("ray_mm_address", default=None)
 
 
@@ -73,6 +76,8 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # A private Ray reports nothing to anybody, and one process less starts.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray ends processes that idle for a second, but for one per CPU; a run's next stage would start its readers anew.
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(_WARM_PROCESSES_PER_CPU * local_cpus()))
         options = {"include_dashboard": False, "num_cpus": local_cpus()}
     else:
         _require_reachable(address)

@@ -240,6 +240,29 @@ except UsageError as error:
 
 
 @pytest.mark.ray
+def test_a_private_ray_keeps_its_processes_for_the_next_stage(tmp_path: Path) -> None:
+    script = """
+import os, time, ray
+from ray_mm.session import ray_session
+
+def work():
+    time.sleep(3)
+    return os.getpid()
+
+with ray_session():
+    at_once = 3 * int(ray.cluster_resources()["CPU"])
+    stages = []
+    for _ in range(2):
+        stages.append(set(ray.get([ray.remote(num_cpus=0)(work).remote() for _ in range(at_once)])))
+        time.sleep(4)  # Ray ends what has idled for one second
+    print(len(stages[0]), len(stages[1] - stages[0]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    num_processes, num_new = map(int, done.stdout.split())
+    assert num_processes > local_cpus() and num_new == 0, done.stderr
+
+
+@pytest.mark.ray
 def test_a_session_at_an_address_never_starts_a_private_ray_instead(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", UNREACHABLE], cwd=REPOSITORY, capture_output=True, text=True, timeout=60

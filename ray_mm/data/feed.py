@@ -22,6 +22,10 @@ _TASK_SAMPLES = 8192
 """Of a read task, read or decoded, and at the most: a second of work or two. A reader rests for up to a tenth of a second
 between two tasks, and what it has finished waits in Ray's store while the tasks before are not done."""
 
+_SHORT_TASKS = 8
+"""Read tasks of one block at the start of an execution, then of two, and so on. Ray hands blocks out in the order of the tasks:
+what later ones have read while the first ones run is of no use yet."""
+
 BLOCK_BYTES = 48 << 20
 _ITEMS_PER_BLOCK = 64
 """Of a block, read or decoded, and at the most: every block costs Ray some milliseconds of a processor, whatever its size."""
@@ -46,7 +50,7 @@ class Feed:
         decoded: for decoded samples; None: none.
         pad: whether every batch has the same number of rows.
         block_bytes: that a block of small samples has, about, so that it carries several batches.
-        samples_per_task: that one read task reads, about. None: as many as make it neither short nor long.
+        samples_per_task: that one read task reads, about. None: as many as make it neither short nor long, the first ones fewer.
         head_samples: that each rank reads by itself at the start, about, while Ray starts its readers. None: as many as take
             it some seconds.
         tasks_per_execution: of the dataset; a longer training takes several executions.
@@ -138,4 +142,5 @@ class Feed:
             items_per_block=self.items_per_block,
             blocks_per_task=max(1, self._task_samples // self.block_rows),
             tasks_per_execution=self.tasks_per_execution,
+            short_tasks=_SHORT_TASKS if self.samples_per_task is None else 0,
         )

@@ -9,6 +9,7 @@ of global batches stays. Which samples these are is decided by ``epochs``, ``mix
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,8 +114,9 @@ class Tasks:
         num_items: of the whole training.
         world_size: number of ranks W.
         items_per_block: consecutive items that one block has; the last ones of a training may have fewer.
-        blocks_per_task: consecutive blocks that one task reads.
-        tasks_per_execution: tasks that one execution holds; a longer training takes several.
+        blocks_per_task: consecutive blocks that one task reads; the first ones read fewer.
+        tasks_per_execution: tasks that one execution holds, about; a longer training takes several.
+        short_tasks: tasks at the start of an execution that have one block, then as many that have two, four and so on.
     """
 
     first_item: int
@@ -123,6 +125,7 @@ class Tasks:
     items_per_block: int
     blocks_per_task: int
     tasks_per_execution: int
+    short_tasks: int = 0
 
     def execution_items(self, execution: int) -> tuple[int, int]:
         """First and after-last item of an execution: all ranks get as many blocks."""
@@ -133,18 +136,32 @@ class Tasks:
 
     def num_tasks(self, execution: int) -> int:
         """Read tasks of an execution."""
-        return -(-self._num_blocks(execution) // self.blocks_per_task)
+        blocks, growing = self._num_blocks(execution), self._growing_tasks
+        left = blocks - self._first_block(growing)
+        if left > 0:
+            return growing + -(-left // self.blocks_per_task)
+        return bisect_left(range(growing), blocks, key=self._first_block)
 
     def blocks(self, execution: int, task: int) -> list[tuple[range, int]]:
         """Items and rank of every block that a task reads, in order."""
         first, last = self.execution_items(execution)
-        start = task * self.blocks_per_task
+        start, stop = self._first_block(task), self._first_block(task + 1)
         found = []
-        for block in range(start, min(start + self.blocks_per_task, self._num_blocks(execution))):
+        for block in range(start, min(stop, self._num_blocks(execution))):
             group, rank = divmod(block, self.world_size)
             item = first + group * self.items_per_block
             found.append((range(item, min(item + self.items_per_block, last)), rank))
         return found
+
+    def _first_block(self, task: int) -> int:
+        """Blocks of an execution that lie before a task's."""
+        doubled, rest = divmod(min(task, self._growing_tasks), max(1, self.short_tasks))
+        before = (self.short_tasks + rest << doubled) - self.short_tasks
+        return before + max(0, task - self._growing_tasks) * self.blocks_per_task
+
+    @property
+    def _growing_tasks(self) -> int:
+        return self.short_tasks * (self.blocks_per_task - 1).bit_length()
 
     def _num_blocks(self, execution: int) -> int:
         first, last = self.execution_items(execution)

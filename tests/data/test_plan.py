@@ -88,12 +88,19 @@ def test_a_batch_larger_than_the_dataset_is_the_dataset() -> None:
     items_per_block=st.integers(1, 5),
     blocks_per_task=st.integers(1, 9),
     tasks_per_execution=st.integers(1, 9),
+    short_tasks=st.integers(0, 3),
 )
 def test_read_tasks_cover_every_share_once_and_in_order_over_all_executions(
-    num_items: int, first: int, world_size: int, items_per_block: int, blocks_per_task: int, tasks_per_execution: int
+    num_items: int,
+    first: int,
+    world_size: int,
+    items_per_block: int,
+    blocks_per_task: int,
+    tasks_per_execution: int,
+    short_tasks: int,
 ) -> None:
     first = min(first, num_items)
-    tasks = Tasks(first, num_items, world_size, items_per_block, blocks_per_task, tasks_per_execution)
+    tasks = Tasks(first, num_items, world_size, items_per_block, blocks_per_task, tasks_per_execution, short_tasks)
     found: list[tuple[range, int]] = []
     execution = 0
     while tasks.num_tasks(execution):
@@ -102,7 +109,7 @@ def test_read_tasks_cover_every_share_once_and_in_order_over_all_executions(
         assert all(0 < len(of_task) <= blocks_per_task for of_task in blocks)
         flat = [block for of_task in blocks for block in of_task]
         assert flat[0][1] == 0 and flat[-1][1] == world_size - 1
-        assert len(blocks) <= max(tasks_per_execution, -(-world_size // blocks_per_task))
+        assert len(blocks) <= max(tasks_per_execution, -(-world_size // blocks_per_task)) + 4 * short_tasks
         found += flat
         execution += 1
     of_rank = [[item for items, rank in found if rank == one for item in items] for one in range(world_size)]
@@ -135,3 +142,11 @@ def _positions(tasks: Tasks, schedule: Schedule) -> list[tuple[int, int]]:
                     found += [(number, position) for position in range(*share)]
         execution += 1
     return sorted(found)
+
+
+def test_the_first_read_tasks_are_short() -> None:
+    tasks = Tasks(0, 1000, world_size=1, items_per_block=1, blocks_per_task=6, tasks_per_execution=1000, short_tasks=8)
+    sizes = [len(tasks.blocks(0, task)) for task in range(tasks.num_tasks(0))]
+    short = [size for size in (1, 2, 4) for _ in range(8)]
+    assert sizes[: len(short)] == short
+    assert set(sizes[len(short) : -1]) == {6} and sum(sizes) == 1000
