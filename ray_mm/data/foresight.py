@@ -44,7 +44,7 @@ class Foresight:
         if of_url not in self._trained:
             return None
         dataset, shard = self._trained[of_url]
-        size = self._train.datasets[dataset].shards[shard].size_bytes
+        size = self._train.datasets[dataset].shards[shard].tar_bytes
         share = start / size, (start + BLOCK_BYTES) / size
         return self._train.next_use(dataset, shard, share, self._drawn(*self.now))
 
@@ -58,14 +58,18 @@ class Foresight:
 
 
 def check_cache(cache: RemoteCache, datasets: Sequence[Dataset], shuffle: ShuffleConfig) -> None:
-    """Checks that a cache can hold what a training reads at random.
+    """Checks that a cache can hold what a training reads at random: of gzip files it keeps what they unpack to.
 
     Raises:
         UsageError: it is so small that blocks would go before they are read to their end.
     """
-    remote = [dataset.manifest for dataset in datasets if any(is_remote(place) for place in _locations(dataset))]
-    total = sum(manifest.size_bytes for manifest in remote)
-    window = shuffle.chunk_samples * shuffle.window_chunks * total / max(1, sum(each.num_samples for each in remote))
+    total = num_samples = 0
+    for dataset in datasets:
+        remote = [shard for shard, place in zip(dataset.shards, _locations(dataset), strict=True) if is_remote(place)]
+        total += sum(shard.tar_bytes for shard in remote)
+        # Of a window of a dataset that lies here in part, only the rest goes into the cache.
+        num_samples += dataset.manifest.num_samples if remote else 0
+    window = shuffle.chunk_samples * shuffle.window_chunks * total / max(1, num_samples)
     if cache.size < min(window, total):
         raise UsageError(
             f"data.cache.remote.size: {cache.size:,} bytes are less than a window of the shuffle needs ({window:,.0f} bytes: "

@@ -2,7 +2,7 @@
 
 <dataset>/dataset.json        fields, counts, presence, labels, statistics, digest, checksums of itself and of the two
                               below; written last: no such file, no dataset
-<dataset>/shards.parquet      a row per shard: path, index, num_samples, size_bytes, version
+<dataset>/shards.parquet      a row per shard: path, index, num_samples, size_bytes, version, unpacked_bytes
 <dataset>/shards/NNNNNN.tar   and NNNNNN.index.parquet
 <dataset>/tokenizer.<field>.json   for every text field
 
@@ -39,6 +39,7 @@ from ray_mm.version import DATASET_FORMAT
 
 _FORMAT_NAME = "ray_mm.dataset"
 _SHARDS_NAME = "shards.parquet"
+_UNPACKED = "unpacked_bytes"
 _SHARDS = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -46,6 +47,7 @@ _SHARDS = pa.schema(
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
+        pa.field(_UNPACKED, pa.int64()),
     ]
 )
 
@@ -99,6 +101,8 @@ class ShardInfo:
         num_samples: that the dataset has of it.
         size_bytes: of the tar.
         version: of the tar's bytes, see ``data.index.ShardState``.
+        unpacked_bytes: of the tar within a gzip file. None: it is a plain tar, or the dataset is of the time before this was
+            written down.
     """
 
     path: str
@@ -106,6 +110,12 @@ class ShardInfo:
     num_samples: int
     size_bytes: int
     version: str
+    unpacked_bytes: int | None = None
+
+    @property
+    def tar_bytes(self) -> int:
+        """Of the tar itself, which is what members are read from, and what a cache keeps."""
+        return self.size_bytes if self.unpacked_bytes is None else self.unpacked_bytes
 
     @property
     def state(self) -> ShardState:
@@ -140,7 +150,7 @@ class Dataset:
     @property
     def sample_bytes(self) -> int:
         """Bytes that a sample has in its tar, on average."""
-        return self.manifest.size_bytes // max(1, self.manifest.num_samples)
+        return sum(shard.tar_bytes for shard in self.shards) // max(1, self.manifest.num_samples)
 
     def location(self, shard: int) -> str:
         """Where a shard lies: an absolute path or a URL."""
@@ -256,7 +266,10 @@ def open_dataset(path: str | Path) -> Dataset:
         manifest = Manifest.model_validate(content)
         listed = read_object(join(root, _SHARDS_NAME))
         require_checksum(join(root, _SHARDS_NAME), listed, manifest.files.get(_SHARDS_NAME))
-        table = pq.read_table(pa.BufferReader(listed)).select(_SHARDS.names).cast(_SHARDS)
+        table = pq.read_table(pa.BufferReader(listed))
+        if _UNPACKED not in table.column_names:
+            table = table.append_column(_UNPACKED, pa.nulls(len(table), pa.int64()))
+        table = table.select(_SHARDS.names).cast(_SHARDS)
     except (ObjectMissingError, ValidationError, pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise DatasetError(f"{root}: the dataset is damaged ({str(error).splitlines()[0]}); make it again.") from None
     shards = tuple(ShardInfo(**row) for row in table.to_pylist())

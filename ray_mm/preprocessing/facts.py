@@ -98,6 +98,8 @@ class PlaceSummary(Config):
     """All that occur in the shard."""
     num_empty: int
     """Samples without any field."""
+    unpacked_bytes: int | None
+    """Of the tar within a gzip file; None for a plain tar."""
     num_bad: int = 0
     bad: tuple[str, ...] = ()
     """The first of them."""
@@ -259,6 +261,7 @@ class _Finder:
             suffixes=tuple(self.index.offsets),
             num_samples=dict(Counter(split for split in splits if split)),
             num_empty=int((~there).sum()),
+            unpacked_bytes=self.index.unpacked_bytes,
             num_bad=self.num_bad,
             bad=tuple(self.bad),
         )

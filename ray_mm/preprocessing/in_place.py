@@ -291,6 +291,7 @@ def _shards(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary], spli
             num_samples=summaries[shard].num_samples[split],
             size_bytes=shard.info.size,
             version=shard.info.version,
+            unpacked_bytes=summaries[shard].unpacked_bytes,
         )
         for shard in plan.shards
         if summaries[shard].num_samples.get(split)

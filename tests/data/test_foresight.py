@@ -15,7 +15,7 @@ from ray_mm.config.source import Balance, TrainSource
 from ray_mm.config.train import ShuffleConfig
 from ray_mm.data.epochs import Epochs, sequence
 from ray_mm.data.foresight import Foresight, check_cache
-from ray_mm.data.manifest import open_dataset
+from ray_mm.data.manifest import ShardInfo, open_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.data.mixture import Mixture, Stream
 from ray_mm.data.order import Order, Shuffle
@@ -109,18 +109,49 @@ def test_a_cache_that_knows_the_plan_fetches_less(
     assert fetched["plan"] < 0.85 * fetched["used"], fetched
 
 
-def test_a_cache_that_is_too_small_for_a_window_is_refused(bucket: str, s3_endpoint: str, tmp_path: Path) -> None:
-    upload(s3_endpoint, make_dataset(tmp_path / "train", 40, ("label",)), f"{bucket}/train")
-    remote, local = open_dataset(f"s3://{bucket}/train"), open_dataset(tmp_path / "train")
+def test_blocks_of_a_gzip_file_are_foretold_as_those_of_its_tar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_mm.data.foresight.BLOCK_BYTES", 1024)
+    train = make_dataset(tmp_path / "train", 60, ("vector",), num_shards=2)
+    (plain,), samples = plan_samples([TrainSource(path=str(train))], None, None)
+    packed = replace(plain, shards=tuple(_packed(shard) for shard in plain.shards))
+    found = []
+    for dataset in (plain, packed):
+        foresight = Foresight(Epochs([dataset], samples, shuffle(5, 2)), None)
+        foresight.now = 0, 15
+        starts = range(0, plain.shards[0].size_bytes, 1024)
+        found.append([foresight(url_hash(plain.location(0)), start) for start in starts])
+    assert found[0] == found[1] and len(set(found[0])) > 3
+
+
+def _packed(shard: ShardInfo) -> ShardInfo:
+    """The same tar within a gzip file of a tenth of its size."""
+    return replace(shard, size_bytes=shard.size_bytes // 10, unpacked_bytes=shard.size_bytes)
+
+
+def test_a_cache_that_is_too_small_for_a_window_is_refused(tmp_path: Path) -> None:
+    local = open_dataset(make_dataset(tmp_path / "train", 40, ("label",), num_shards=4))
     # As if a sample had ten megabytes.
-    large = replace(remote, manifest=remote.manifest.model_copy(update={"size_bytes": 400_000_000}))
-    cache = RemoteCache(folder=str(tmp_path / "cache"), size=100_000_000)
+    large = replace(local, shards=tuple(replace(shard, size_bytes=10**8) for shard in local.shards))
+    remote = replace(large, root="s3://bucket/train")
+    cache = RemoteCache(folder=str(tmp_path / "cache"), size=10**8)
     few = ShuffleConfig(chunk_samples=2, window_chunks=4)
-    with pytest.raises(
-        UsageError, match=r"data\.cache\.remote\.size: 100,000,000 .* needs \(160,000,000 bytes: 8 chunks"
-    ):
-        check_cache(cache, [local, large], few.model_copy(update={"window_chunks": 8}))
-    check_cache(cache, [local, large], few)
+    refused = r"data\.cache\.remote\.size: 100,000,000 .* needs \(160,000,000 bytes: 8 chunks"
+    with pytest.raises(UsageError, match=refused):
+        check_cache(cache, [local, remote], few.model_copy(update={"window_chunks": 8}))
+    check_cache(cache, [local, remote], few)
     # All of it fits, or none of it goes there.
-    check_cache(cache, [remote], ShuffleConfig())
-    check_cache(cache, [replace(large, root=str(tmp_path / "train"))], ShuffleConfig())
+    check_cache(cache, [replace(local, root="s3://bucket/train")], ShuffleConfig())
+    check_cache(cache, [large], ShuffleConfig())
+    # What is kept of a gzip file is what it unpacks to.
+    packed = replace(remote, shards=tuple(_packed(shard) for shard in remote.shards))
+    with pytest.raises(UsageError, match=refused):
+        check_cache(cache, [packed], few.model_copy(update={"window_chunks": 8}))
+    # Of a dataset that lies here but for a shard, that one alone, which is a quarter of a window as well.
+    elsewhere = replace(large, shards=(replace(large.shards[0], path="s3://bucket/0.tar"), *large.shards[1:]))
+    check_cache(cache, [elsewhere], few.model_copy(update={"window_chunks": 16}))
+    with pytest.raises(UsageError, match=r"99,999,999 bytes .* needs \(100,000,000 bytes: 20 chunks"):
+        check_cache(
+            cache.model_copy(update={"size": 99_999_999}), [elsewhere], few.model_copy(update={"window_chunks": 20})
+        )

@@ -163,6 +163,17 @@ def test_a_missing_tokenizer_and_a_foreign_index_are_named(dataset: Path) -> Non
         opened.read_index(1)
 
 
+def test_a_list_of_shards_that_does_not_tell_what_gzip_files_unpack_to_is_read(dataset: Path) -> None:
+    listed = pq.read_table(dataset / "shards.parquet").drop_columns(["unpacked_bytes"])
+    pq.write_table(listed, dataset / "shards.parquet")
+    found = checksum((dataset / "shards.parquet").read_bytes())
+    edit_manifest(dataset, lambda content: content["files"].update({"shards.parquet": found}))
+    shards = open_dataset(dataset).shards
+    assert [(shard.unpacked_bytes, shard.tar_bytes) for shard in shards] == [
+        (None, shard.size_bytes) for shard in shards
+    ]
+
+
 def _in_place(folder: Path, tars: Path) -> Path:
     """A dataset that refers to the tars of another one."""
     other = open_dataset(tars)

@@ -186,6 +186,11 @@ def test_shards_of_a_split_and_gzip_files_are_taken_as_they_are(local_ray: None,
     assert result["metrics"]["num_samples"] == {"train": 32, "test": 16}
     for split in shards:
         _require_members(open_dataset(tmp_path / "data" / split))
+    packed = open_dataset(tmp_path / "data" / "test")
+    assert packed.manifest.size_bytes == (tmp_path / "t-2.tgz").stat().st_size
+    assert packed.shards[0].unpacked_bytes == packed.shards[0].tar_bytes == tars[2].stat().st_size
+    assert packed.sample_bytes == tars[2].stat().st_size // 16
+    assert all(shard.unpacked_bytes is None for shard in open_dataset(tmp_path / "data" / "train").shards)
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tgz"])
