@@ -137,26 +137,35 @@ class BlockCache:
         buffer = memoryview(bytearray(size))
         try:
             with self._guarded():
-                part.allocate(size)
-                self._reserve(size)
+                self._reserve(part, size)
             reader.fetch(number * BLOCK_BYTES, buffer)
             if not self._disk.is_broken:
                 with self._guarded():
                     part.write(buffer)
-                    part.rename(block)
+                    # Whoever counts must find it under one of its names.
+                    with self._locked():
+                        part.rename(block)
         finally:
-            if part.remove():
-                with self._guarded():
-                    self._reserve(-size)
+            with self._guarded():
+                self._give_back(part)
+            part.remove()
         for piece in pieces:
             piece.target[:] = buffer[piece.start : piece.start + len(piece.target)]
 
-    def _reserve(self, size: int) -> None:
-        """Counts bytes, and makes room for them."""
+    def _reserve(self, part: _Part, size: int) -> None:
+        """Gives a part its full size, counts it, and makes room for it."""
         with self._locked() as usage:
+            part.allocate(size)
             total = usage.read() + size
-            # What is being fetched has its full size already, so that it is counted here as well.
             usage.write(total if total <= self._size_bytes else self._evict())
+
+    def _give_back(self, part: _Part) -> None:
+        """Removes a part that did not become a block, and counts it no longer."""
+        if part.is_there:
+            with self._locked() as usage:
+                size = part.size
+                if part.remove():
+                    usage.write(max(0, usage.read() - size))
 
     def _evict(self) -> int:
         """Removes what is wanted last; returns the bytes that are left."""
@@ -205,7 +214,7 @@ class _Part:
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
         self._descriptor = descriptor
-        self._is_there = True
+        self.is_there = True
 
     @classmethod
     def locked(cls, path: Path) -> _Part | None:
@@ -218,6 +227,11 @@ class _Part:
                 return cls(path, descriptor)
         os.close(descriptor)
         return None
+
+    @property
+    def size(self) -> int:
+        """Of the file."""
+        return os.fstat(self._descriptor).st_size
 
     def allocate(self, size: int) -> None:
         """Gives the file its size."""
@@ -232,11 +246,11 @@ class _Part:
     def rename(self, block: Path) -> None:
         """Makes it a block."""
         self._path.rename(block)
-        self._is_there = False
+        self.is_there = False
 
     def remove(self) -> bool:
         """Removes the file, unless it has become a block; whether it was there."""
-        was_there, self._is_there = self._is_there, False
+        was_there, self.is_there = self.is_there, False
         if was_there:
             with contextlib.suppress(OSError):
                 self._path.unlink()

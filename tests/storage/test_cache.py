@@ -7,14 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ray_mm.storage import cache as cache_module
 from ray_mm.storage.cache import BlockCache, url_hash
 from ray_mm.storage.ranges import Range, RangeReader
 from ray_mm.storage.remote import ObjectInfo, stat
@@ -166,13 +169,65 @@ def start_reader(url: str, folder: Path, before: str = "") -> subprocess.Popen[b
     )
 
 
+PATIENT = """
+from dataclasses import replace
+from ray_mm.storage import cache, ranges
+ranges.REMOTE_POLICY = replace(ranges.REMOTE_POLICY, attempt_s=300.0, stall_s=300.0)
+cache._WAIT_S = 300.0
+"""
+"""However slow the machine is, nothing is asked for twice because it took long."""
+
+
 def test_processes_share_what_they_fetch(url: str, proxy: Proxy, tmp_path: Path) -> None:
-    readers = [start_reader(url, tmp_path) for _ in range(3)]
-    outputs = [reader.communicate(timeout=60) for reader in readers]
+    readers = [start_reader(url, tmp_path, PATIENT) for _ in range(3)]
+    outputs = [reader.communicate(timeout=300) for reader in readers]
     assert [reader.returncode for reader in readers] == [0, 0, 0], outputs
     assert {output for output, _ in outputs} == {b"".join(expected(*((n * BLOCK + 7, 100) for n in range(11))))}
     assert len(proxy.gets("x.tar")) == 11
     assert int((tmp_path / "lock").read_text()) == size_of(tmp_path) == len(CONTENT)
+
+
+def test_a_block_that_is_finished_while_another_process_counts_is_counted_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    fetch, remove, counting = RangeReader.fetch, cache_module._remove, threading.Event()
+
+    def fetch_late(*arguments: Any) -> None:
+        fetch(*arguments)
+        assert counting.wait(60)
+
+    def remove_late(path: Path) -> bool:
+        counting.set()
+        # It is finished now, unless it waits for whoever counts.
+        fetching.join(0.5)
+        return remove(path)
+
+    monkeypatch.setattr(RangeReader, "fetch", fetch_late)
+    monkeypatch.setattr(cache_module, "_remove", remove_late)
+    cache = BlockCache(tmp_path, 10**6)
+    fetching = threading.Thread(target=read, args=(cache, url, (5, 10)))
+    fetching.start()
+    wait_for(lambda: int((tmp_path / "lock").read_text()) == BLOCK)
+    BlockCache(tmp_path, 10**6)
+    fetching.join()
+    assert blocks(tmp_path) == [0] and int((tmp_path / "lock").read_text()) == BLOCK
+
+
+def test_a_block_that_is_begun_while_another_process_counts_is_counted_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocate, cache = cache_module._Part.allocate, BlockCache(tmp_path, 10**6)
+    counting = threading.Thread(target=BlockCache, args=(tmp_path, 10**6))
+
+    def allocate_and_wait(part: Any, size: int) -> None:
+        allocate(part, size)
+        counting.start()
+        counting.join(0.5)
+
+    monkeypatch.setattr(cache_module._Part, "allocate", allocate_and_wait)
+    read(cache, url, (5, 10))
+    counting.join()
+    assert int((tmp_path / "lock").read_text()) == BLOCK
 
 
 def test_a_process_that_is_killed_while_it_fetches_leaves_no_broken_block(
@@ -214,7 +269,7 @@ def test_a_full_disk_is_told_once_and_reading_goes_on(url: str, tmp_path: Path) 
     # A limit on the size of a file is what a process can do to itself that a full disk does to it.
     limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({BLOCK // 2}, {BLOCK // 2}))\n"
     with start_reader(url, tmp_path, limit) as reader:
-        output, errors = reader.communicate(timeout=60)
+        output, errors = reader.communicate(timeout=300)
     assert output == b"".join(expected(*((n * BLOCK + 7, 100) for n in range(11))))
     assert reader.returncode == 0 and errors.decode().count("reading goes on without it") == 1
     # The last block is short enough for this disk, if it came first.
