@@ -138,11 +138,15 @@ def _train(job: TrainJob) -> Iterator[str]:
     if job.data.validation is not None:
         given.append(("data.validation", source_of(job.data.validation)))
     first = _read_dataset(sources[0].path)
-    check_model(job.model, merge_fields(first["fields"], job.data.fields))
+    fields = merge_fields(first["fields"], job.data.fields)
+    check_model(job.model, fields)
+    wanted = {name: fields[name] for name in {*job.model.fields, job.model.task.label}}
     parts = []
     for key, source in given:
         found = _read_dataset(source.path)
-        _require_same_fields(job.model, first["fields"], found["fields"], f"{key}: {located(source.path)}")
+        place = f"{key}: {located(source.path)}"
+        _require_same_fields(job.model, first["fields"], found["fields"], place)
+        require_fit(place, found["fields"], wanted)
         if job.data.balance is not None and key != "data.validation":
             require_balanced(job.data.balance.label, located(source.path), found["fields"], key)
         parts.append(_part(key, source, found))

@@ -259,6 +259,14 @@ def test_a_dataset_whose_field_is_of_another_type_is_told(folder: Path, tmp_path
         check(folder, "train", **{"data.train": [str(folder / "train"), str(tmp_path)]})
 
 
+def test_a_dataset_whose_members_are_written_in_another_way_is_told(folder: Path, tmp_path: Path) -> None:
+    make_dataset(tmp_path, 6, ("image", "label"))
+    edit_manifest(tmp_path, lambda content: content["fields"]["label"].update(written_as="name"))
+    message = "data.validation: .* does not fit the model: label.written_as is 'name', the model has 'number'"
+    with pytest.raises(DatasetError, match=message):
+        check(folder, "train", **{"data.validation": tmp_path})
+
+
 def test_a_dataset_that_does_not_fit_the_checkpoint_is_told(folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"calibration_data: .*poor does not fit the model: has no field 'image'\."):
         check(folder, "compress", calibration_data=folder / "poor")

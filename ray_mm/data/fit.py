@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_mm.config.fields import FieldSpec, SeriesField
+from ray_mm.config.fields import FieldSpec, SeriesField, names_of
 from ray_mm.errors import DatasetError
 from ray_mm.storage import is_remote
 
@@ -16,7 +16,7 @@ _MAX_NAMED = 5
 def require_fit(
     place: str, found: Mapping[str, FieldSpec], wanted: Mapping[str, FieldSpec], may_lack: Collection[str] = ()
 ) -> list[str]:
-    """Checks that a dataset holds what a model reads: its fields, with the same types, channels and classes.
+    """Checks that a dataset holds what a model reads: its fields, with the same types, channels and classes, and written alike.
 
     Args:
         place: of the dataset, for the message.
@@ -84,13 +84,24 @@ def _differences(name: str, found: FieldSpec, wanted: FieldSpec) -> Iterator[str
         return
     for key in _MUST_AGREE[wanted.type]:
         here, there = getattr(found, key), getattr(wanted, key)
-        if here == there:
+        if here == there or (key in ("path", "time_path") and names_of(here) == names_of(there)):
             continue
         if key == "classes" and here is not None and there is not None:
             yield f"{name} {_class_difference(here, there)}"
         else:
             yield f"{name}.{key} is {here!r}, the model has {there!r}"
         return  # what follows from it needs no words of its own
+    if isinstance(found, SeriesField) and isinstance(wanted, SeriesField):
+        measured, read = _steps_per_second(found), _steps_per_second(wanted)
+        # Where either is not known, the rate only labels an axis.
+        if measured is not None and read is not None and measured != read:
+            yield f"{name} has {measured:g} steps per second, the model reads it as if it had {read:g}"
+
+
+def _steps_per_second(spec: SeriesField) -> float | None:
+    """Of members without times; None: not known."""
+    has_times = spec.time_path is not None or spec.streams is not None
+    return None if has_times else spec.source_rate_hz or spec.rate_hz
 
 
 def _class_difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
@@ -109,13 +120,15 @@ def _listed(names: list[Any]) -> str:
     return ", ".join(map(repr, names[:_MAX_NAMED])) + more
 
 
+# Members are read as the model's fields say, so where their values lie and how they are written must be the same; what decoding
+# makes the same (sizes of pictures, rates of recordings) need not.
 _MUST_AGREE: dict[str, tuple[str, ...]] = {
     "image": (),
-    "text": (),  # the model's own tokenizer is used, whatever the dataset has
+    "text": ("path",),  # the model's own tokenizer is used, whatever the dataset has
     "audio": (),
     "video": (),
-    "series": ("channels",),
-    "points": ("channels",),
-    "vector": ("size",),
-    "label": ("target", "classes"),
+    "series": ("channels", "path", "time_path"),
+    "points": ("channels", "path", "raw_float32"),
+    "vector": ("size", "path"),
+    "label": ("target", "path", "written_as", "classes"),
 }
