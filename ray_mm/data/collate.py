@@ -97,6 +97,8 @@ class Collator:
         """Decodes the members of a series of streams; returns part → reason for those that are at fault."""
         parts = self._parts[name]
         payloads = {member: members[part] for member, part in parts.items() if part in members}
+        if not payloads:
+            return {}  # absent, or kept from an earlier epoch
         try:
             arrays[presence_name(name)][row] = self._of_streams[name](payloads, arrays, row)
         except StreamError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ray_mm.config.cache import DecodedCache
 from ray_mm.config.fields import SeriesField, SeriesStream, VectorField
 from ray_mm.config.source import Source
 from ray_mm.data.decode.streams import read_streams
@@ -21,6 +22,7 @@ from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.reader import BatchReader
 from ray_mm.data.replay import replay_quarantine
+from ray_mm.data.row_cache import RowCache
 from ray_mm.data.selection import select
 from ray_mm.data.sidecar import index_path, write_index
 from ray_mm.errors import DatasetError
@@ -85,8 +87,10 @@ def dataset(tmp_path: Path) -> Dataset:
     return make(tmp_path / "data", {i: sample(i) for i in range(6)})
 
 
-def _read(dataset: Dataset, quarantine: Path | None = None) -> dict[str, np.ndarray]:
-    reader = BatchReader([dataset], preprocessor_for(dataset, {}, ["drive", "state"]), quarantine)
+def _read(dataset: Dataset, quarantine: Path | None = None, cache: DecodedCache | None = None) -> dict[str, np.ndarray]:
+    preprocessor = preprocessor_for(dataset, {}, ["drive", "state"])
+    rows = None if cache is None else RowCache(cache, [dataset], preprocessor)
+    reader = BatchReader([dataset], preprocessor, quarantine, None, rows)
     return dict(reader.read(sequence(dataset).places(0, 6), 0, 6)[0])
 
 
@@ -102,6 +106,15 @@ def test_a_batch_has_the_aligned_values_of_all_members(dataset: Dataset) -> None
         assert length == len(expected) == 35
         assert np.array_equal(arrays["drive"][i, :length], expected) and not arrays["drive"][i, length:].any()
     assert not arrays["drive"][MISSING].any() and arrays["state"][MISSING] == MISSING
+
+
+def test_a_series_that_was_kept_is_there(dataset: Dataset, tmp_path: Path) -> None:
+    expected = _read(dataset)
+    for _ in range(2):
+        found = _read(dataset, cache=DecodedCache(folder=str(tmp_path / "cache"), size=10**7))
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            assert found[name].tobytes() == array.tobytes(), name
 
 
 def test_only_samples_with_all_streams_have_the_field(dataset: Dataset) -> None:
