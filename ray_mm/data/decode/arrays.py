@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import math
+import re
 import tokenize
 import zipfile
 import zlib
@@ -22,6 +23,10 @@ import numpy.typing as npt
 
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import known_format
+
+REPLACEMENT = "\ufffd"
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""JSON can name one half of a pair of UTF-16, which is no character and which nothing can write."""
 
 MAX_ARRAY_BYTES = 1 << 28
 """A compressed array that would be larger is refused from its header."""
@@ -181,6 +186,7 @@ def npz_shapes(payload: bytes | memoryview) -> dict[str, tuple[int, ...] | None]
     for name, entry in zip(names, archive.infolist(), strict=True):
         shapes[name] = None
         with contextlib.suppress(DecodeError, *_NOT_ZIP):
+            _require_known_method(entry)
             with archive.open(entry) as stream:
                 head = stream.read(_MAX_NPY_HEADER)
             shape, _, dtype = _npy_header(head[: _npy_header_size(head)])
@@ -204,6 +210,7 @@ def _npz(payload: bytes | memoryview) -> Parts:
         if name not in names:
             raise _no_part(name, names)
         entry = archive.infolist()[names.index(name)]
+        _require_known_method(entry)
         if entry.file_size > MAX_ARRAY_BYTES:
             raise DecodeError(f"{name!r} would take {entry.file_size} bytes, over the limit of {MAX_ARRAY_BYTES}")
         try:
@@ -218,6 +225,14 @@ def _npz(payload: bytes | memoryview) -> Parts:
         return named(others[0])
 
     return Parts(named, rest)
+
+
+def _require_known_method(entry: zipfile.ZipInfo) -> None:
+    """NumPy writes no others; those of other writers take memory as a damaged header wants it."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DecodeError(
+            f"{entry.filename!r} is compressed by method {entry.compress_type}; NPZ files are stored or deflated"
+        )
 
 
 _NOT_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError, ValueError, KeyError)

@@ -57,10 +57,25 @@ def open_container(payload: bytes | memoryview | Path, what: str) -> Iterator[An
         UsageError: PyAV is not installed.
     """
     av = require_av(f"this {what}")
-    try:
+    with ffmpeg_errors(what):
         source = str(payload) if isinstance(payload, Path) else io.BytesIO(payload)
         with av.open(source, options={"format_whitelist": _FORMATS}, metadata_errors="replace") as container:
             yield container
+
+
+@contextlib.contextmanager
+def ffmpeg_errors(what: str) -> Iterator[None]:
+    """What FFmpeg reports within the block becomes a ``DecodeError``.
+
+    Args:
+        what: the file should be, such as ``recording``.
+
+    Raises:
+        DecodeError: FFmpeg could not do it.
+    """
+    av = require_av(f"this {what}")
+    try:
+        yield
     except (av.FFmpegError, ValueError, IndexError, EOFError, MemoryError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DecodeError(f"not a readable {what} ({reason})") from None

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ray_mm.config.fields import TextField
-from ray_mm.data.decode.arrays import at_path, parse_json
+from ray_mm.data.decode.arrays import LONE_SURROGATE, REPLACEMENT, at_path, parse_json
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.errors import DatasetError
 
@@ -19,7 +19,6 @@ UNKNOWN_TOKEN = "[UNK]"
 PAD_ID = 0
 UNKNOWN_ID = 1
 
-_REPLACEMENT = "\ufffd"
 _log = logging.getLogger(__name__)
 
 
@@ -40,10 +39,13 @@ def read_text(payload: bytes | memoryview, spec: TextField) -> tuple[str, int] |
         found = at_path(parse_json(payload), spec.path)
         if isinstance(found, (dict, list)):
             raise DecodeError(f"has a {type(found).__name__} at {spec.path!r}, expected a text")
-        return None if found is None else (str(found), 0)
-    raw = bytes(payload).removeprefix(b"\xef\xbb\xbf")
-    text = raw.decode("utf-8", "replace")
-    lost = text.count(_REPLACEMENT) - raw.count(_REPLACEMENT.encode())
+        if found is None:
+            return None
+        text, lost = LONE_SURROGATE.subn(REPLACEMENT, str(found))
+    else:
+        raw = bytes(payload).removeprefix(b"\xef\xbb\xbf")
+        text = raw.decode("utf-8", "replace")
+        lost = text.count(REPLACEMENT) - raw.count(REPLACEMENT.encode())
     if 4 * (lost + text.count("\0")) > len(text):
         raise DecodeError(f"not a text in UTF-8: {lost} of {len(text)} characters can't be read")
     return text, lost

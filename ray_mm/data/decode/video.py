@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.config.fields import VideoField
-from ray_mm.data.decode.container import open_container
+from ray_mm.data.decode.container import ffmpeg_errors, open_container
 from ray_mm.data.decode.crop import cut_from_whole, fit_into, view_of
 from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError
@@ -125,7 +125,8 @@ def _fill(
     sizes = []
     for pts, frame in _decode(payload, frames, wanted):
         first, *others = rows[pts]
-        sizes.append(_write(frame, spec, out[first], name, draw))
+        with ffmpeg_errors("video"):
+            sizes.append(_write(frame, spec, out[first], name, draw))
         out[others] = out[first]
     if len(sizes) < len(wanted):
         raise DecodeError(f"not a readable video ({len(sizes)} of {len(wanted)} frames can be decoded)")

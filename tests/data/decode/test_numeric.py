@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ray_mm.config.fields import LabelField, PointsField, SeriesField, VectorField
-from ray_mm.data.decode.arrays import as_finite, read_npy
+from ray_mm.data.decode.arrays import as_finite, npz_shapes, read_npy
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.numeric import (
+    class_text,
     decode_label,
     fill_points,
     fill_series,
@@ -269,6 +270,20 @@ def test_an_npz_that_would_fill_the_memory_is_refused_from_its_header() -> None:
         read_series(stream.getvalue(), SeriesField(path="a"))
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
+
+
+def test_an_npz_of_another_compression_is_refused() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", npy_bytes(np.ones(3)))
+    # A damaged header of LZMA fails in other ways than ZIP files do, and may ask for all of the memory.
+    with pytest.raises(DecodeError, match=r"'a\.npy' is compressed by method 14; NPZ files are stored or deflated"):
+        read_series(stream.getvalue(), SeriesField(path="a"))
+    assert npz_shapes(stream.getvalue()) == {"a": None}
+
+
+def test_half_a_character_in_the_name_of_a_class_is_replaced() -> None:
+    assert class_text("a\ud800") == "a\ufffd"
 
 
 def test_bare_floats_are_points_only_where_the_field_says_so() -> None:

@@ -53,6 +53,14 @@ def test_what_is_not_utf8_is_replaced_and_counted() -> None:
     assert read_text(b"\xef\xbb\xbfwith a mark", TextField()) == ("with a mark", 0)
 
 
+def test_half_a_character_in_json_is_replaced_and_counted(tokenizer: str) -> None:
+    found = read_text(b'{"a": "turn \\ud83d left \\ud83d\\ude00"}', TextField(path="a"))
+    assert found == ("turn \ufffd left \U0001f600", 1)
+    decode_text(found[0], load_tokenizer(tokenizer), np.zeros(6, np.int32))
+    with pytest.raises(DecodeError, match="not a text in UTF-8: 2 of 3 characters"):
+        read_text(b'{"a": "\\udfff\\ud800!"}', TextField(path="a"))
+
+
 @pytest.mark.parametrize("payload", [bytes(range(128, 256)), "in UTF-16".encode("utf-16-le"), b"\0" * 9])
 def test_what_is_hardly_a_text_is_refused(payload: bytes) -> None:
     with pytest.raises(DecodeError, match=r"not a text in UTF-8: \d+ of \d+ characters"):

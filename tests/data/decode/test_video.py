@@ -217,6 +217,16 @@ def test_seeking_finds_the_frames_that_decoding_all_finds(
         assert np.abs(found.astype(int) - shown[time]).mean() < 2
 
 
+@pytest.mark.parametrize("error", [av.error.InvalidDataError(1, "no such conversion"), MemoryError()])
+def test_a_frame_that_can_not_be_converted_is_a_bad_video(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ray_mm.data.decode.video.fit_into", fail)
+    with pytest.raises(DecodeError, match=r"not a readable video \((no such conversion|MemoryError)\)"):
+        _decode(video_bytes(3))
+
+
 @pytest.mark.parametrize("draw", [None, Draw(0, 1, 2)])
 @pytest.mark.parametrize("spec", [{}, {"rate_hz": 25.0}, {"num_frames": 40}])
 def test_parts_of_whole_frames_show_what_parts_of_the_file_show(draw: Draw | None, spec: dict[str, Any]) -> None:
