@@ -157,19 +157,20 @@ def replayed_quarantine(of: str, runs: Path) -> Iterator[RenderableType]:
 
 def _about_dataset(of: str, runs: Path) -> Iterator[RenderableType]:
     """Where runs on a dataset were looked for, and what was left out when it was made; nothing where ``of`` is none."""
-    from ray_mm.data.replay import datasets_at, left_out_cells, quarantines_in
+    from ray_mm.data.replay import datasets_at, left_out, quarantines_in
 
     if not datasets_at(of):
         return
     count = len(quarantines_in(runs))
     where = f"{local_path(runs)}{'' if runs.is_dir() else ', which is not there'}"
     yield f"looked into {count:,} quarantine{'' if count == 1 else 's'} below {where}; --runs names another folder"
-    cells = left_out_cells(of)
-    if cells:
+    found = left_out(of)
+    if found:
         yield ""
-        rows = [(f"{cell.row:,}", cell.key, cell.field, cell.reason) for cell in cells]
-        title = "cells that preprocess left out, in all splits; to try them again, run that job with another output"
-        yield titled_table(title, ("row", "key", "field", "reason"), rows)
+        what, place = ("cells", "row") if found[0].row is not None else ("members", "shard")
+        rows = [(one.shard if one.row is None else f"{one.row:,}", one.key, one.field, one.reason) for one in found]
+        title = f"{what} that preprocess left out, in all splits; to try them again, run that job with another output"
+        yield titled_table(title, (place, "key", "field", "reason"), rows)
 
 
 def _quarantine_table(members: Sequence[tuple[Quarantined, Sequence[str]]], more: Sequence[str]) -> RenderableType:

@@ -18,7 +18,7 @@ from ray_mm.errors import QuarantineBudgetError, RayMMError, SampleError
 from ray_mm.storage import write_atomic, write_json
 
 UNUSABLE = "unusable.jsonl"
-"""In a preprocess run's folder: a line per cell of the table that was left absent although something stands in it."""
+"""In a preprocess run's folder: a line per cell of the table, or member of a tar in place, that is there and was left absent."""
 
 _JUDGED_FROM = 100
 

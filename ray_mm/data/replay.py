@@ -33,19 +33,21 @@ _FIELDS: TypeAdapter[dict[str, FieldSpec]] = TypeAdapter(dict[str, FieldSpec])
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A cell of a table that preprocess left absent.
+    """A cell of a table, or a member of a tar in place, that preprocess left absent.
 
     Attributes:
-        row: of the table, from 1.
         key: of the sample.
         field: that is absent in it.
-        reason: why the cell can't be used.
+        reason: why the cell or the member can't be used.
+        row: of the table, from 1; None: it is a member.
+        shard: path or URL of the tar; empty: it is a cell.
     """
 
-    row: int
     key: str
     field: str
     reason: str
+    row: int | None = None
+    shard: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def quarantines_in(runs: str | Path) -> list[Path]:
     return sorted(folder for folder in local_path(runs).rglob(_FOLDER) if folder.is_dir())
 
 
-def left_out_cells(path: str | Path) -> list[LeftOut]:
-    """What the preprocess run that made a dataset left absent of its table, in all splits; empty: nothing, or not known.
+def left_out(path: str | Path) -> list[LeftOut]:
+    """What the preprocess run that made a dataset left absent of its table or tars, in all splits; empty: nothing, or not known.
 
     Args:
         path: of the dataset, or of the run.

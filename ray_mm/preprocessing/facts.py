@@ -83,6 +83,16 @@ class PlacedShard:
     info: ObjectInfo
 
 
+class BadMember(Config):
+    """A member that is not what its field says."""
+
+    key: str
+    """Of the sample."""
+    field: str
+    reason: str
+    """With the member's suffix."""
+
+
 class PlaceSummary(Config):
     """What one shard's members are like."""
 
@@ -103,6 +113,8 @@ class PlaceSummary(Config):
     num_bad: int = 0
     bad: tuple[str, ...] = ()
     """The first of them."""
+    left_absent: tuple[BadMember, ...] = ()
+    """All members that can't be used, where that is no error; by their place in the shard."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +220,8 @@ class _Finder:
     reader: RangeReader
     bad: list[str] = field(default_factory=list)
     num_bad: int = 0
+    left_absent: list[tuple[int, BadMember]] = field(default_factory=list)
+    """With the row of each."""
     unusable: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Split and field → samples in which its members can't be read."""
     shared: set[str] = field(default_factory=set)
@@ -264,6 +278,7 @@ class _Finder:
             unpacked_bytes=self.index.unpacked_bytes,
             num_bad=self.num_bad,
             bad=tuple(self.bad),
+            left_absent=tuple(one for _, one in sorted(self.left_absent, key=lambda one: (one[0], one[1].field))),
         )
         return PlaceFacts(self.index, splits, labels, texts, summary)
 
@@ -329,19 +344,21 @@ class _Finder:
                     found = raw_member(payload, spec, suffix)
             except DecodeError as error:
                 self.unusable[splits[row], name] += 1
-                self._is_bad(row, error.members if isinstance(error, StreamError) else (suffix,), error)
+                self._is_bad(row, name, error.members if isinstance(error, StreamError) else (suffix,), error)
                 continue
             if found is not None:
                 collector.add(row + 1, found[0])
                 values[row] = found[1]
         return values
 
-    def _is_bad(self, row: int, suffixes: Sequence[str], error: DecodeError) -> None:
-        reason = error.reason if isinstance(error, StreamError) else str(error)
+    def _is_bad(self, row: int, name: str, suffixes: Sequence[str], error: DecodeError) -> None:
+        reason, key = error.reason if isinstance(error, StreamError) else str(error), self.index.keys[row]
         if self.settings.on_missing == "error":
             self.num_bad += 1
             if len(self.bad) < _BAD:
-                self.bad.append(f"{self.shard.info.url}[{self.index.keys[row]}].{', '.join(suffixes)}: {reason}")
+                self.bad.append(f"{self.shard.info.url}[{key}].{', '.join(suffixes)}: {reason}")
+        else:
+            self.left_absent.append((row, BadMember(key=key, field=name, reason=f"{', '.join(suffixes)}: {reason}")))
         # Taken out of the index, it is absent for whoever reads the dataset. A series of streams is without any one of them;
         # one that no other field is read from, if there is such a one.
         suffix = next((each for each in suffixes if each not in self.shared), suffixes[0])

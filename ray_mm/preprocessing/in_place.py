@@ -1,6 +1,7 @@
 """``kind: preprocess`` with ``shards:`` → datasets that refer to the tars where they are.
 
     s3://bucket/clips-{000..127}.tar  →  <output>/{train,validation,test}/{index/*.parquet, shards.parquet, dataset.json}
+                                         <output>/unusable.jsonl: a line per member that on_missing: absent left out
 
 Two rounds of one Ray Data task per shard: the first finds what is in it, the second, when the classes of all shards are known,
 writes its index for each split. No payload is copied. ``dataset.json`` comes last, as with a table.
@@ -36,7 +37,7 @@ from ray_mm.preprocessing.facts import (
     read_facts,
     read_summary,
 )
-from ray_mm.preprocessing.publish import Split, field_statistics, train_tokenizers, write_splits
+from ray_mm.preprocessing.publish import Split, field_statistics, train_tokenizers, write_splits, write_unusable
 from ray_mm.preprocessing.splits import require_no_empty_split
 from ray_mm.preprocessing.summary import merge_summaries
 from ray_mm.preprocessing.table import listing
@@ -136,6 +137,7 @@ def make_in_place(plan: PlacePlan, folder: RunFolder) -> dict[str, Any]:
         for _ in _on_ray("index", plan, list(plan.shards), lambda shard: _write_indexes(shard, settings, fields)):
             pass
     manifests = _write_datasets(plan, summaries, fields)
+    _write_unusable(plan, summaries)
     result = folder.write_result("done", _metrics(manifests, summaries))
     shutil.rmtree(output / ".progress", ignore_errors=True)
     return result
@@ -309,6 +311,18 @@ def _texts(plan: PlacePlan) -> dict[tuple[str, str], list[str]]:
                 if split and text:
                     texts[name, split].append(text)
     return texts
+
+
+def _write_unusable(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]) -> None:
+    """Says on stderr and in a file which members were left out of the indexes although they are there."""
+    lines = [
+        {"shard": shard.info.url, **member.model_dump()}
+        for shard in plan.shards
+        for member in summaries[shard].left_absent
+    ]
+    examples = [f"{line['shard']}[{line['key']}].{line['reason']}" for line in lines[:3]]
+    told = f"members that can't be used were left absent, {listing(len(lines), 'member', examples)}"
+    write_unusable(plan.settings.output, lines, told)
 
 
 def _metrics(manifests: Mapping[str, Manifest], summaries: Mapping[PlacedShard, PlaceSummary]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ every split comes last: a run that was killed leaves none, and the next one writ
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import time
@@ -27,7 +26,6 @@ from ray_mm.config.fields import LabelField
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.decode.container import require_av
 from ray_mm.data.manifest import Dataset, Manifest, ShardInfo, open_dataset
-from ray_mm.data.quarantine import UNUSABLE
 from ray_mm.data.sidecar import index_path
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError
 from ray_mm.preprocessing.complete import complete_fields
@@ -35,7 +33,7 @@ from ray_mm.preprocessing.files import missing_cells
 from ray_mm.preprocessing.in_place import SETTLED_IN_PLACE, make_in_place, plan_in_place
 from ray_mm.preprocessing.members import EXTENSIONS
 from ray_mm.preprocessing.plan import SETTLED, Plan, plan_job
-from ray_mm.preprocessing.publish import Split, field_statistics, train_tokenizers, write_splits
+from ray_mm.preprocessing.publish import Split, field_statistics, train_tokenizers, write_splits, write_unusable
 from ray_mm.preprocessing.shards import ShardPlan
 from ray_mm.preprocessing.summary import BadCell, ShardSummary, first_bad, merge_fields
 from ray_mm.preprocessing.table import listing
@@ -43,7 +41,7 @@ from ray_mm.preprocessing.writer import read_receipt, receipts_folder, remove_sh
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import own_errors, ray_session
-from ray_mm.storage import local_path, write_atomic
+from ray_mm.storage import local_path
 
 _log = logging.getLogger(__name__)
 _STATISTICS = ("series", "points", "vector", "label")
@@ -95,7 +93,7 @@ def _make(job: PreprocessJob, plan: Plan, folder: RunFolder) -> dict[str, Any]:
     unusable = missing_cells(plan.source, plan.files)
     unusable += [cell for summary in summaries.values() for cell in summary.left_absent]
     unusable.sort(key=lambda cell: (cell.row, cell.field))
-    _write_unusable(plan, unusable, output / UNUSABLE)
+    _write_unusable(plan, unusable)
     metrics = _metrics(plan, manifests, summaries, Counter(cell.field for cell in unusable))
     num_written = sum(summary.num_samples for summary in written.values())
     metrics["samples_per_second"] = round(num_written / seconds, 1) if num_written else None
@@ -104,20 +102,15 @@ def _make(job: PreprocessJob, plan: Plan, folder: RunFolder) -> dict[str, Any]:
     return result
 
 
-def _write_unusable(plan: Plan, cells: list[BadCell], path: Path) -> None:
+def _write_unusable(plan: Plan, cells: list[BadCell]) -> None:
     """Says on stderr and in a file which cells were left absent although something stands in them."""
-    if not cells:
-        path.unlink(missing_ok=True)
-        return
     lines = [
         {"row": cell.row, "key": plan.source.keys[cell.row - 1], "field": cell.field, "reason": cell.reason}
         for cell in cells
     ]
-    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     examples = [f"row {cell.row} {cell.field} ({cell.reason})" for cell in cells[:3]]
-    notice(
-        f"values or files that can't be used were left absent in {listing(len(cells), 'cell', examples)}. All: {path}"
-    )
+    told = f"values or files that can't be used were left absent in {listing(len(cells), 'cell', examples)}"
+    write_unusable(plan.settings.output, lines, told)
 
 
 def _datasets(output: Path) -> dict[str, Dataset]:

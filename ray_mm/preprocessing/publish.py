@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from ray_mm.config.fields import FieldSpec, LabelField, TextField
 from ray_mm.data.manifest import Manifest, ShardInfo, Statistics, tokenizer_path, write_dataset
+from ray_mm.data.quarantine import UNUSABLE
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.preprocessing.complete import MAX_TOKENS, TextFacts
 from ray_mm.preprocessing.statistics import to_statistics
 from ray_mm.preprocessing.summary import FieldSummary
 from ray_mm.preprocessing.tokenizer import longest_text, train_tokenizer
+from ray_mm.progress import notice
 from ray_mm.storage import write_atomic
 
 _STATISTICS = ("series", "points", "vector", "label")
@@ -89,6 +92,22 @@ def field_statistics(
                 )
             found[name] = to_statistics(moments)
     return found
+
+
+def write_unusable(output: Path, lines: Sequence[Mapping[str, Any]], told: str) -> None:
+    """Lists in a file, and says on stderr, what was left absent although something is there.
+
+    Args:
+        output: folder of all splits.
+        lines: of the file, see ``data.replay.LeftOut``; none: the file of an earlier run is removed.
+        told: on stderr, where there are any.
+    """
+    path = output / UNUSABLE
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    notice(f"{told}. All: {path}")
 
 
 def write_splits(

@@ -14,7 +14,7 @@ from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import open_dataset
 from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.reader import BatchReader
-from ray_mm.data.replay import LeftOut, datasets_at, left_out_cells, open_quarantine, replay_quarantine
+from ray_mm.data.replay import LeftOut, datasets_at, left_out, open_quarantine, replay_quarantine
 from ray_mm.errors import UsageError
 from tests.factories import add_checksums, make_dataset
 
@@ -114,8 +114,8 @@ def test_a_preprocess_run_means_all_its_datasets(run: Path, tmp_path: Path) -> N
     (made / "unusable.jsonl").write_text(json.dumps(cell) + "\n")
     assert datasets_at(made) == [str(made / "test"), str(made / "train")] and datasets_at(run) == []
     for place in (made, made / "train"):
-        assert left_out_cells(place) == [LeftOut(**cell)]
-    assert left_out_cells(tmp_path / "data") == left_out_cells(run) == []
+        assert left_out(place) == [LeftOut(**cell)]
+    assert left_out(tmp_path / "data") == left_out(run) == []
     dataset = open_dataset(made / "train")
     reader = BatchReader([dataset], preprocessor_for(dataset, {}, FIELDS), tmp_path / "runs" / "r" / "quarantine")
     reader.read(sequence(dataset).places(0, 6), 0, 6)

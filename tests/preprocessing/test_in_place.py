@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console, RenderableType
 
 from ray_mm.config.load import load_job
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.indexing import index_tars
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.members import SampleReader
+from ray_mm.data.replay import LeftOut, left_out
 from ray_mm.errors import DatasetError, JobFileError, OutputFolderError, RayMMError, UsageError
 from ray_mm.preprocessing.facts import facts_path, find_facts, read_facts, read_summary
 from ray_mm.preprocessing.in_place import plan_in_place
 from ray_mm.preprocessing.preprocess import run_preprocess
 from ray_mm.storage.remote import put_if_absent
+from ray_mm.summary import listed_quarantine
 from tests.factories import CLASSES, class_of, member_of, number_of, write_tar
 
 pytestmark = pytest.mark.ray
@@ -240,7 +244,9 @@ def _damaged(folder: Path, change: Callable[[dict[str, bytes]], object]) -> None
     write_tar(folder / "t-0.tar", members)
 
 
-def test_members_that_are_not_what_their_field_says_are_named_or_left_out(local_ray: None, tmp_path: Path) -> None:
+def test_members_that_are_not_what_their_field_says_are_named_or_left_out(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _damaged(tmp_path, _broken)
     shards = str(tmp_path / "t-0.tar")
     with pytest.raises(RayMMError, match=r"1 member: .*t-0\.tar\[d/0005\]\.imu\.npy: .*on_missing: absent"):
@@ -252,6 +258,51 @@ def test_members_that_are_not_what_their_field_says_are_named_or_left_out(local_
         if "d/0005" in _rows(dataset):
             shard, row = _rows(dataset)["d/0005"]
             assert "imu" not in SampleReader(dataset, ["imu"]).members(shard, row)
+    told, tar = capsys.readouterr().err, tmp_path / "t-0.tar"
+    assert f"members that can't be used were left absent, 1 member: {tar}[d/0005].imu.npy: " in told
+    assert f"All: {tmp_path}/data/unusable.jsonl" in told
+    (line,) = map(json.loads, (tmp_path / "data/unusable.jsonl").read_text().splitlines())
+    assert line == {"shard": str(tar), "key": "d/0005", "field": "imu", "reason": line["reason"]}
+    assert left_out(tmp_path / "data/train") == [LeftOut(**line)]
+    listed = _shown(listed_quarantine(str(tmp_path / "data/train"), tmp_path / "runs"))
+    assert "members that preprocess left out" in listed and "shard" in listed and "imu.npy: " in listed
+    _damaged(tmp_path, lambda sample: None)
+    run_preprocess(_job(tmp_path, shards=shards, on_missing="absent", output=str(tmp_path / "again")))
+    assert not (tmp_path / "again/unusable.jsonl").exists()
+
+
+def _shown(parts: Iterable[RenderableType]) -> str:
+    console = Console(width=400, file=io.StringIO())
+    for part in parts:
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_all_members_that_are_left_out_are_listed_by_their_place(tmp_path: Path) -> None:
+    samples = {f"{i:02d}": _sample(i) for i in range(12)}
+    for key in ("09", "02", "05"):
+        samples[key]["imu.npy"] = b"no array"
+    samples["05"]["png"] = b"no picture"
+    # A JSON that two fields are read from is listed for the first of them.
+    samples["07"]["json"] = b"{"
+    write_tar(
+        tmp_path / "t-0.tar",
+        {f"{key}.{suffix}": payload for key, s in samples.items() for suffix, payload in s.items()},
+    )
+    plan = plan_in_place(_job(tmp_path, shards=str(tmp_path / "t-0.tar"), on_missing="absent"))
+    (shard,) = plan.shards
+    found = find_facts(shard, plan.settings).left_absent
+    assert [(one.key, one.field, one.reason.split(":")[0]) for one in found] == [
+        ("02", "imu", "imu.npy"),
+        ("05", "imu", "imu.npy"),
+        ("05", "picture", "png"),
+        ("07", "kind", "json"),
+        ("09", "imu", "imu.npy"),
+    ]
+    assert all(len(one.reason) > len(one.reason.split(":")[0]) + 2 for one in found)
+    summary = read_summary(shard, plan.settings)
+    assert summary is not None and summary.left_absent == found
 
 
 _PATH_LABEL = {"type": "label", "path": "kind.name", "classes": ["left", "stop"]}
