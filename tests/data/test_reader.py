@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ray_mm.config.cache import DecodedCache
 from ray_mm.config.fields import ImageField
 from ray_mm.data.epochs import sequence
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
-from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.manifest import Dataset, open_dataset, write_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.quarantine import list_quarantine
 from ray_mm.data.reader import BatchReader, read_batches
+from ray_mm.data.row_cache import RowCache
 from ray_mm.errors import DatasetError, StorageError
 from ray_mm.storage.cache import BlockCache
 from ray_mm.storage.ranges import REMOTE_POLICY
@@ -138,6 +141,41 @@ def test_a_batch_of_nothing_but_damaged_samples_is_still_a_batch(tmp_path: Path)
     dataset, preprocessor = _opened(make_dataset(tmp_path, 4, FIELDS, corrupt=corrupt))
     (arrays,) = read_batches(sequence(dataset), preprocessor, 4)
     assert not arrays[WEIGHT].any() and arrays[POSITION].tolist() == [0, 1, 2, 3]
+
+
+def test_keys_that_several_shards_have_are_samples_of_their_own(tmp_path: Path) -> None:
+    parts = [
+        open_dataset(make_dataset(tmp_path / name, 5, ("vector",), num_shards=1, seed=seed, corrupt=corrupt))
+        for seed, (name, corrupt) in enumerate({"one": [(1, "vector")], "two": [(3, "vector")]}.items())
+    ]
+    folder, shards = tmp_path / "both", []
+    for part in parts:
+        shutil.copytree(Path(part.root) / "shards", folder / part.manifest.name)
+        (shard,) = part.shards
+        moved = {key: f"{part.manifest.name}/{Path(getattr(shard, key)).name}" for key in ("path", "index")}
+        shards.append(replace(shard, **moved))
+    write_dataset(
+        folder,
+        name="both",
+        shards=shards,
+        presence={"vector": 10},
+        **{key: getattr(parts[0].manifest, key) for key in ("fields", "members", "label_counts", "statistics")},
+    )
+    dataset, preprocessor = _opened(folder)
+    rows = RowCache(DecodedCache(folder=str(tmp_path / "cache"), size=10**7), [dataset], preprocessor)
+    for number in range(2):
+        reader = BatchReader([dataset], preprocessor, tmp_path / "quarantine", None, rows)
+        arrays, keys = reader.read(sequence(dataset).places(0, 10), 0, 10)
+        assert keys == [f"sample{i:06d}" for i in range(5)] * 2
+        assert reader.work.num_cached == (8 * number,)
+        for half, part in enumerate(parts):
+            (expected,) = read_batches(sequence(part), preprocessor, 5)
+            np.testing.assert_array_equal(arrays["vector"][5 * half : 5 * half + 5], expected["vector"])
+    found = [(one.error.shard, one.error.key) for one in list_quarantine(tmp_path / "quarantine")]
+    assert found == [
+        ("factory/one/000000.tar", "sample000001"),
+        ("factory/two/000000.tar", "sample000003"),
+    ]
 
 
 def test_two_datasets_with_equal_names_share_a_quarantine(tmp_path: Path) -> None:
