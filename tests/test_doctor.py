@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,7 @@ from ray_mm.errors import DatasetError, UsageError
 from ray_mm.training.explain import Examined
 from tests.config.jobs import SMALLEST
 from tests.factories import make_dataset
+from tests.launch.cluster import Head, ray_head
 
 GIB = 2**30
 
@@ -62,6 +66,42 @@ def test_everything_is_looked_at_and_a_training_is_measured(
     assert content["format"] == "ray_mm.doctor" and content["findings"][0]["level"] == "ok"
     assert content["training"]["limit"] == last.diagnosis.limit
     assert not (tmp_path / "runs").exists(), "nothing is written"
+
+
+@pytest.mark.cluster
+def test_on_a_cluster_its_resources_are_told_and_its_processes_measure(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 40, ("image", "label"))
+    # As a user writes it: relative to the folder where the command is given, in which the cluster's processes are not.
+    content = SMALLEST["train"] | {"data": {"train": "train", "batch_size": 8}, "train": {"epochs": 2}}
+    (tmp_path / "job.yaml").write_text(json.dumps(content))
+    with ray_head(num_cpus=3) as head:
+        measured = ray_mm(tmp_path, head, "job.yaml", "--seconds", "0.3", "--json")
+        assert measured.returncode == 0, measured.stderr
+        told = json.loads(measured.stdout)
+        findings = {finding["name"]: finding for finding in told["findings"]}
+        assert f"at {head.address} answers in " in findings["Ray"]["found"]
+        assert " with 3 CPUs, 0 GPUs and " in findings["Ray"]["found"]
+        assert findings["resources"]["found"] == "1 worker(s) with 1 CPUs and 0 GPUs each; 2 CPUs read data"
+        stages = {stage["stage"]: stage["samples_per_s"] for stage in told["training"]["stages"]}
+        assert {"read", "decode", "hand over", "train step"} <= stages.keys()
+        assert all(rate > 0 for rate in stages.values() if rate is not None)
+        assert told["training"]["samples_per_s"] > 0 and told["training"]["limit"] in stages
+        too_large = ray_mm(tmp_path, head, "job.yaml", "--set", "resources.gpus_per_worker=1")
+        assert too_large.returncode == 1 and "fail  resources: " in too_large.stdout
+    assert not (tmp_path / "runs").exists(), "nothing is written"
+    gone = ray_mm(tmp_path, head)
+    assert gone.returncode == 2 and f"--address {head.address}: nothing answers there" in gone.stderr
+
+
+def ray_mm(folder: Path, head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(head.token),
+    }
+    command = [sys.executable, "-m", "ray_mm", "doctor", *arguments, "--address", head.address]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=580)
 
 
 @pytest.mark.ray
