@@ -38,8 +38,8 @@ from ray_mm.data.samples import all_of
 from ray_mm.data.sidecar import index_path, write_index
 from ray_mm.data.source import READERS_PER_CPU, feed_dataset
 from ray_mm.data.store_limits import limits_for
+from ray_mm.placement import object_store_bytes
 from ray_mm.preprocessing.writer import write_tar
-from ray_mm.session import object_store_bytes
 
 EPOCHS, SHARDS, SAMPLES, BATCH = 20, 8, 200, 32
 SIZE = 128

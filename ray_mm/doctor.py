@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,12 +22,13 @@ from packaging.requirements import Requirement
 
 from ray_mm.auth import token_path
 from ray_mm.check import check_inputs
-from ray_mm.config.base import Resources
+from ray_mm.config.base import TrainResources
 from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.errors import OutputFolderError, UsageError
+from ray_mm.placement import Node, Placement, crowding, divide, ray_nodes
 from ray_mm.progress import notice
 from ray_mm.run_folder import check_output
-from ray_mm.session import cause_of, crowding, divide, local_cpus, ray_session
+from ray_mm.session import cause_of, local_cpus, ray_session
 from ray_mm.storage import local_path
 from ray_mm.training import explain
 from ray_mm.training.explain import Examined
@@ -253,7 +254,7 @@ def _ray(training: Training | None, seconds: float, address: str | None) -> Iter
         resources = ray.cluster_resources()
         yield _ray_started(time.monotonic() - started, resources, address)
         if training is not None:
-            yield from _training(training, seconds, resources)
+            yield from _training(training, seconds, ray_nodes())
 
 
 def _ray_started(seconds: float, resources: Mapping[str, float], address: str | None) -> Finding:
@@ -270,34 +271,37 @@ def _ray_started(seconds: float, resources: Mapping[str, float], address: str | 
     return Finding(Level.OK, "Ray", found)
 
 
-def _training(training: Training, seconds: float, resources: Mapping[str, float]) -> Iterator[Finding | Examined]:
+def _training(training: Training, seconds: float, nodes: Sequence[Node]) -> Iterator[Finding | Examined]:
     from ray_mm.training.measure import measure
 
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     job = training.job
-    placed = placement(job.resources, cpus, gpus)
+    placed = placement(job.resources, nodes)
     yield placed
     if placed.level is not Level.FAIL:
         notice(f"measuring each stage of {job.name!r} for about {seconds:g} s")
-        measured = measure(training, divide(job.resources, cpus, gpus), seconds)
+        measured = measure(training, divide(job.resources, nodes), seconds)
         yield explain.examined(job.name, seconds, measured, training.schedule)
 
 
-def placement(resources: Resources, cpus: float, gpus: float) -> Finding:
-    """Whether a job's workers and its data find room on a Ray of so many CPUs and GPUs."""
+def placement(resources: TrainResources, nodes: Sequence[Node]) -> Finding:
+    """Whether a job's workers and its data find room on a Ray of these machines."""
     try:
-        plan = divide(resources, cpus, gpus)
+        plan = divide(resources, nodes)
     except UsageError as error:
         return Finding(Level.FAIL, "resources", str(error), "or measure and run it on a larger cluster: --address")
     found = (
-        f"{plan.workers} worker(s) with {plan.cpus_per_worker:g} CPUs and {plan.gpus_per_worker:g} GPUs each; "
+        f"{plan.workers} worker(s){_of_range(plan)} with {plan.cpus_per_worker:g} CPUs and {plan.gpus_per_worker:g} GPUs each; "
         f"{plan.data_cpus:g} CPUs read data"
     )
-    if crowded := crowding(plan, cpus):
+    if crowded := crowding(plan, nodes):
         return Finding(Level.WARN, "resources", found, crowded)
-    if gpus and not plan.gpus_per_worker:
+    if any(node.gpus for node in nodes) and not plan.gpus_per_worker:
         return Finding(Level.WARN, "resources", found, "this machine has a GPU: set resources.gpus_per_worker to 1")
     return Finding(Level.OK, "resources", found)
+
+
+def _of_range(plan: Placement) -> str:
+    return "" if plan.fewest == plan.most else f" (of {plan.fewest} to {plan.most})"
 
 
 def _size(size_bytes: int, short: bool = False) -> str:

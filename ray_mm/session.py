@@ -12,12 +12,10 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ray_mm.auth import protect_token
-from ray_mm.config.base import Resources
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.progress import notice
 from ray_mm.quiet import quiet_core, quiet_data, quiet_raylet, without_token_notice
@@ -157,34 +155,6 @@ def _require_reachable(address: str) -> None:
         ) from None
 
 
-@dataclass(frozen=True)
-class Placement:
-    """What each worker reserves, so that the data pipeline keeps something to run on."""
-
-    workers: int
-    cpus_per_worker: float
-    gpus_per_worker: float
-    data_cpus: float
-
-
-def place(resources: Resources) -> Placement:
-    """Divides the CPUs of the Ray that is running between the workers and Ray Data; see ``divide``."""
-    import ray
-
-    total = ray.cluster_resources()
-    placement = divide(resources, total.get("CPU", 0.0), total.get("GPU", 0.0))
-    if crowded := crowding(placement, total.get("CPU", 0.0)):
-        notice(crowded)
-    return placement
-
-
-def object_store_bytes() -> float:
-    """Bytes of the object store of the Ray that is running, on all its machines together."""
-    import ray
-
-    return float(ray.cluster_resources().get("object_store_memory", 0.0))
-
-
 def map_on_ray(work: Callable[[Item], Result], items: Sequence[Item], tasks: int, **options: Any) -> Iterator[Result]:
     """Results of a call for each item, made by Ray Data in the Ray that is running; in any order, as they are done.
 
@@ -203,51 +173,6 @@ def map_on_ray(work: Callable[[Item], Result], items: Sequence[Item], tasks: int
     dataset = ray.data.from_items([pickle.dumps(item) for item in items], override_num_blocks=tasks)
     for row in dataset.map_batches(run, batch_size=None, batch_format="numpy", **options).iter_rows():
         yield pickle.loads(row["done"])
-
-
-def crowding(placement: Placement, cpus: float) -> str | None:
-    """What is to be said of workers that get in each other's way; None where they don't."""
-    if placement.workers <= cpus or placement.gpus_per_worker:
-        return None
-    return (
-        f"resources.workers: {placement.workers} workers share the {cpus:g} CPUs that Ray has, which makes them slower, not "
-        f"faster; set it to {max(1, math.floor(cpus) - 1)}."
-    )
-
-
-def divide(resources: Resources, cpus: float, gpus: float) -> Placement:
-    """Divides CPUs between the workers and Ray Data.
-
-    A worker gets one CPU where there are enough. On a small machine the workers share what is left after one CPU has
-    been kept for data: without it the pipeline would never start and the run would hang.
-
-    Args:
-        resources: what the job asks for.
-        cpus: CPUs that Ray has.
-        gpus: GPUs that Ray has.
-
-    Raises:
-        UsageError: the workers ask for more CPUs or GPUs than there are.
-    """
-    wanted_gpus = resources.workers * resources.gpus_per_worker
-    if wanted_gpus > gpus:
-        raise UsageError(
-            f"resources: {resources.workers} worker(s) with {resources.gpus_per_worker:g} GPU(s) each need {wanted_gpus:g} and "
-            f"Ray has {gpus:g}; lower resources.workers or resources.gpus_per_worker."
-        )
-    if resources.cpus_per_worker is None:
-        share = (cpus - 1.0) / resources.workers
-        # Ray counts in ten-thousandths; rounding up would take the last CPU from the data.
-        per_worker = min(1.0, math.floor(share * 1000) / 1000)
-    else:
-        per_worker = resources.cpus_per_worker
-    left = cpus - resources.workers * per_worker
-    if left < 1.0 or per_worker <= 0.0:
-        raise UsageError(
-            f"resources: {resources.workers} worker(s) with {per_worker:g} CPU(s) each leave {max(left, 0):g} of Ray's "
-            f"{cpus:g} CPUs for reading data, which needs one; lower resources.workers or resources.cpus_per_worker."
-        )
-    return Placement(resources.workers, per_worker, resources.gpus_per_worker, left)
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from ray_mm import doctor
-from ray_mm.config.base import Resources
+from ray_mm.config.base import TrainResources, WorkerRange
 from ray_mm.config.load import load_job
 from ray_mm.config.train import TrainJob
 from ray_mm.doctor import Finding, Level
 from ray_mm.errors import DatasetError, UsageError
+from ray_mm.placement import Node
 from ray_mm.training.explain import Examined
 from tests.config.jobs import SMALLEST
 from tests.factories import make_dataset
@@ -215,15 +216,18 @@ def test_a_token_that_others_can_read_is_a_warning(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("resources", "gpus", "level"),
     [
-        (Resources(workers=2), 0, Level.OK),
-        (Resources(workers=1), 1, Level.WARN),
-        (Resources(workers=1, gpus_per_worker=1), 1, Level.OK),
-        (Resources(workers=2, gpus_per_worker=1), 1, Level.FAIL),
-        (Resources(workers=4, cpus_per_worker=1), 0, Level.FAIL),
+        (TrainResources(workers=2), 0, Level.OK),
+        (TrainResources(workers=1), 1, Level.WARN),
+        (TrainResources(workers=1, gpus_per_worker=1), 1, Level.OK),
+        (TrainResources(workers=2, gpus_per_worker=1), 1, Level.FAIL),
+        (TrainResources(workers=4, cpus_per_worker=1), 0, Level.FAIL),
+        (TrainResources(workers=WorkerRange(min=1, max=8)), 0, Level.OK),
     ],
 )
-def test_what_a_job_asks_for_is_compared_with_what_ray_has(resources: Resources, gpus: float, level: Level) -> None:
-    assert doctor.placement(resources, 4, gpus).level is level
+def test_what_a_job_asks_for_is_compared_with_what_ray_has(
+    resources: TrainResources, gpus: float, level: Level
+) -> None:
+    assert doctor.placement(resources, [Node(4, gpus)]).level is level
 
 
 def write_distribution(folder: Path, *requirements: str) -> None:

@@ -1,4 +1,4 @@
-"""Ray is started or joined quietly, left as it was found, and shared out so that data can always be read."""
+"""Ray is started or joined quietly, and left as it was found."""
 
 from __future__ import annotations
 
@@ -13,55 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ray_mm import session
-from ray_mm.config.base import Resources
 from ray_mm.errors import QuarantineBudgetError, SampleError, UsageError
-from ray_mm.session import cause_of, crowding, divide, local_cpus, ray_session, use_address
+from ray_mm.session import cause_of, local_cpus, ray_session, use_address
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-@given(workers=st.integers(1, 64), cpus=st.integers(2, 512))
-def test_workers_always_leave_a_cpu_for_the_data(workers: int, cpus: int) -> None:
-    placement = divide(Resources(workers=workers), cpus, 0)
-    assert placement.data_cpus >= 1
-    assert 0 < placement.cpus_per_worker <= 1
-    assert placement.workers * placement.cpus_per_worker + placement.data_cpus == pytest.approx(cpus)
-    if cpus > workers:
-        assert placement.cpus_per_worker == 1
-
-
-def test_on_two_cpus_two_workers_share_one() -> None:
-    assert divide(Resources(workers=2), 2, 0).cpus_per_worker == 0.5
-
-
-def test_gpus_are_passed_on() -> None:
-    placement = divide(Resources(workers=2, gpus_per_worker=0.5), 8, 1)
-    assert (placement.workers, placement.gpus_per_worker) == (2, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (Resources(workers=2, gpus_per_worker=1), "2 worker\\(s\\) with 1 GPU\\(s\\) each need 2 and Ray has 1"),
-        (
-            Resources(workers=2, cpus_per_worker=2),
-            "2 worker\\(s\\) with 2 CPU\\(s\\) each leave 0 of Ray's 4 CPUs for reading data",
-        ),
-        (Resources(workers=1, cpus_per_worker=9), "leave 0 of Ray's 4 CPUs"),
-    ],
-)
-def test_more_than_there_is_is_refused_with_the_numbers(asked: Resources, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        divide(asked, cpus=4, gpus=1)
-
-
-def test_a_cluster_of_one_cpu_is_refused_because_it_would_hang() -> None:
-    with pytest.raises(UsageError, match="which needs one"):
-        divide(Resources(), cpus=1, gpus=0)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +153,6 @@ def test_ctrl_c_stays_an_interrupt_whatever_ray_train_makes_of_it(local_ray: Non
         sys.exit(3)
 
 
-@pytest.mark.ray
-def test_the_cluster_that_runs_is_the_one_that_is_divided(local_ray: None) -> None:
-    assert session.place(Resources(workers=2)).cpus_per_worker == 0.5
-
-
 PRIVATE = """
 import sys
 from ray_mm.session import local_cpus, ray_session
@@ -276,13 +228,6 @@ def test_the_address_of_a_block_ends_with_it() -> None:
         with use_address(None):
             assert session._address.get() is None
     assert session._address.get() is None
-
-
-def test_workers_that_crowd_the_cpus_are_told() -> None:
-    many = divide(Resources(workers=8), 2, 0)
-    assert "8 workers share the 2 CPUs that Ray has" in (crowding(many, 2) or "")
-    assert (crowding(many, 2) or "").endswith("set it to 1.")
-    assert crowding(divide(Resources(workers=2), 8, 0), 8) is None
 
 
 RAYLET = """

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from ray_mm.config.meaning import meanings
 
@@ -92,15 +92,56 @@ def _is_location(marks: tuple[Any, ...]) -> bool:
     return any(isinstance(mark, _LocationMark) or _is_location(get_args(mark)) for mark in marks)
 
 
-class Resources(Config):
-    """What a run may use. The same job scales by changing these numbers alone."""
-
-    workers: int = Field(default=1, ge=1)
-    """Processes that work side by side: train workers, or scoring actors of an evaluation."""
+class _PerWorker(Config):
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """CPUs that Ray reserves for each worker. Unset: one, or less where Ray Data would otherwise have none."""
     gpus_per_worker: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each worker."""
+
+
+class Resources(_PerWorker):
+    """What a run may use. The same job scales by changing these numbers alone."""
+
+    workers: int = Field(default=1, ge=1)
+    """Processes that work side by side, such as the scoring actors of an evaluation."""
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Workers, at the least and at the most."""
+        return self.workers, self.workers
+
+
+class WorkerRange(Config):
+    """As many workers as find room: fewer when a machine goes, more when one comes."""
+
+    min: int = Field(default=1, ge=1)
+    """Fewest workers: below, the training waits for machines."""
+    max: int = Field(ge=1)
+    """Most workers."""
+
+    @model_validator(mode="after")
+    def _ascends(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}; lower the one or raise the other")
+        return self
+
+
+def _form(value: Any) -> str:
+    return "range" if isinstance(value, (dict, WorkerRange)) else "number"
+
+
+class TrainResources(_PerWorker):
+    """What a training may use. The same job scales by changing these numbers alone."""
+
+    workers: Annotated[
+        Annotated[int, Field(ge=1), Tag("number")] | Annotated[WorkerRange, Tag("range")], Discriminator(_form)
+    ] = 1
+    """Train workers. A range such as ``{min: 2, max: 8}``: as many as find room, while machines go and come."""
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Workers, at the least and at the most."""
+        return (self.workers.min, self.workers.max) if isinstance(self.workers, WorkerRange) else (self.workers,) * 2
 
 
 class BadSamples(Config):

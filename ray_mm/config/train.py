@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Resources
+from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, TrainResources
 from ray_mm.config.cache import TrainCache
 from ray_mm.config.fields import FieldSpec, Share
 from ray_mm.config.model import ModelConfig
@@ -149,7 +149,7 @@ class TrainJob(Config):
     """The training loop."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order, the initial weights and every random choice."""
-    resources: Resources = Resources()
+    resources: TrainResources = TrainResources()
     """What the run may use."""
     output: Location
     """Folder of the run: checkpoints, metrics, result. Running the same job again continues it."""
@@ -158,12 +158,15 @@ class TrainJob(Config):
     def _label_is_no_input(self) -> TrainJob:
         if self.model.task.label in self.model.fields:
             raise ValueError(f"model.task.label {self.model.task.label!r} is also an input field of the model")
-        if self.resources.workers > self.data.batch_size:
+        fewest, most = self.resources.range
+        key = "resources.workers" if fewest == most else "resources.workers.max"
+        if most > self.data.batch_size:
             raise ValueError(
-                f"data.batch_size {self.data.batch_size} is smaller than resources.workers {self.resources.workers}: "
-                "every worker needs at least one sample per step"
+                f"data.batch_size {self.data.batch_size} is smaller than {key} {most}: every worker needs at least one sample "
+                "per step"
             )
-        share = -(-self.data.batch_size // self.resources.workers)
+        # The more workers, the less each has.
+        share = -(-self.data.batch_size // most)
         if self.train.micro_batches > share:
             raise ValueError(
                 f"train.micro_batches {self.train.micro_batches} is more than the {share} samples that a worker has of a batch; "

@@ -32,10 +32,11 @@ from ray_mm.evaluation.report.render import write_report
 from ray_mm.evaluation.scorer import KEY, Scorer
 from ray_mm.evaluation.subsets import Subset, field_subsets
 from ray_mm.evaluation.tally import Tally
+from ray_mm.placement import place
 from ray_mm.predictor import Predictor, load_predictor
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import open_run_folder
-from ray_mm.session import cause_of, place, ray_session
+from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path
 
 REPORT = "report.html"

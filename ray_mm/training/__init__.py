@@ -16,6 +16,7 @@ advice.py     what the training will be like, told before it starts
 shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts
 stopping.py   asked to end, it saves first
+scaling.py    how many workers, while machines go and come
 background.py files that are written while the training goes on
 ledger.py     who trained what
 gauges.py     tokens, pixels, memory, CPUs, what of a GPU is used

@@ -36,6 +36,7 @@ from ray_mm.training.optim import (
 from ray_mm.training.parallel import Ranks, autocast, resolve_precision
 from ray_mm.training.parts import frozen_parts, learning_rate_factors, model_parts, set_frozen, train_mode
 from ray_mm.training.plan import Training
+from ray_mm.training.stopping import Ask
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 AVERAGE_FILE = "average.safetensors"
@@ -52,7 +53,7 @@ class Step:
         met: samples of all ranks.
         quarantined: those of them that can't be read.
         quarantined_here: positions of this rank's.
-        stop: whether a rank wants the training to end.
+        asked: what the training, or these workers, are asked for.
     """
 
     loss_sum: Tensor
@@ -61,7 +62,7 @@ class Step:
     met: int
     quarantined: int
     quarantined_here: tuple[int, ...]
-    stop: bool
+    asked: Ask
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,12 @@ class Learner:
         """What the loss is multiplied by in half precision, and when that changes; empty otherwise."""
         return dict(self._scaler.state_dict())
 
-    def train(self, batch: LoadedBatch, stop: bool = False) -> Step:
+    def train(self, batch: LoadedBatch, asked: Ask = Ask.NOTHING) -> Step:
         """Forward, backward, and one step of the optimizer: all that is done with a training batch.
 
         Args:
             batch: this rank's share of a global batch.
-            stop: whether this rank wants the training to end: told to all with what is told anyway.
+            asked: what was asked of one rank, and of no other: told to all with what is told anyway.
         """
         job, item, ranks = self._training.job, batch.item, self._ranks
         num_steps = self._training.schedule.num_steps
@@ -165,8 +166,8 @@ class Learner:
         positions = host[POSITION].numpy()
         bad = positions[(positions >= 0) & (host[WEIGHT].numpy() == 0)]
         weight_sum = float(sample_weights(job.model.task, host).sum())
-        total_weight, met, quarantined, stops = ranks.sum(
-            [weight_sum, float((positions >= 0).sum()), float(len(bad)), float(stop)]
+        total_weight, met, quarantined, wish = ranks.sum(
+            [weight_sum, float((positions >= 0).sum()), float(len(bad)), float(asked)]
         )
         tensors = hide_fields(
             batch.tensors, positions, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch
@@ -198,7 +199,7 @@ class Learner:
         if skips:
             loss_sum, weight_sum = torch.zeros_like(loss_sum), 0.0
         return Step(
-            loss_sum, weight_sum, finite, round(met), round(quarantined), tuple(int(p) for p in bad), stop=stops > 0
+            loss_sum, weight_sum, finite, round(met), round(quarantined), tuple(int(p) for p in bad), Ask(round(wish))
         )
 
     def _backward(self, tensors: dict[str, Tensor], factor: float, last: bool) -> Tensor:

@@ -24,7 +24,7 @@ from ray_mm.data.blocks import Work, block_work, to_arrays, to_table
 from ray_mm.data.feed import Feed
 from ray_mm.data.source import READERS_PER_CPU, configure
 from ray_mm.errors import RayMMError
-from ray_mm.session import Placement
+from ray_mm.placement import Placement
 from ray_mm.training.costs import DecodeCost, HandCost, Measured, ReadCost, Room, StepCost
 from ray_mm.training.parallel import use_cores
 from ray_mm.training.plan import Training

@@ -31,6 +31,7 @@ from ray_mm.errors import CheckpointError, StorageError
 from ray_mm.storage import atomic_folder, sha256_file, write_json
 from ray_mm.training.learner import Snapshot
 from ray_mm.training.plan import Training
+from ray_mm.training.stopping import StopSign
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def begin_attempt(run: Path, data_digest: str) -> Attempt:
     # From here on no earlier attempt may write; what one was writing when it was killed is of no use.
     for left in (*run.glob("checkpoints/.step-*"), *run.glob(".best.*"), *run.glob(".last.*")):
         shutil.rmtree(left, ignore_errors=True)
+    StopSign(run).have_left()
     return attempt
 
 

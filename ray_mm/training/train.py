@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -31,13 +32,15 @@ from ray_mm.data.samples import open_planned, plan_samples, select_all
 from ray_mm.data.source import READERS_PER_CPU, feed_dataset
 from ray_mm.data.store_limits import StoreLimits, limits_for
 from ray_mm.errors import DatasetError, RayMMError, UsageError
+from ray_mm.placement import Placement, object_store_bytes, place
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
-from ray_mm.session import Placement, cause_of, object_store_bytes, place, ray_session
+from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path
 from ray_mm.training.advice import warnings
 from ray_mm.training.parallel import Ranks, use_cores, use_precision
 from ray_mm.training.plan import Training
+from ray_mm.training.scaling import Trainer
 from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
     TrainingState,
@@ -53,6 +56,8 @@ from ray_mm.training.tracking import read_metrics
 from ray_mm.training.worker import run_worker
 
 _FEED = "train"
+_RAY_NOTES = "ray_train"
+"""Folder in the run's."""
 _POLL_S = 0.5
 
 
@@ -158,7 +163,7 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
     Ray calls ``configure`` once per group, when the number of its workers is known.
     """
 
-    def __init__(self, training: Training, limits: StoreLimits) -> None:
+    def __init__(self, training: Training, limits: dict[int, StoreLimits]) -> None:
         super().__init__()
         self._training = training
         self._limits = limits
@@ -166,7 +171,7 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
     def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
         """The splits of the feed, one per rank."""
         attempt = begin_attempt(self._training.run, self._training.data_digest)
-        feed = plan_feed(self._training, world_size, attempt.first_item, self._limits)
+        feed = plan_feed(self._training, world_size, attempt.first_item, self._limits[world_size])
         splits = feed_dataset(feed).streaming_split(world_size, equal=False, locality_hints=None)
         return [{_FEED: split} for split in splits]
 
@@ -194,22 +199,23 @@ def _fit(training: Training) -> None:
             "train.precision: tf32 is a way in which GPUs multiply, and the workers have none; set auto or fp32, or "
             "resources.gpus_per_worker."
         )
-    limits = store_limits(training, placement)
-    trainer = ray.train.torch.TorchTrainer(
+    limits = {
+        workers: store_limits(training, placement, workers) for workers in range(placement.fewest, placement.most + 1)
+    }
+    # Of an earlier start, and nothing in it is needed: one that is damaged would end this start.
+    shutil.rmtree(training.run / _RAY_NOTES, ignore_errors=True)
+    trainer = Trainer(
         _worker,
+        placement=placement,
+        run=training.run,
         train_loop_config={"training": training, "limits": limits},
         # Gradients go from GPU to GPU, counts from host to host.
         torch_config=ray.train.torch.TorchConfig(
             backend="cpu:gloo,cuda:nccl" if placement.gpus_per_worker > 0 else "gloo"
         ),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=placement.gpus_per_worker > 0,
-            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
-        ),
         run_config=ray.train.RunConfig(
             # Ray's own notes; the run's folder is one that every node sees, as Ray wants it to be.
-            name="ray_train",
+            name=_RAY_NOTES,
             storage_path=str(training.run),
             failure_config=ray.train.FailureConfig(max_failures=job.train.max_failures),
             callbacks=[StopAtOnce()],
@@ -235,19 +241,25 @@ def _fit(training: Training) -> None:
             ) from error
 
 
-def store_limits(training: Training, placement: Placement) -> StoreLimits:
+def store_limits(training: Training, placement: Placement, workers: int | None = None) -> StoreLimits:
     """What keeps a training's batches within their share of the object store of the Ray that is running.
+
+    Args:
+        training: whose batches.
+        placement: of its workers.
+        workers: that there are. None: as many as find room now.
 
     Raises:
         UsageError: a batch for every worker does not fit.
     """
-    feed = plan_feed(training, placement.workers, 0)
+    workers = workers or placement.workers
+    feed = plan_feed(training, workers, 0)
     return limits_for(
         training.job.data.object_store,
         store_bytes=object_store_bytes(),
         batch_bytes=feed.batch_rows * feed.row_bytes,
         block_bytes=feed.block_bytes,
-        world_size=placement.workers,
+        world_size=workers,
         prefetch_batches=training.job.data.prefetch_batches,
         readers=math.ceil(READERS_PER_CPU * placement.data_cpus),
     )
@@ -262,7 +274,7 @@ def _worker(config: dict[str, Any]) -> None:
     # A barrier for all ranks, after which the attempt is decided.
     shard = ray.train.get_dataset_shard(_FEED)
     attempt = current_attempt(training.run)
-    feed = plan_feed(training, ranks.world_size, attempt.first_item, config["limits"])
+    feed = plan_feed(training, ranks.world_size, attempt.first_item, config["limits"][ranks.world_size])
     prefetch = training.job.data.prefetch_batches
     loader = Loader(shard, feed, rank=ranks.rank, device=ranks.device, prefetch_batches=prefetch)
     run_worker(training, ranks, attempt, loader)

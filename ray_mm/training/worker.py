@@ -40,7 +40,7 @@ from ray_mm.training.state import (
     save_state,
     writing,
 )
-from ray_mm.training.stopping import StopSign
+from ray_mm.training.stopping import Ask, LeaveRequested, StopSign
 from ray_mm.training.tracking import Tracker
 from ray_mm.training.validation import ValidationSums
 
@@ -61,6 +61,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         TrainingDivergedError: the loss or a weight is no longer finite; on every rank at the same step.
         OrderError: an epoch did not meet every planned sample once.
         StopRequested: it was asked to end, and is saved; on every rank at the same step.
+        LeaveRequested: likewise, but others are to go on.
     """
     job, schedule = training.job, training.schedule
     folder = training.run / attempt.checkpoint if attempt.checkpoint is not None else None
@@ -79,8 +80,8 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         for batch in () if state.stopped else batches:
             item = batch.item
             if item.phase == "train":
-                step = learner.train(batch, stop=ranks.rank == 0 and sign.seen())
-                stops, first_scored = step.stop, item.number + 1
+                step = learner.train(batch, sign.seen() if ranks.rank == 0 else Ask.NOTHING)
+                asked, first_scored = step.asked, item.number + 1
                 bad_steps.add(item, batch.keys, step.finite)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
@@ -111,7 +112,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 with learner.averaged():
                     validation.add(learner.model, batch.tensors, job.train.precision)
                 state = replace(state, next_item=item.number + 1)
-                stops = bool(ranks.sum([float(ranks.rank == 0 and sign.seen())])[0])
+                asked = Ask(round(ranks.sum([float(sign.seen() if ranks.rank == 0 else Ask.NOTHING)])[0]))
                 if item.ends_phase:
                     metrics = validation.read(item.step)
                     state = replace(state, latest=metrics, since_best=state.since_best + 1)
@@ -124,7 +125,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     # Waiting during a validation says nothing about the training.
                     loss_meter.restart()
                     gauges.restart()
-            stops = stops and state.next_item < schedule.num_items
+            stops = asked is not Ask.NOTHING and state.next_item < schedule.num_items
             if stops and item.phase == "validation" and not item.ends_phase:
                 # It is begun again: what was added up so far is in no checkpoint.
                 state = replace(state, next_item=first_scored)
@@ -148,6 +149,8 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 writer.wait()
                 # Nobody ends before it is written.
                 ranks.barrier()
+                if asked is Ask.LEAVE:
+                    raise LeaveRequested(f"the workers left at step {state.step:,}")
                 raise StopRequested(
                     f"the training in {training.run} was asked to end and is saved at step {state.step:,} of "
                     f"{schedule.num_steps:,}. Run the same command again to go on."

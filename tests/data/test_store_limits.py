@@ -22,7 +22,7 @@ from ray_mm.data.preprocessor import preprocessor_for
 from ray_mm.data.source import configure, feed_dataset
 from ray_mm.data.store_limits import StoreLimits, limits_for
 from ray_mm.errors import UsageError
-from ray_mm.session import object_store_bytes
+from ray_mm.placement import object_store_bytes
 from tests.data.feeds import make_feed
 from tests.factories import make_dataset
 

@@ -8,7 +8,8 @@ import pytest
 
 from ray_mm.config.base import Resources
 from ray_mm.errors import DatasetError
-from ray_mm.session import cause_of, divide
+from ray_mm.placement import Node, divide
+from ray_mm.session import cause_of
 from ray_mm.training.diagnosis import Diagnosis, diagnose
 from ray_mm.training.explain import sentence
 from ray_mm.training.measure import measure
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.ray
 
 
 def measured(training: Training) -> tuple[Diagnosis, str]:
-    found = measure(training, divide(Resources(), 2.0, 0.0), 0.4)
+    found = measure(training, divide(Resources(), [Node(2)]), 0.4)
     diagnosis = diagnose(found, training.schedule)
     return diagnosis, sentence(found, diagnosis)
 

@@ -1,0 +1,181 @@
+"""Who gets which CPUs and GPUs: the nodes of a Ray → what each worker reserves, so that some is left to read data with."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_mm.config.base import Resources, TrainResources
+from ray_mm.errors import UsageError
+from ray_mm.progress import notice
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a machine of a cluster offers to Ray."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each worker reserves, so that the data pipeline keeps something to run on.
+
+    Attributes:
+        workers: for which there is room now; never fewer than ``fewest``, never more than ``most``.
+        cpus_per_worker: that Ray reserves for each.
+        gpus_per_worker: likewise.
+        data_cpus: that so many workers leave.
+        fewest: workers that the job can do with.
+        most: workers that it takes when there is room.
+    """
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    data_cpus: float
+    fewest: int
+    most: int
+
+    def fits(self, nodes: Sequence[Node]) -> int:
+        """How many of these workers find room on some nodes; see ``room``."""
+        return min(self.most, room(nodes, self.cpus_per_worker, self.gpus_per_worker))
+
+    def describe(self) -> str:
+        """What is asked for, for people."""
+        each = f"{self.cpus_per_worker:g} CPU(s)" + (
+            f" and {self.gpus_per_worker:g} GPU(s)" if self.gpus_per_worker else ""
+        )
+        return f"{self.fewest} worker(s) with {each} each"
+
+
+def place(resources: Resources | TrainResources) -> Placement:
+    """Divides the CPUs of the Ray that is running between the workers and Ray Data; see ``divide``."""
+    nodes = ray_nodes()
+    placement = divide(resources, nodes)
+    if crowded := crowding(placement, nodes):
+        notice(crowded)
+    return placement
+
+
+def ray_nodes() -> list[Node]:
+    """The machines of the Ray that is running."""
+    import ray
+
+    return [
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def object_store_bytes() -> float:
+    """Bytes of the object store of the Ray that is running, on all its machines together."""
+    import ray
+
+    return float(ray.cluster_resources().get("object_store_memory", 0.0))
+
+
+def room(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
+    """How many workers find room, when a CPU of one node is kept for reading data. A worker lies on one node as a whole.
+
+    Args:
+        nodes: that there are.
+        cpus: of a worker, more than 0.
+        gpus: of a worker.
+    """
+
+    def fit(node: Node, kept: float = 0.0) -> int:
+        # Shares such as 1/3 are no round numbers.
+        by_cpu = math.floor((node.cpus - kept) / cpus + 1e-6)
+        return by_cpu if gpus == 0 else min(by_cpu, math.floor(node.gpus / gpus + 1e-6))
+
+    fits = [fit(node) for node in nodes]
+    # It is kept where it costs the fewest workers.
+    return max(
+        (sum(fits) - all_of_it + fit(node, 1.0) for node, all_of_it in zip(nodes, fits, strict=True) if node.cpus >= 1),
+        default=0,
+    )
+
+
+def crowding(placement: Placement, nodes: Sequence[Node]) -> str | None:
+    """What is to be said of workers that get in each other's way; None where they don't."""
+    cpus = sum(node.cpus for node in nodes)
+    if placement.workers <= cpus or placement.gpus_per_worker:
+        return None
+    return (
+        f"resources.workers: {placement.workers} workers share the {cpus:g} CPUs that Ray has, which makes them slower, not "
+        f"faster; set it to {max(1, math.floor(cpus) - 1)}."
+    )
+
+
+def divide(resources: Resources | TrainResources, nodes: Sequence[Node]) -> Placement:
+    """Divides CPUs between the workers and Ray Data.
+
+    A worker gets one CPU where there are enough. On a small machine the workers share what is left after one CPU has
+    been kept for data: without it the pipeline would never start and the run would hang.
+
+    Args:
+        resources: what the job asks for.
+        nodes: the machines that Ray has.
+
+    Raises:
+        UsageError: the workers ask for more CPUs or GPUs than there are, or than lie together on one node.
+    """
+    fewest, most = resources.range
+    cpus, gpus, per_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), resources.gpus_per_worker
+    wanted_gpus = fewest * per_gpus
+    if wanted_gpus > gpus:
+        raise UsageError(
+            f"resources: {fewest} worker(s) with {per_gpus:g} GPU(s) each need {wanted_gpus:g} and Ray has {gpus:g}; lower "
+            "resources.workers or resources.gpus_per_worker."
+        )
+    per_worker = resources.cpus_per_worker
+    if per_worker is None:
+        per_worker = _share_of_cpus(nodes, fewest, per_gpus)
+    left = cpus - fewest * per_worker
+    if left < 1.0 or per_worker <= 0.0:
+        raise UsageError(
+            f"resources: {fewest} worker(s) with {per_worker:g} CPU(s) each leave {max(left, 0):g} of Ray's {cpus:g} CPUs for "
+            "reading data, which needs one; lower resources.workers or resources.cpus_per_worker."
+        )
+    workers = min(most, room(nodes, per_worker, per_gpus))
+    placement = Placement(
+        workers=workers,
+        cpus_per_worker=per_worker,
+        gpus_per_worker=per_gpus,
+        data_cpus=cpus - workers * per_worker,
+        fewest=fewest,
+        most=most,
+    )
+    if workers < fewest:
+        raise UsageError(
+            f"resources: {placement.describe()} do not fit on Ray's nodes ({describe(nodes)}): there is room for {workers} "
+            "beside the CPU that reads data, and a worker lies on one node; lower resources.workers, or what each of them "
+            "reserves."
+        )
+    return placement
+
+
+def describe(nodes: Sequence[Node]) -> str:
+    """Such as ``2 × 8 CPUs and 1 GPU``."""
+    counts = Counter(f"{node.cpus:g} CPUs" + (f" and {node.gpus:g} GPUs" if node.gpus else "") for node in nodes)
+    return ", ".join(f"{count} × {what}" for what, count in counts.items()) or "none"
+
+
+def _share_of_cpus(nodes: Sequence[Node], workers: int, gpus: float) -> float:
+    """The most CPUs, up to one, with which so many workers find room; 0 where there is none for them."""
+    # Ray counts in ten-thousandths; rounding up would take the last CPU from the data.
+    shares = {
+        math.floor(cpus / number * 1000) / 1000
+        for node in set(nodes)
+        for number in range(1, workers + 1)
+        for cpus in (node.cpus, node.cpus - 1)
+    }
+    descending = sorted({1.0} | {share for share in shares if 0 < share < 1}, reverse=True)
+    place = bisect.bisect_left(descending, workers, key=lambda share: room(nodes, share, gpus))
+    return descending[place] if place < len(descending) else 0.0

@@ -1,0 +1,104 @@
+"""How many workers, while machines go and come: Ray Train's own elastic training, with two things more.
+
+A CPU is kept for reading data. And before the workers leave for others they are asked to save: Ray Train by itself takes no
+checkpoint when it changes their number, nor when a machine tells that it will be taken back (Ray calls that draining), and the
+steps since the last one would be done again.
+
+``TorchTrainer`` has no place for policies of one's own; ``tests/training/test_cluster.py`` fails where Ray changes its inside.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import PreemptingState
+from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
+from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy.scaling_policy import NoopDecision, ResizeDecision
+
+from ray_mm.placement import Placement, ray_nodes
+from ray_mm.session import cause_of
+from ray_mm.training.stopping import LeaveRequested, StopSign
+
+_LOOK_EVERY_S = 60.0
+"""For room for more workers. To use it costs a start of all workers."""
+
+
+def scaling_config(placement: Placement) -> ray.train.ScalingConfig:
+    """What Ray Train is told of the workers."""
+    is_fixed = placement.fewest == placement.most
+    return ray.train.ScalingConfig(
+        num_workers=placement.most if is_fixed else (placement.fewest, placement.most),
+        use_gpu=placement.gpus_per_worker > 0,
+        resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
+        **({} if is_fixed else {"elastic_resize_monitor_interval_s": _LOOK_EVERY_S}),
+    )
+
+
+class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is not typed
+    """Ray Train's trainer for torch, with the policies below.
+
+    Args:
+        placement: of the workers.
+        run: the run's folder.
+        settings: of the trainer.
+    """
+
+    def __init__(self, *args: Any, placement: Placement, run: Path, **settings: Any) -> None:
+        super().__init__(*args, scaling_config=scaling_config(placement), **settings)
+        self._placement, self._run = placement, run
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        settings["failure_policy"] = _LeavingIsNoFailure(self.run_config.failure_config)
+        settings["callbacks"] = [*settings["callbacks"], _LeavesInTime(self._run)]
+        if self.scaling_config.elasticity_enabled:
+            settings["scaling_policy"] = _RoomForData(self.scaling_config, self._placement, self._run)
+        return super()._initialize_and_run_controller(**settings)
+
+
+class _RoomForData(ElasticScalingPolicy):  # type: ignore[misc]
+    """Starts as many workers as find room beside a CPU for data; has them save before their number changes."""
+
+    def __init__(self, config: ray.train.ScalingConfig, placement: Placement, run: Path) -> None:
+        super().__init__(config)
+        self._placement, self._run = placement, run
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        # What Ray reserves is up to 20 s old; the machines that are there now are the limit.
+        possible: int = super()._count_possible_workers(reserved_resources)
+        return min(possible, self._placement.fits(ray_nodes()))
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if isinstance(decision, ResizeDecision):
+            # They leave when they have saved; their number is decided anew then.
+            StopSign(self._run).ask_to_leave()
+            return NoopDecision()
+        return decision
+
+
+class _LeavesInTime(ControllerCallback):  # type: ignore[misc]
+    """Asks the workers to save and leave when one of their machines is being taken back."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        if isinstance(current_state, PreemptingState) and not isinstance(previous_state, PreemptingState):
+            StopSign(self._run).ask_to_leave()
+
+
+class _LeavingIsNoFailure(DefaultFailurePolicy):  # type: ignore[misc]
+    """Starts workers anew for those that left, however often."""
+
+    def make_decision(self, training_failed_error: Any) -> Any:
+        failures = getattr(training_failed_error, "worker_failures", {})
+        if any(isinstance(cause_of(error), LeaveRequested) for error in failures.values()):
+            return FailureDecision.RETRY
+        return super().make_decision(training_failed_error)
