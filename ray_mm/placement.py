@@ -66,10 +66,12 @@ def ray_nodes() -> list[Node]:
     """The machines of the Ray that is running."""
     import ray
 
+    # Nothing new is started on a machine that will be taken back.
+    draining = ray._private.state.state.get_draining_nodes()
     return [
         Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in draining
     ]
 
 

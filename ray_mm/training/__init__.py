@@ -17,6 +17,7 @@ shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts
 stopping.py   asked to end, it saves first
 scaling.py    how many workers, while machines go and come
+failures.py   what becomes of a training whose workers end with an error
 background.py files that are written while the training goes on
 ledger.py     who trained what
 gauges.py     tokens, pixels, memory, CPUs, what of a GPU is used

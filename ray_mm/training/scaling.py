@@ -4,11 +4,14 @@ A CPU is kept for reading data. And before the workers leave for others they are
 checkpoint when it changes their number, nor when a machine tells that it will be taken back (Ray calls that draining), and the
 steps since the last one would be done again.
 
-``TorchTrainer`` has no place for policies of one's own; ``tests/training/test_cluster.py`` fails where Ray changes its inside.
+``TorchTrainer`` has no place for policies of one's own; ``tests/cluster`` fails where Ray changes its inside.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +20,17 @@ import ray.train
 import ray.train.torch
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import PreemptingState
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 from ray.train.v2._internal.execution.scaling_policy.scaling_policy import NoopDecision, ResizeDecision
 
-from ray_mm.placement import Placement, ray_nodes
-from ray_mm.session import cause_of
-from ray_mm.training.stopping import LeaveRequested, StopSign
+from ray_mm.placement import Placement, describe, ray_nodes
+from ray_mm.progress import notice
+from ray_mm.training.failures import LeavingIsNoFailure
+from ray_mm.training.stopping import StopSign
 
 _LOOK_EVERY_S = 60.0
 """For room for more workers. To use it costs a start of all workers."""
+_LOOK_FOR_ROOM_EVERY_S = 5.0
 
 
 def scaling_config(placement: Placement) -> ray.train.ScalingConfig:
@@ -55,7 +58,7 @@ class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]  # Ray is not
         self._placement, self._run = placement, run
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        settings["failure_policy"] = _LeavingIsNoFailure(self.run_config.failure_config)
+        settings["failure_policy"] = LeavingIsNoFailure(self.run_config.failure_config)
         settings["callbacks"] = [*settings["callbacks"], _LeavesInTime(self._run)]
         if self.scaling_config.elasticity_enabled:
             settings["scaling_policy"] = _RoomForData(self.scaling_config, self._placement, self._run)
@@ -94,11 +97,38 @@ class _LeavesInTime(ControllerCallback):  # type: ignore[misc]
             StopSign(self._run).ask_to_leave()
 
 
-class _LeavingIsNoFailure(DefaultFailurePolicy):  # type: ignore[misc]
-    """Starts workers anew for those that left, however often."""
+@contextlib.contextmanager
+def told_what_is_waited_for(placement: Placement) -> Iterator[None]:
+    """Within the block one is told when machines go and the workers no longer fit on those that are left.
 
-    def make_decision(self, training_failed_error: Any) -> Any:
-        failures = getattr(training_failed_error, "worker_failures", {})
-        if any(isinstance(cause_of(error), LeaveRequested) for error in failures.values()):
-            return FailureDecision.RETRY
-        return super().make_decision(training_failed_error)
+    Ray Train waits for others, without a word and without an end: a cluster may be about to replace them.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        lacked = told = False
+        while not ended.wait(_LOOK_FOR_ROOM_EVERY_S):
+            try:
+                nodes = ray_nodes()
+            except Exception:  # Ray is going down, which the training itself will tell
+                return
+            lacks = placement.fits(nodes) < placement.fewest
+            # Twice in a row: a machine that comes at once in place of another is not worth a word.
+            if lacks and lacked and not told:
+                notice(
+                    f"waits for machines: {placement.describe()} do not fit on those that Ray has now ({describe(nodes)}). It "
+                    "goes on when there are more; to end it instead: Ctrl-C."
+                )
+                told = True
+            elif told and not lacks:
+                notice(f"there is room again ({describe(nodes)}).")
+                told = False
+            lacked = lacks
+
+    thread = threading.Thread(target=watch, name="room", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -38,9 +38,10 @@ from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path
 from ray_mm.training.advice import warnings
+from ray_mm.training.failures import StopAtOnce
 from ray_mm.training.parallel import Ranks, use_cores, use_precision
 from ray_mm.training.plan import Training
-from ray_mm.training.scaling import Trainer
+from ray_mm.training.scaling import Trainer, told_what_is_waited_for
 from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
     TrainingState,
@@ -176,21 +177,6 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
         return [{_FEED: split} for split in splits]
 
 
-class StopAtOnce(ray.train.UserCallback):  # type: ignore[misc]  # Ray is not typed
-    """Ends the run at an error of ours, which another start of the workers would only meet again.
-
-    Ray Train itself takes every error of a worker for a crash and tries again. This runs in its controller, where an error
-    is final.
-    """
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raises what a worker raised, or what it met in a read task, if that was raised on purpose."""
-        for _, error in sorted(worker_exceptions.items()):
-            cause = cause_of(error)
-            if isinstance(cause, RayMMError):
-                raise cause
-
-
 def _fit(training: Training) -> None:
     job = training.job
     placement = place(job.resources)
@@ -224,7 +210,7 @@ def _fit(training: Training) -> None:
         datasets={_FEED: ray.data.range(1)},
         dataset_config=FeedConfig(training, limits),
     )
-    with _shown_progress(training):
+    with _shown_progress(training), told_what_is_waited_for(placement):
         try:
             trainer.fit()
         except UsageError:

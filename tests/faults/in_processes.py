@@ -72,7 +72,7 @@ def _readers() -> list[psutil.Process]:
 
 
 @contextlib.contextmanager
-def _full_disk(folder: Path, size: str) -> Iterator[None]:
+def full_disk(folder: Path, size: str) -> Iterator[None]:
     """A disk of its own at a folder, of so many bytes."""
     folder.mkdir()
     mounted = subprocess.run(
@@ -91,7 +91,7 @@ def _full_disk(folder: Path, size: str) -> Iterator[None]:
 
 def _full_cache(lab: Lab) -> None:
     training = planned(lab)
-    with _full_disk(lab.folder / "cache", "16k"):
+    with full_disk(lab.folder / "cache", "16k"):
         cache = RemoteCache(folder=str(lab.folder / "cache"), size=64 << 20)
         assert lab.feed(training, cache=cache) == {key_of(sample): 2 for sample in range(24)}
     lab.require_exact(training, set(), {1: 0})
@@ -101,7 +101,7 @@ def _full_quarantine(lab: Lab) -> None:
     make_samples(lab.folder / "train", instead={(5, "image"): b"\x89PNG no picture" * 10_000})
     training = lab.plan()
     training.run.mkdir()
-    with _full_disk(training.quarantine, "64k"):
+    with full_disk(training.quarantine, "64k"):
         with lab.stopped(r"000000\.tar\[sample000005\]\.image: .*can't be kept aside .*No space left on device"):
             lab.feed(training)
         assert not list(training.quarantine.glob("*.json"))

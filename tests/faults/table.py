@@ -34,9 +34,14 @@ def table() -> str:
 
 def page(text: str) -> str:
     """The page with the table as it is now."""
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}\n{table()}\n{_END}{after}"
+    return between(text, _BEGIN, _END, table())
+
+
+def between(text: str, begin: str, end: str, what: str) -> str:
+    """A text with something else between two marks."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{what}\n{end}{after}"
 
 
 if __name__ == "__main__":

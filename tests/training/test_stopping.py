@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,22 +13,26 @@ import pytest
 import torch
 
 from ray_mm.data.loader import LoadedBatch
-from ray_mm.errors import StopRequested
-from ray_mm.training.ledger import audit, read_entries
+from ray_mm.errors import RayMMError, StopRequested
+from ray_mm.training.ledger import audit
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.state import attempt_starts, begin_attempt, read_state
-from ray_mm.training.stopping import StopSign
-from ray_mm.training.tracking import read_metrics
-from ray_mm.training.train import plan_training
+from ray_mm.training.stopping import LeaveRequested, StopSign
 from ray_mm.training.worker import run_worker
 from tests.factories import make_dataset
 from tests.training.inprocess import batches, curve, make_training, newest, train
-from tests.training.test_train import FIELDS, train_job
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("file", "error", "match"),
+    [
+        (".stop", StopRequested, "is saved at step {} of 10. Run the same command again"),
+        (".leave", LeaveRequested, "left at step {}"),
+    ],
+)
 @pytest.mark.parametrize(
     ("stop_at", "step", "next_item"),
     [
@@ -41,7 +43,14 @@ ONE = Ranks(0, 1, torch.device("cpu"))
     ],
 )
 def test_it_is_saved_at_the_item_at_which_it_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, step: int, next_item: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: int,
+    step: int,
+    next_item: int,
+    file: str,
+    error: type[Exception],
+    match: str,
 ) -> None:
     monkeypatch.setattr("ray_mm.training.stopping._LOOK_EVERY_S", 0.0)
     make_dataset(tmp_path / "train", 70, ("vector", "label"), num_shards=3)
@@ -53,15 +62,16 @@ def test_it_is_saved_at_the_item_at_which_it_is_asked(
     def asked() -> Iterator[LoadedBatch]:
         for batch in batches(stopped):
             if batch.item.number == stop_at:
-                (stopped.run / ".stop").touch()
+                (stopped.run / file).touch()
             yield batch
 
-    with pytest.raises(StopRequested, match=f"is saved at step {step} of 10. Run the same command again"):
+    with pytest.raises(error, match=match.format(step)):
         run_worker(stopped, ONE, attempt, asked())
     state = read_state(newest(stopped))
     assert (state.step, state.next_item) == (step, next_item)
-    (stopped.run / ".stop").unlink()
+    (stopped.run / ".stop").unlink(missing_ok=True)
     train(stopped)
+    assert not (stopped.run / ".leave").exists(), "what those were asked for does not hold for these"
     assert attempt_starts(stopped.run) == {1: 0, 2: next_item}
     assert curve(stopped) == pytest.approx(curve(calm), abs=1e-6)
     assert all(epoch.exact for epoch in audit(stopped.run / "ledger", stopped.schedule, attempt_starts(stopped.run)))
@@ -96,6 +106,10 @@ def test_the_first_signal_asks_and_is_forgotten_afterwards(tmp_path: Path) -> No
     assert signal.getsignal(signal.SIGTERM) is before and not (tmp_path / ".stop").exists()
 
 
+def test_leaving_is_no_error_of_ours_that_would_end_the_run() -> None:
+    assert not issubclass(LeaveRequested, RayMMError)
+
+
 def test_other_threads_take_no_signals(tmp_path: Path) -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
@@ -107,36 +121,3 @@ def test_other_threads_take_no_signals(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert seen == [True]
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_saves_and_ends_with_143_and_nothing_is_done_twice(tmp_path: Path, workers: int) -> None:
-    make_dataset(tmp_path / "train", num_samples=300, num_shards=3, fields=FIELDS, seed=0)
-    make_dataset(tmp_path / "validation", num_samples=40, num_shards=1, fields=FIELDS, seed=1)
-    # No checkpoint but that of the epoch's end: what is there in mid-epoch was saved on request.
-    job = train_job(
-        tmp_path, **{"train.epochs": 20, "data.batch_size": 16, "data.head_samples": 48, "resources.workers": workers}
-    )
-    (tmp_path / "job.json").write_text(job.model_dump_json())
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "ray_mm", "run", str(tmp_path / "job.json")]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 180
-    while not any(line["step"] >= 24 for line in read_metrics(run)):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 143, told
-    assert "was asked to end and is saved at step" in told and "Traceback" not in told
-    assert not (run / ".stop").exists()
-
-    entries = [entry.item for entry in read_entries(run / "ledger" / "attempt-0001-rank-0000.jsonl")]
-    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    starts, schedule = attempt_starts(run), plan_training(job).schedule
-    assert len(starts) == 2 and starts[2] > entries[-1], "no step was done twice"
-    assert all(epoch.exact for epoch in audit(run / "ledger", schedule, starts))
