@@ -44,10 +44,15 @@ def generated(folder: Path) -> list[Path]:
     found.append(
         _train_job(folder / "pictures.yaml", pictures, "{picture: {}}", 32, "picture: {height: 24, width: 32}", 8)
     )
-    vectors = _preprocessed(folder / "vectors", _vectors, "vector: {type: vector}")
-    found.append(_train_job(folder / "vectors.yaml", vectors, "{vector: {}}", 256, "", 4))
-    found.append(_train_job(folder / "large.yaml", vectors, "{vector: {size: base}}", 256, "", 1, dim=2048))
+    small = vectors(folder)
+    found.append(_train_job(folder / "vectors.yaml", small, "{vector: {}}", 256, "", 4))
+    found.append(_train_job(folder / "large.yaml", small, "{vector: {size: base}}", 256, "", 1, dim=2048))
     return found
+
+
+def vectors(folder: Path) -> Path:
+    """A dataset of 40,000 small vectors, made if it is not there."""
+    return _preprocessed(folder / "vectors", _vectors, "vector: {type: vector}")
 
 
 def _pictures(folder: Path, count: int = 600) -> str:

@@ -143,6 +143,9 @@ def run(
     job: JobFile,
     overrides: Overrides = None,
     address: RayAddress = None,
+    resume: Annotated[
+        str, typer.Option(metavar="exact|force", help="force: a training goes on although settings have changed.")
+    ] = "exact",
 ) -> None:
     """Run a job here. Running it again goes on where it was interrupted."""
     from ray_mm.config.load import load_job, parse_overrides
@@ -151,7 +154,7 @@ def run(
 
     loaded = load_job(job, parse_overrides(overrides or []))
     try:
-        result = run_stage(loaded, address)
+        result = run_stage(loaded, address, resume)
     except GateRefused:
         _show(result_parts(read_result(loaded.output), loaded.output))
         raise

@@ -167,16 +167,45 @@ def check_output(job: Job, settled: tuple[str, ...] = ()) -> dict[str, Any] | No
                 f"output: {path} holds a run of the {earlier.get('kind')} job {earlier.get('name')!r}, not of the "
                 f"{job.kind} job {job.name!r}; choose another output, or remove that folder."
             )
-        changed = [key for key in settled if _get(earlier, key) != _get(content, key)]
+        changed = changed_settings(earlier, content, settled)
         if changed:
-            key = changed[0]
+            all_the_same = (
+                "go on all the same: ray-mm run JOB --resume force" if job.kind == "train" else "remove that folder"
+            )
             raise OutputFolderError(
-                f"output: {path} was made with other settings ({', '.join(changed)}): {key} was {_get(earlier, key)!r} "
-                f"and is now {_get(content, key)!r}; choose another output, set it back, or remove that folder."
+                f"output: {path} was made with other settings ({', '.join(changed.values())}); choose another output, set them "
+                f"back, or {all_the_same}."
             )
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputFolderError(f"output: {path} exists and is not a run's folder; choose another output.")
     return earlier
+
+
+def changed_settings(earlier: dict[str, Any], now: dict[str, Any], settled: tuple[str, ...]) -> dict[str, str]:
+    """Which keys differ between two jobs.
+
+    Args:
+        earlier: with every default filled in.
+        now: likewise.
+        settled: dotted keys to compare.
+
+    Returns:
+        Key → what it was and what it is, for people. Of a section only what differs in it.
+    """
+    found = {}
+    for key in settled:
+        apart = list(_apart(key, _get(earlier, key), _get(now, key)))
+        if apart:
+            found[key] = ", ".join(f"{name} was {before!r} and is now {after!r}" for name, before, after in apart)
+    return found
+
+
+def _apart(key: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in dict.fromkeys((*before, *after)):
+            yield from _apart(f"{key}.{name}", before.get(name), after.get(name))
+    elif before != after:
+        yield key, before, after
 
 
 def versions() -> dict[str, str]:

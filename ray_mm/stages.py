@@ -19,12 +19,16 @@ from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import Job, load_job
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.errors import UsageError
 from ray_mm.run_folder import check_output
 from ray_mm.session import use_address
 
 
 def run_job(
-    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None, address: str | None = None
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    address: str | None = None,
+    resume: str = "exact",
 ) -> dict[str, Any]:
     """Loads a job and runs it.
 
@@ -32,6 +36,7 @@ def run_job(
         source: a job file, or its content.
         overrides: dotted key → value.
         address: of a Ray cluster. None: a private Ray on this machine.
+        resume: ``exact``, or ``force``: a training goes on in its folder although settings have changed.
 
     Returns:
         The content of ``result.json``.
@@ -41,13 +46,19 @@ def run_job(
         GateRefused: a compress job's gate said no.
         RayMMError: the run failed.
     """
-    return run_stage(load_job(source, overrides), address)
+    return run_stage(load_job(source, overrides), address, resume)
 
 
-def run_stage(job: Job, address: str | None = None) -> dict[str, Any]:
+def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> dict[str, Any]:
     """Runs a loaded job; see ``run_job``. The stage starts Ray when it has checked what can be checked without."""
+    if resume not in ("exact", "force"):
+        raise UsageError(f"--resume: takes exact or force, found {resume!r}.")
+    if resume == "force" and not isinstance(job, TrainJob):
+        raise UsageError(
+            f"--resume force: only a training goes on with other settings, and this is one of kind {job.kind}."
+        )
     # The stage looks again; here it is known before torch or Ray is imported.
-    check_output(job, SETTLED if isinstance(job, TrainJob) else ())
+    check_output(job, SETTLED if isinstance(job, TrainJob) and resume == "exact" else ())
     with use_address(address):
         match job:
             case PreprocessJob():
@@ -57,7 +68,7 @@ def run_stage(job: Job, address: str | None = None) -> dict[str, Any]:
             case TrainJob():
                 from ray_mm.training.train import run_train
 
-                return run_train(job)
+                return run_train(job, "force" if resume == "force" else "exact")
             case EvaluateJob():
                 from ray_mm.evaluation.evaluate import run_evaluate
 

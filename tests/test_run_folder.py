@@ -54,7 +54,10 @@ def test_the_folder_of_another_job_is_refused(tmp_path: Path, other: Job) -> Non
 
 def test_a_changed_setting_that_is_settled_is_refused_with_both_values(tmp_path: Path) -> None:
     open_run_folder(job(tmp_path))
-    with pytest.raises(OutputFolderError, match=r"made with other settings \(seed\): seed was 0 and is now 4"):
+    with pytest.raises(
+        OutputFolderError,
+        match=r"made with other settings \(seed was 0 and is now 4\); choose another output, .* --resume force",
+    ):
         open_run_folder(job(tmp_path, seed=4), settled=("model.fusion", "seed"))
 
 

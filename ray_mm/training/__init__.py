@@ -15,6 +15,7 @@ parts.py      parts of the model that are trained at other rates, or not at all 
 advice.py     what the training will be like, told before it starts
 shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts
+resume.py     goes on although settings have changed
 stopping.py   asked to end, it saves first
 scaling.py    how many workers, while machines go and come
 failures.py   what becomes of a training whose workers end with an error

@@ -119,10 +119,10 @@ class Learner:
         self._ranks = ranks
         config = training.job.train
         torch.manual_seed(training.job.seed)
-        if checkpoint is None:
-            self.model = build_model(training.job.model, training.preprocessor).to(ranks.device)
-        else:
-            self.model = load_checkpoint(checkpoint).build().to(ranks.device)
+        self.model = build_model(training.job.model, training.preprocessor)
+        if checkpoint is not None:
+            self.model.load_state_dict(load_checkpoint(checkpoint).state)
+        self.model.to(ranks.device)
         self.optimizer = build_optimizer(
             self.model, config.optimizer, learning_rate_factors(self.model, config.optimizer)
         )

@@ -56,6 +56,7 @@ class TrainingState:
         loss_scale: of a training in fp16 (see ``Learner``); empty otherwise.
         since_best: validations after the best one.
         stopped: whether the training has ended early.
+        epochs: epochs whose training batches are all done.
     """
 
     next_item: int
@@ -71,6 +72,7 @@ class TrainingState:
     loss_scale: dict[str, float] = field(default_factory=dict)
     since_best: int = 0
     stopped: bool = False
+    epochs: int = 0
 
 
 def initial_state(data_digest: str) -> TrainingState:
@@ -122,7 +124,7 @@ def find_start(run: Path, data_digest: str) -> tuple[Path | None, TrainingState]
     if state.data_digest != data_digest:
         raise CheckpointError(
             f"{latest}: was trained on other data than the job names now (the datasets have changed since); choose another "
-            "output, or remove that run."
+            "output, or begin its epoch anew with what there is now: ray-mm run JOB --resume force."
         )
     return latest, state
 
@@ -185,6 +187,24 @@ def save_state(training: Training, attempt: Attempt, state: TrainingState, snaps
     let_go = _let_go(before, job.train.checkpoints)
     for old in (*let_go, *(folder for folder in folders if folder.name > target.name)):
         shutil.rmtree(old, ignore_errors=True)
+
+
+def restate(run: Path, checkpoint: Path, state: TrainingState, alone: bool) -> None:
+    """Gives a checkpoint another state, at once or not at all.
+
+    Args:
+        run: the run's folder.
+        checkpoint: the newest that is whole.
+        state: that it has from now on.
+        alone: whether all others go: they are of another course of the training.
+    """
+    content = json.loads((checkpoint / "training.json").read_text())
+    write_json(checkpoint / "training.json", content | {"state": asdict(state)})
+    if alone:
+        for other in (run / "checkpoints").glob("step-*"):
+            if other != checkpoint:
+                shutil.rmtree(other)
+        checkpoint.rename(run / "checkpoints" / f"step-{state.step:08d}")
 
 
 @contextlib.contextmanager

@@ -34,13 +34,14 @@ from ray_mm.data.store_limits import StoreLimits, limits_for
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.placement import Placement, object_store_bytes, place
 from ray_mm.progress import notice, progress
-from ray_mm.run_folder import RunFolder, open_run_folder
+from ray_mm.run_folder import RunFolder, check_output, open_run_folder
 from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path
 from ray_mm.training.advice import warnings
 from ray_mm.training.failures import StopAtOnce
 from ray_mm.training.parallel import Ranks, use_cores, use_precision
 from ray_mm.training.plan import Training
+from ray_mm.training.resume import Resume, force_resume
 from ray_mm.training.scaling import Trainer, told_what_is_waited_for
 from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
@@ -62,8 +63,12 @@ _RAY_NOTES = "ray_train"
 _POLL_S = 0.5
 
 
-def run_train(job: TrainJob) -> dict[str, Any]:
+def run_train(job: TrainJob, resume: Resume = "exact") -> dict[str, Any]:
     """Trains, or goes on with a training that was interrupted.
+
+    Args:
+        job: validated.
+        resume: whether it goes on only as the job was, or also where settings have changed; see ``training.resume``.
 
     Returns:
         The content of ``result.json``; its status is ``unchanged`` when the training was done before.
@@ -73,7 +78,9 @@ def run_train(job: TrainJob) -> dict[str, Any]:
         RayMMError: the training failed.
     """
     training = plan_training(job)
-    folder = open_run_folder(job, settled=SETTLED)
+    if resume == "force" and (before := check_output(job)) is not None:
+        force_resume(training, SETTLED, before)
+    folder = open_run_folder(job, settled=() if resume == "force" else SETTLED)
     earlier = folder.read_result()
     if earlier is not None and earlier.get("status") == "done":
         return earlier | {"status": "unchanged"}

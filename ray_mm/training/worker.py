@@ -98,7 +98,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 check_budget(job.data.bad_samples, state.quarantined, met, training.quarantine)
                 if item.ends_phase:
                     _check_epoch(state, training)
-                    state = replace(state, trained=0, quarantined=0)
+                    state = replace(state, trained=0, quarantined=0, epochs=item.epoch + 1)
                 if item.ends_phase or loss_meter.due(item.step, job.train.log_every_steps):
                     state = replace(state, bad_steps=state.bad_steps + bad_steps.look(state.bad_steps))
                     line = loss_meter.read(item.step, item.ends_phase) | gauges.read(item.step)

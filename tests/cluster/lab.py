@@ -149,13 +149,14 @@ class Lab:
         self._training = training
         job = self.folder / "job.json"  # JSON is YAML
         job.write_text(training.job.model_dump_json())
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, self.machines.address, "run", str(job), *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "told").open("wb"),
-        )
+        with (self.folder / "told").open("wb") as told:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, self.machines.address, "run", str(job), *arguments],
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=told,
+            )
 
     @property
     def told(self) -> str:

@@ -152,7 +152,8 @@ def test_other_settings_another_job_or_changed_files_do_not_overwrite_a_dataset(
     folder, _ = made
     before = _tree(folder / "out")
     with pytest.raises(
-        OutputFolderError, match=r"was made with other settings \(seed\): seed was 0 and is now 1; choose another"
+        OutputFolderError,
+        match=r"was made with other settings \(seed was 0 and is now 1\); choose another output, .* remove that folder",
     ):
         run_preprocess(_made_job(folder, seed=1))
     with pytest.raises(
