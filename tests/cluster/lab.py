@@ -245,7 +245,7 @@ class Lab:
         assert whole > 0 and all(epoch.exact for epoch in audits[:whole])
         again = [
             sum(entry.item >= starts[number + 1] for entry in _entries(self.run, number))
-            for number in list(starts)[:-1]
+            for number in sorted(starts)[:-1]
         ]
         assert max(again, default=0) <= EVERY_STEPS * (1 + checkpoints_lost), again
         done_again = Outcome.AGAIN_FROM_BEFORE if checkpoints_lost else Outcome.AGAIN
