@@ -5,7 +5,6 @@ Rows are counted from 1, without a CSV's header, in keys and in errors alike.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,8 @@ import pyarrow.parquet as pq
 from ray_mm.config.explain import no_column
 from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.data.decode.arrays import parse_json
+from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.numeric import class_text
 from ray_mm.errors import UsageError
 from ray_mm.storage import local_path, sha256_file
@@ -205,9 +206,9 @@ def _read_json_lines(path: Path) -> pa.Table:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is not JSON ({error})") from None
+                row = parse_json(line.encode())
+            except DecodeError as error:
+                raise ValueError(f"line {number} is {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not a JSON object with a value per column")
             rows.append(row)

@@ -60,8 +60,9 @@ def test_parquet_is_read(tmp_path: Path) -> None:
         ("t.csv", b"a\n\xff\n", "invalid UTF8"),
         ("t.csv", b"", "the table is empty"),
         ("t.csv", b"a,a\n1,2\n", "has the column 'a' twice"),
-        ("t.jsonl", b'{"a": 1}\n{"a": ', "line 2 is not JSON"),
+        ("t.jsonl", b'{"a": 1}\n{"a": ', r"line 2 is not readable JSON \("),
         ("t.jsonl", b"[1]\n", "line 1 is not a JSON object"),
+        ("t.jsonl", b'{"a": ' + b"[" * 100_000, "line 1 is not readable JSON"),
         ("t.jsonl", b'{"a": 1}\n{"a": "x"}\n', "column 'a' mixes types"),
         ("t.parquet", b"PAR1 no", "can't be read"),
         ("t.xlsx", b"", r"must end in \.csv, \.jsonl or \.parquet"),
@@ -71,6 +72,11 @@ def test_a_table_that_can_not_be_read_is_refused(tmp_path: Path, name: str, cont
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=reason):
         read_table(tmp_path / name)
+
+
+def test_half_a_character_in_json_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b'{"a": "turn \\ud83d left"}\n')
+    assert read_table(tmp_path / "t.jsonl").column("a").to_pylist() == ["turn \ufffd left"]
 
 
 def test_a_table_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:

@@ -107,7 +107,22 @@ def _converted(array: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def parse_json(payload: bytes | memoryview) -> Any:
-    """The value of a JSON file (RFC 8259).
+    """The value of a JSON file (RFC 8259), its lone surrogates replaced by U+FFFD.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    value = load_json(payload)
+    if not _SURROGATE_ESCAPE.search(payload):
+        return value
+    try:
+        return _without_lone_surrogates(value)
+    except RecursionError as error:
+        raise DecodeError(f"not readable JSON ({error})") from None
+
+
+def load_json(payload: bytes | memoryview) -> Any:
+    """As ``parse_json``, with lone surrogates as they are.
 
     Raises:
         DecodeError: it is none.
@@ -116,6 +131,19 @@ def parse_json(payload: bytes | memoryview) -> Any:
         return json.loads(bytes(payload).removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"not readable JSON ({str(error).splitlines()[0]})") from None
+
+
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _without_lone_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return LONE_SURROGATE.sub(REPLACEMENT, value)
+    if isinstance(value, list):
+        return [_without_lone_surrogates(each) for each in value]
+    if isinstance(value, dict):
+        return {_without_lone_surrogates(key): _without_lone_surrogates(each) for key, each in value.items()}
+    return value
 
 
 def at_path(value: Any, path: str) -> Any:

@@ -11,16 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.config.fields import LabelField, PointsField, SeriesField, SeriesStream, VectorField, names_of
-from ray_mm.data.decode.arrays import (
-    LONE_SURROGATE,
-    REPLACEMENT,
-    Parts,
-    as_finite,
-    as_float64,
-    at_path,
-    parse_json,
-    parts_of,
-)
+from ray_mm.data.decode.arrays import Parts, as_finite, as_float64, at_path, parse_json, parts_of
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import known_format
 from ray_mm.data.decode.pcd import pcd_parts
@@ -166,8 +157,7 @@ def class_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     # pandas writes whole numbers as floats as soon as one cell of the column is empty.
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return LONE_SURROGATE.sub(REPLACEMENT, text)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float | None:

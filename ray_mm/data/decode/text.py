@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ray_mm.config.fields import TextField
-from ray_mm.data.decode.arrays import LONE_SURROGATE, REPLACEMENT, at_path, parse_json
+from ray_mm.data.decode.arrays import LONE_SURROGATE, REPLACEMENT, at_path, load_json
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.errors import DatasetError
 
@@ -36,7 +36,7 @@ def read_text(payload: bytes | memoryview, spec: TextField) -> tuple[str, int] |
         DecodeError: more than a quarter of it is no text, or no JSON, or no text at the path.
     """
     if spec.path is not None:
-        found = at_path(parse_json(payload), spec.path)
+        found = at_path(load_json(payload), spec.path)
         if isinstance(found, (dict, list)):
             raise DecodeError(f"has a {type(found).__name__} at {spec.path!r}, expected a text")
         if found is None:

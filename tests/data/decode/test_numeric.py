@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ray_mm.config.fields import LabelField, PointsField, SeriesField, VectorField
-from ray_mm.data.decode.arrays import as_finite, npz_shapes, read_npy
+from ray_mm.data.decode.arrays import as_finite, npz_shapes, parse_json, read_npy
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.numeric import (
-    class_text,
     decode_label,
     fill_points,
     fill_series,
@@ -282,8 +281,11 @@ def test_an_npz_of_another_compression_is_refused() -> None:
     assert npz_shapes(stream.getvalue()) == {"a": None}
 
 
-def test_half_a_character_in_the_name_of_a_class_is_replaced() -> None:
-    assert class_text("a\ud800") == "a\ufffd"
+def test_half_a_character_in_json_is_replaced() -> None:
+    payload = b'{"a\\uD800": ["\\udfff", 1, {"b": "\\ud83d\\ude00"}], "kind": "\\ud83dcat"}'
+    assert parse_json(payload) == {"a\ufffd": ["\ufffd", 1, {"b": "\U0001f600"}], "kind": "\ufffdcat"}
+    spec = LabelField(path="kind", classes=("dog", "\ufffdcat"), written_as="name")
+    assert decode_label(payload, spec) == 1
 
 
 def test_bare_floats_are_points_only_where_the_field_says_so() -> None:
