@@ -73,7 +73,7 @@ def _node_drained(lab: Lab) -> None:
     lab.machines.drain_second(grace_s=300)
     assert lab.end() == 0, lab.told
     assert lab.num_ranks(2) == 1, "no worker begins on the machine that goes"
-    lab.require_exact(training, attempts=2)
+    lab.require_exact(training, attempts=2, saved=True)
     lab.machines.lose_second()
 
 
@@ -131,7 +131,7 @@ def _asked_to_end(lab: Lab) -> None:
     lab.require_stopped(143, "was asked to end and is saved at step .* Run the same command again to go on")
     lab.start(training)
     assert lab.end() == 0, lab.told
-    lab.require_exact(training, attempts=2)
+    lab.require_exact(training, attempts=2, saved=True)
 
 
 def _diverged(lab: Lab) -> None:
