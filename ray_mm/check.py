@@ -6,6 +6,7 @@ What a run checks first, as far as small files say it; the run itself checks all
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.explain import no_column
 from ray_mm.config.fields import FieldSpec
-from ray_mm.config.load import Job
+from ray_mm.config.load import Job, settled_keys
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
-from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.config.train import TrainJob
+from ray_mm.config.tune import TuneJob
 from ray_mm.data.fields import merge_fields
 from ray_mm.data.fit import lacking_text, no_dataset, require_fit
 from ray_mm.data.part import Part, nothing_left, part_of, require_balanced, selected_classes
@@ -55,7 +58,7 @@ def check_job(job: Job) -> list[str]:
     Raises:
         UsageError: something is missing, or does not fit.
     """
-    check_output(job, SETTLED if isinstance(job, TrainJob) else ())
+    check_output(job, settled_keys(job))
     return check_inputs(job)
 
 
@@ -70,6 +73,8 @@ def check_inputs(job: Job) -> list[str]:
             return list(_scored(job.checkpoint, {"data": job.data}))
         case CompressJob():
             return list(_scored(job.checkpoint, {"data": job.data, "calibration_data": job.calibration_data}))
+        case TuneJob():
+            return list(_tune(job))
         case _:
             assert_never(job)
 
@@ -198,6 +203,28 @@ def _caches(job: TrainJob) -> Iterator[str]:
         if job.data.validation is not None:
             datasets.append(open_dataset(source_of(job.data.validation).path))
         yield from cache_notices(decoded, datasets, preprocessor)
+
+
+def _tune(job: TuneJob) -> Iterator[str]:
+    """The train job itself in full, and whether each trial's model fits its dataset."""
+    yield from _train(job.train)
+    count = num_trials(job)
+    fields: dict[str, dict[str, FieldSpec]] = {}
+    for settings in itertools.islice(draws(job), count):
+        trial = trial_job(job, settings, job.output)
+        path = train_sources(trial.data.train)[0].path
+        if path not in fields:
+            fields[path] = _read_dataset(path)["fields"]
+        try:
+            check_model(trial.model, merge_fields(fields[path], trial.data.fields))
+        except UsageError as error:
+            raise UsageError(f"search: with {told(settings)}: {error}") from None
+    combinations = num_combinations(job)
+    some = "" if combinations is None else f" of {combinations:,} combinations"
+    better = "higher" if job.higher_is_better else "lower"
+    yield f"tune: {count:,} trials{some} by {job.method.name}, compared by {job.metric}: the {better} the better"
+    if job.trials is not None and count < job.trials:
+        yield f"warning: trials: {job.trials} are more than there are combinations; each is tried once"
 
 
 def _part(key: str, source: Source, content: dict[str, Any]) -> Part:

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
+import contextvars
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ray_mm.config.base import Resources, TrainResources
 from ray_mm.errors import UsageError
 from ray_mm.progress import notice
+
+_share: contextvars.ContextVar[float] = contextvars.ContextVar("ray_mm_share", default=1.0)
+
+
+@contextlib.contextmanager
+def use_share(share: float) -> Iterator[None]:
+    """Lets the trainings in the block take only a part of the Ray that is running; others run beside them.
+
+    Args:
+        share: of its CPUs and its object store.
+    """
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,7 @@ class Placement:
         data_cpus: that so many workers leave.
         fewest: workers that the job can do with.
         most: workers that it takes when there is room.
+        share: of the Ray that is running, that all of this is; 1: it has nobody beside it.
     """
 
     workers: int
@@ -40,6 +59,22 @@ class Placement:
     data_cpus: float
     fewest: int
     most: int
+    share: float = 1.0
+
+    @property
+    def threads(self) -> int | None:
+        """That each worker may use for computing; None: all of its node, for there are no other runs."""
+        return None if self.share == 1 else max(1, int(self.cpus_per_worker + self.data_cpus / self.workers))
+
+    def within(self, share: float, cpus: float) -> Placement:
+        """The same for a run that has others beside it: as few workers as it can do with, and its share for the data.
+
+        Args:
+            share: of all CPUs.
+            cpus: that there are.
+        """
+        left = max(1.0, cpus * share - self.fewest * self.cpus_per_worker)
+        return replace(self, workers=self.fewest, most=self.fewest, data_cpus=left, share=share)
 
     def fits(self, nodes: Sequence[Node]) -> int:
         """How many of these workers find room on some nodes; see ``room``."""
@@ -54,12 +89,13 @@ class Placement:
 
 
 def place(resources: Resources | TrainResources) -> Placement:
-    """Divides the CPUs of the Ray that is running between the workers and Ray Data; see ``divide``."""
+    """Divides the CPUs of the Ray that is running, or a share of them, between the workers and Ray Data; see ``divide``."""
     nodes = ray_nodes()
     placement = divide(resources, nodes)
     if crowded := crowding(placement, nodes):
         notice(crowded)
-    return placement
+    share = _share.get()
+    return placement if share == 1 else placement.within(share, sum(node.cpus for node in nodes))
 
 
 def ray_nodes() -> list[Node]:
@@ -76,10 +112,10 @@ def ray_nodes() -> list[Node]:
 
 
 def object_store_bytes() -> float:
-    """Bytes of the object store of the Ray that is running, on all its machines together."""
+    """Bytes of the object store of the Ray that is running, or of a share of it, on all its machines together."""
     import ray
 
-    return float(ray.cluster_resources().get("object_store_memory", 0.0))
+    return float(ray.cluster_resources().get("object_store_memory", 0.0)) * _share.get()
 
 
 def room(nodes: Sequence[Node], cpus: float, gpus: float) -> int:

@@ -67,6 +67,8 @@ class Progress:
         self.on_advance: Callable[[], None] | None = None
         self.on_tick: Callable[[], None] | None = None
         self.on_note: Callable[[str], None] | None = None
+        self.foretell: Callable[[], float | None] | None = None
+        """Seconds left, where the caller knows better than the rate of half a minute, which is then not shown."""
         self._clock = clock
         self._began = clock()
         self._marks: deque[tuple[float, int]] = deque()
@@ -114,6 +116,8 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """At the recent rate; None where the rate or the total is not known."""
+        if self.foretell is not None:
+            return self.foretell()
         rate = self.rate()
         return None if self.total is None or not rate else max(self.total - self.done, 0) / rate
 
@@ -123,7 +127,7 @@ class Progress:
 
     def rate_text(self) -> str:
         """Such as ``312 samples/s``, or nothing."""
-        rate = self.rate()
+        rate = None if self.foretell is not None else self.rate()
         if rate is None:
             return ""
         return f"{rate:,.0f} {self.unit}/s" if rate >= 100 else f"{rate:.3g} {self.unit}/s"

@@ -122,3 +122,28 @@ def quiet_raylet() -> Iterator[None]:
 
 def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno == logging.WARNING
+
+
+@contextlib.contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Keeps Ray Tune's tables and files of results off the terminal and the disk; what we need of them we write ourselves."""
+    settings = {
+        "RAY_AIR_NEW_OUTPUT": "0",  # the older display can be silenced, the newer one can't
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stays a KeyboardInterrupt
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    os.environ.update(settings)
+    # Its tracebacks, too: a trial that fails is told by us.
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

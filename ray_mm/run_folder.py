@@ -208,6 +208,25 @@ def _apart(key: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
         yield key, before, after
 
 
+def wait_until_free(path: Path, timeout_s: float) -> None:
+    """Waits for the end of whatever process still works on a run, such as one whose driver was killed; in vain, the run says so.
+
+    Args:
+        path: of the run; it need not be there.
+        timeout_s: after which it is given up.
+    """
+    give_up = time.monotonic() + timeout_s
+    while time.monotonic() < give_up:
+        try:
+            with (path / ".lock").open("r+") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.2)
+        except OSError:  # nobody was there yet, or the file system has no locks
+            return
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides a run's outcome."""
     found = {"ray_mm": __version__, "python": platform.python_version()}

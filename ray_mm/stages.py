@@ -4,6 +4,7 @@ preprocess   table      → dataset      preprocessing/preprocess.py
 train        datasets   → checkpoint   training/train.py
 evaluate     checkpoint → report       evaluation/evaluate.py
 compress     checkpoint → artifact     compression/compress.py
+tune         datasets   → best job     tuning/tune.py
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing_extensions import assert_never
 
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
-from ray_mm.config.load import Job, load_job
+from ray_mm.config.load import Job, load_job, settled_keys
 from ray_mm.config.preprocess import PreprocessJob
-from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.config.train import TrainJob
+from ray_mm.config.tune import TuneJob
 from ray_mm.errors import UsageError
 from ray_mm.run_folder import check_output
 from ray_mm.session import use_address
@@ -58,7 +60,7 @@ def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> di
             f"--resume force: only a training goes on with other settings, and this is one of kind {job.kind}."
         )
     # The stage looks again; here it is known before torch or Ray is imported.
-    check_output(job, SETTLED if isinstance(job, TrainJob) and resume == "exact" else ())
+    check_output(job, settled_keys(job) if resume == "exact" else ())
     with use_address(address):
         match job:
             case PreprocessJob():
@@ -77,5 +79,9 @@ def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> di
                 from ray_mm.compression.compress import run_compress
 
                 return run_compress(job)
+            case TuneJob():
+                from ray_mm.tuning.tune import run_tune
+
+                return run_tune(job)
             case _:
                 assert_never(job)

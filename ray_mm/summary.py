@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from ray_mm.launch.submit import Status
     from ray_mm.training.explain import Examined
 
-_PLACES = ("report.html", "predictions.parquet", "best", "artifact")
+_PLACES = ("report.html", "best.yaml", "predictions.parquet", "best", "artifact")
 """What a run may leave in its folder that one looks for first."""
+
+_MAX_TRIALS = 20
 
 
 def read_result(output: str) -> dict[str, Any]:
@@ -44,6 +46,8 @@ def result_parts(result: Mapping[str, Any], output: str) -> Iterator[RenderableT
         case "compress":
             # Of a refusal, the error tells what the gate said.
             yield from _compress_tables(metrics, with_gate=result.get("status") != "refused")
+        case "tune":
+            yield from _trial_table(result)
     subsets = metrics.get("subsets")
     if isinstance(subsets, Mapping) and subsets:
         yield _subset_table(subsets)
@@ -108,6 +112,33 @@ def _compress_tables(metrics: Mapping[str, Any], with_gate: bool) -> Iterator[Re
             for batch_size, found in latencies.items()
         ]
         yield titled_table("median latency", ("batch size", "original", "compressed", "speed-up"), rows)
+
+
+def _trial_table(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The best trials, and why others ended before they should."""
+    trials, metric = result.get("trials") or [], str(result.get("metric"))
+    keys = list(trials[0]["settings"]) if trials else []
+    rows = [
+        (
+            str(trial["trial"]),
+            figures.text(metric, trial["value"]),
+            str(trial["epochs"]),
+            trial["state"],
+            *(_setting(trial["settings"].get(key)) for key in keys),
+        )
+        for trial in trials[:_MAX_TRIALS]
+    ]
+    names = [".".join(key.split(".")[-2:]) for key in keys]
+    if rows:
+        title = "trials" if len(trials) <= _MAX_TRIALS else f"the best {_MAX_TRIALS} of {len(trials):,} trials"
+        yield titled_table(title, ("trial", figures.label(metric), "epochs", "", *names), rows)
+    failed = [(str(trial["trial"]), trial["reason"]) for trial in trials if trial["state"] in ("failed", "diverged")]
+    if failed:
+        yield titled_table("failed", ("trial", "why"), failed)
+
+
+def _setting(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (Mapping, list)) else figures.text("", value)
 
 
 def _places(folder: Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import load_job
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.train import TrainJob
+from ray_mm.config.tune import TuneJob
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
@@ -49,6 +50,10 @@ def test_the_jobs_of_a_folder_hand_over_to_each_other(folder: Path) -> None:
         assert train.data.validation == f"{preprocess.output}/validation"
         assert set(train.model.fields) | {train.model.task.label} <= set(preprocess.fields), path
         outputs.append(train.output)
+    for path in folder.glob("tune.yaml"):
+        tune = load_job(path)
+        assert isinstance(tune, TuneJob) and tune.train == trainings[folder / "train.yaml"]
+        outputs.append(tune.output)
     assert len(set(outputs)) == len(outputs)
     assert evaluate.checkpoint == compress.checkpoint == trainings[folder / "train.yaml"].output
     assert evaluate.data == compress.data == f"{preprocess.output}/test"

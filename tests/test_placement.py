@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ray_mm.config.base import Resources, TrainResources, WorkerRange
 from ray_mm.errors import UsageError
-from ray_mm.placement import Node, crowding, divide, place, room
+from ray_mm.placement import Node, crowding, divide, object_store_bytes, place, room, use_share
 
 counts = st.integers(1, 64)
 nodes_of_cpus = st.lists(st.integers(0, 64).map(Node), min_size=1, max_size=6)
@@ -124,6 +124,26 @@ def test_a_range_shares_cpus_where_its_fewest_workers_must() -> None:
 @pytest.mark.ray
 def test_the_cluster_that_runs_is_the_one_that_is_divided(local_ray: None) -> None:
     assert place(Resources(workers=2)).cpus_per_worker == 0.5
+
+
+@pytest.mark.ray
+def test_a_training_with_a_share_has_only_that_and_the_block_ends_it(local_ray: None) -> None:
+    whole, store = place(Resources()), object_store_bytes()
+    with use_share(0.75):
+        part = place(Resources())
+        assert object_store_bytes() == pytest.approx(0.75 * store)
+    assert (part.workers, part.cpus_per_worker, part.share) == (1, 1, 0.75)
+    assert place(Resources()) == whole and whole.share == 1
+
+
+def test_a_share_is_of_what_is_left_for_data_and_the_fewest_workers_are_taken() -> None:
+    nodes = [Node(16), Node(16)]
+    alone = divide(TrainResources(workers=WorkerRange(min=2, max=8)), nodes)
+    part = alone.within(0.25, 32)
+    assert (part.workers, part.fewest, part.most, part.data_cpus) == (2, 2, 2, 6.0)
+    # Torch's threads would take the whole machine otherwise.
+    assert (part.threads, alone.threads) == (4, None)
+    assert alone.within(0.01, 32).data_cpus == 1.0
 
 
 def test_workers_that_crowd_the_cpus_are_told() -> None:

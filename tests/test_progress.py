@@ -80,6 +80,15 @@ def test_a_stall_lowers_the_rate_although_nothing_arrives() -> None:
     assert bar.rate() == pytest.approx(1)
 
 
+def test_who_knows_better_foretells_and_the_rate_is_not_shown() -> None:
+    bar = Progress("tune", 10, "trials", clock=lambda: 0.0)
+    bar.foretell = lambda: None
+    bar.advance(1)
+    assert (bar.left_text(), bar.rate_text(), bar.seconds_left()) == ("", "", None)
+    bar.foretell = lambda: 65.0
+    assert (bar.left_text(), bar.rate_text()) == ("1:05 left", "")
+
+
 def test_what_an_earlier_run_did_counts_as_done_but_not_as_fast() -> None:
     clock = Clock()
     bar = Progress("train", 1000, "steps", done=900, clock=clock)

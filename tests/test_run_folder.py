@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from ray_mm.config.load import Job, load_job
 from ray_mm.errors import OutputFolderError
-from ray_mm.run_folder import open_run_folder, versions
+from ray_mm.run_folder import open_run_folder, versions, wait_until_free
 from tests.config.jobs import SMALLEST
 
 
@@ -140,6 +142,30 @@ def test_a_folder_that_another_process_works_in_is_refused(tmp_path: Path) -> No
         holder.kill()  # a process that is killed lets go
         holder.communicate()
     with open_run_folder(job(path)).locked():
+        pass
+
+
+def test_the_end_of_a_process_that_still_works_on_a_run_is_waited_for(tmp_path: Path) -> None:
+    wait_until_free(tmp_path / "absent", 60)
+    let_go = threading.Event()
+    held = threading.Event()
+
+    def work() -> None:
+        with open_run_folder(job(tmp_path)).locked():
+            held.set()
+            let_go.wait(60)
+
+    working = threading.Thread(target=work)
+    working.start()
+    assert held.wait(60)
+    started = time.monotonic()
+    wait_until_free(tmp_path, 0.3)
+    assert time.monotonic() - started >= 0.3, "in vain, where it takes too long"
+    threading.Timer(0.3, let_go.set).start()
+    wait_until_free(tmp_path, 60)
+    assert let_go.is_set()
+    working.join()
+    with open_run_folder(job(tmp_path)).locked():  # who waits does not keep the lock
         pass
 
 

@@ -10,6 +10,8 @@ optimize.py     the optimizer of a train job, its schedule, parts of the model a
 train.py        kind: train
 evaluate.py     kind: evaluate
 compress.py     kind: compress
+tune.py         kind: tune
+search.py       what a tune job searches over → the settings of its trials
 read.py         YAML 1.2 → values, and the line of each
 explain.py      what pydantic found wrong → one paragraph
 meaning.py      what each key means, from the texts below them

@@ -66,6 +66,13 @@ def explain(error: ValidationError, model: type[BaseModel], source: Source) -> s
     return message
 
 
+def first_reason(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, str]:
+    """Where the first mistake is, and what is wrong there; a key that is wrong comes before one that is missing."""
+    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] == "missing")
+    path = _place(details[0], model)
+    return path, _reason(details[0], model, path)
+
+
 def _meant(detail: Any, model: type[BaseModel]) -> KeyPath:
     *section, key = _place(detail, model)
     return (*section, nearest(str(key), _known_keys(model, tuple(section))) or "")
@@ -127,6 +134,8 @@ def _is_quoted_number(error: str, found: Any) -> bool:
 
 def _unknown_key(key: str, model: type[BaseModel], section: KeyPath) -> str:
     known = _known_keys(model, section)
+    if key in known:
+        return f"key {key!r} belongs to another kind of this section; change the key that says which kind it is, or leave it out."
     elsewhere = [path for path in all_keys(model) if path.rpartition(".")[2] == key]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5 if not elsewhere else 0.8)
     if near:

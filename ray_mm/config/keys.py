@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from ray_mm.config.explain import members
@@ -46,6 +46,10 @@ def _section(model: type[BaseModel], prefix: str) -> Iterator[str]:
             if below in told:  # alone or in a list, it is the same
                 continue
             told.add(below)
+            kind = next((kind for kind, job in JOB_KINDS.items() if job is below), None)
+            if kind is not None:
+                yield f"  {path}, where it is a section: the keys of kind {kind}"
+                continue
             tag = _tag(below)
             if tag is not None:
                 yield f"  {path}, where {tag}:"
@@ -88,7 +92,9 @@ def _type(member: Any) -> str:
         return _takes(member)
     if isinstance(member, type) and issubclass(member, BaseModel):
         return "section"
-    return {int: "whole number", float: "number", bool: "true | false", str: "text"}.get(member, str(member))
+    return {int: "whole number", float: "number", bool: "true | false", str: "text", JsonValue: "value"}.get(
+        member, str(member)
+    )
 
 
 def _default(info: FieldInfo) -> str:

@@ -16,15 +16,18 @@ from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.explain import Source, explain, nearest
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.read import KeyPath, first_line, read_mapping, read_value
-from ray_mm.config.train import TrainJob
+from ray_mm.config.search import check_search
+from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.config.tune import TUNE_SETTLED, Space, TuneJob
 from ray_mm.errors import JobFileError
 
-Job = PreprocessJob | TrainJob | EvaluateJob | CompressJob
+Job = PreprocessJob | TrainJob | EvaluateJob | CompressJob | TuneJob
 JOB_KINDS: dict[str, type[Job]] = {
     "preprocess": PreprocessJob,
     "train": TrainJob,
     "evaluate": EvaluateJob,
     "compress": CompressJob,
+    "tune": TuneJob,
 }
 
 
@@ -44,25 +47,60 @@ def load_job(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     else:
         content, lines = read_mapping(Path(source))
         name = str(source)
+    overrides = _with_train_job(content, overrides or {}, None if isinstance(source, Mapping) else Path(source).parent)
     overridden: dict[KeyPath, Any] = {}
-    for dotted, value in (overrides or {}).items():
-        _set(content, dotted, value)
-        overridden[tuple(dotted.split("."))] = value
+    for dotted, value in overrides.items():
+        overridden[_set(content, dotted, value)] = value
     where = Source(name, lines, overridden)
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in JOB_KINDS:
         found = f"found {kind!r}." if "kind" in content else "the key is missing."
-        near = nearest(str(kind), list(JOB_KINDS))
+        near = nearest(kind, list(JOB_KINDS)) if isinstance(kind, str) else None
         hint = f" Did you mean {near!r}?" if near else ""
         raise JobFileError(f"{where.at(('kind',))}: kind must be one of {', '.join(JOB_KINDS)}; {found}{hint}")
     try:
         # As JSON, because strict JSON is what a job file means: no text where a number is wanted, no true for 1, but
         # lists for tuples. A path given from Python becomes its text.
-        return JOB_KINDS[kind].model_validate_json(json.dumps(content, default=str), strict=True)
+        job = JOB_KINDS[kind].model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         raise JobFileError(explain(error, JOB_KINDS[kind], where)) from None
     except (TypeError, ValueError) as error:
         raise JobFileError(f"{name}: holds something that JSON can't say ({first_line(error)}).") from None
+    if isinstance(job, TuneJob):
+        check_search(job, where)
+    return job
+
+
+def settled_keys(job: Job) -> tuple[str, ...]:
+    """Keys that may not change when a job goes on in its folder."""
+    return SETTLED if isinstance(job, TrainJob) else TUNE_SETTLED if isinstance(job, TuneJob) else ()
+
+
+def _with_train_job(content: dict[str, Any], overrides: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
+    """Puts the train job of a tune job, where it is a file of its own, into its place; before keys in it are overridden.
+
+    Args:
+        content: of the job file; changed.
+        overrides: of it.
+        folder: of the job file.
+
+    Returns:
+        The overrides that are left.
+
+    Raises:
+        JobFileError: that file is wrong by itself.
+    """
+    given = overrides.get("job", content.get("job"))
+    if content.get("kind") != "tune" or not isinstance(given, str):
+        return overrides
+    # One that is named on the command line starts where the command is given.
+    file = Path(given) if "job" in overrides or folder is None else folder / given
+    train, _ = read_mapping(file)
+    if train.get("kind") != "train":
+        raise JobFileError(f"{file}: job: a search is over a train job; found kind {train.get('kind')!r}.")
+    load_job(file)
+    content["job"] = train
+    return {key: value for key, value in overrides.items() if key != "job"}
 
 
 def placed(message: str, file: str, overrides: Mapping[str, Any]) -> str:
@@ -77,14 +115,17 @@ def placed(message: str, file: str, overrides: Mapping[str, Any]) -> str:
         content, lines = read_mapping(Path(file))
     except JobFileError:
         return message
-    for dotted, value in overrides.items():
-        _set(content, dotted, value)
-    overridden: dict[KeyPath, Any] = {tuple(dotted.split(".")): value for dotted, value in overrides.items()}
+    overridden: dict[KeyPath, Any] = {_set(content, dotted, value): value for dotted, value in overrides.items()}
     source = Source(file, lines, overridden)
     head = re.match(r"([a-z_]\w*(?:\.\w+)*)(?: \([a-z]+\))?: ", message)
     if head is not None:
         path: KeyPath = tuple(head[1].split("."))
-        return f"{source.at(path)}: {message}" if path[0] in content else message
+        if path[0] in content:
+            return f"{source.at(path)}: {message}"
+        train = content.get("job") if content.get("kind") == "tune" else None
+        if isinstance(train, str):
+            return placed(message, str(Path(file).parent / train), {})
+        return f"{source.at(('job', *path))}: {message}" if isinstance(train, Mapping) and path[0] in train else message
     for path, text in _texts(content):
         # Job files name places relative to the working directory; messages name them in full.
         if len(path) > 1 or path[0] not in ("kind", "name", "output"):
@@ -134,8 +175,13 @@ def job_schema(kind: str | None = None) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | JOB_KINDS[kind].model_json_schema()
 
 
-def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
+def _set(content: dict[str, Any], dotted: str, value: Any) -> tuple[str, ...]:
+    """Sets a key; its path."""
+    path = tuple(dotted.split("."))
+    if path[0] == "search" and len(path) > 2:  # what stands below it are dotted keys themselves
+        end = len(path) - (path[-1] in Space.model_fields)
+        path = ("search", ".".join(path[1:end]), *path[end:])
+    *parents, last = path
     section = content
     for parent in parents:
         inner = section.get(parent)
@@ -143,3 +189,4 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
         section[parent] = dict(inner) if isinstance(inner, Mapping) else {}
         section = section[parent]
     section[last] = value
+    return path

@@ -9,7 +9,7 @@ few and so short that all they yield fits into the other half. What is no longer
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_mm.errors import UsageError
 from ray_mm.figures import size
@@ -33,6 +33,16 @@ class StoreLimits:
     readers: int | None
     task_bytes: int
     block_bytes: int
+
+    def within(self, share: float, readers: int) -> StoreLimits:
+        """The same for a run that has only a share of Ray, and others beside it.
+
+        Args:
+            share: of Ray's object store that these limits were made for.
+            readers: read tasks that it has CPUs for.
+        """
+        own = readers if self.readers is None else min(self.readers, readers)
+        return replace(self, ray_share=self.ray_share * share, readers=max(1, own))
 
 
 def limits_for(

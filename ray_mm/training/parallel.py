@@ -75,11 +75,15 @@ def use_precision(precision: str, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = wanted
 
 
-def use_cores(workers_on_node: int) -> None:
+def use_cores(workers_on_node: int, most: int | None = None) -> None:
     """Lets torch use this worker's share of the node's cores.
 
     Ray gives a worker as many threads as it has CPUs reserved, on a laptop less than one. What data does not use at a
     moment would lie idle.
+
+    Args:
+        workers_on_node: of this training.
+        most: threads that each may use, because others train beside it.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // workers_on_node))
+    torch.set_num_threads(max(1, min(cores // workers_on_node, cores if most is None else most)))

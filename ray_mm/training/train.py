@@ -201,7 +201,7 @@ def _fit(training: Training) -> None:
         _worker,
         placement=placement,
         run=training.run,
-        train_loop_config={"training": training, "limits": limits},
+        train_loop_config={"training": training, "limits": limits, "threads": placement.threads},
         # Gradients go from GPU to GPU, counts from host to host.
         torch_config=ray.train.torch.TorchConfig(
             backend="cpu:gloo,cuda:nccl" if placement.gpus_per_worker > 0 else "gloo"
@@ -247,22 +247,24 @@ def store_limits(training: Training, placement: Placement, workers: int | None =
     """
     workers = workers or placement.workers
     feed = plan_feed(training, workers, 0)
-    return limits_for(
+    readers = math.ceil(READERS_PER_CPU * placement.data_cpus)
+    limits = limits_for(
         training.job.data.object_store,
         store_bytes=object_store_bytes(),
         batch_bytes=feed.batch_rows * feed.row_bytes,
         block_bytes=feed.block_bytes,
         world_size=workers,
         prefetch_batches=training.job.data.prefetch_batches,
-        readers=math.ceil(READERS_PER_CPU * placement.data_cpus),
+        readers=readers,
     )
+    return limits if placement.share == 1 else limits.within(placement.share, readers)
 
 
 def _worker(config: dict[str, Any]) -> None:
     training: Training = config["training"]
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    use_cores(context.get_local_world_size())
+    use_cores(context.get_local_world_size(), config["threads"])
     use_precision(training.job.train.precision, ranks.device)
     # A barrier for all ranks, after which the attempt is decided.
     shard = ray.train.get_dataset_shard(_FEED)

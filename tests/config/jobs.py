@@ -36,6 +36,19 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "data": "data/small/test",
         "output": "runs/shrink",
     },
+    "tune": {
+        "kind": "tune",
+        "name": "find",
+        "job": {
+            "kind": "train",
+            "name": "fit",
+            "data": {"train": "data/small/train", "validation": "data/small/validation"},
+            "model": {"fields": {"image": {}}, "task": {"type": "classify", "label": "label"}},
+            "output": "runs/fit",
+        },
+        "search": {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-2]}},
+        "output": "runs/find",
+    },
 }
 """Kind → the content of a job file in which everything that has a default is left out."""
 
@@ -206,5 +219,30 @@ compress_jobs = _with(
     gate=_sometimes(max_metric_drop=shares, max_size_ratio=positive, min_speedup=st.floats(0, 9)),
     resources=resources,
 )
-jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, compress_jobs)
+spaces = st.one_of(
+    _with({"choice": st.lists(positive, min_size=1, max_size=3)}),
+    _with({"grid": st.lists(positive, min_size=1, max_size=3)}),
+    st.sampled_from([{"uniform": [0.1, 1]}, {"log_uniform": [1e-4, 0.1]}]),
+)
+tune_jobs = _with(
+    {
+        "kind": st.just("tune"),
+        "name": names,
+        "job": st.just(SMALLEST["tune"]["job"]),
+        "search": st.fixed_dictionaries(
+            {"train.optimizer.lr": spaces},
+            optional={
+                "model.fusion": st.just({"choice": [{"method": "gated"}, {"method": "concat", "dim": 64}]}),
+                "train.epochs": st.just({"log_integer": [1, 64]}),
+            },
+        ),
+        "output": locations,
+    },
+    method=st.sampled_from(["random", {"name": "random"}]),
+    trials=st.integers(9, 12),
+    max_failed_trials=st.integers(0, 9),
+    seed=st.integers(0, 2**40),
+    resources=_sometimes(trials_at_once=st.none() | counts),
+)
+jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, compress_jobs, tune_jobs)
 """The content of any valid job file."""

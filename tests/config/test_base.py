@@ -14,6 +14,7 @@ LOCATIONS = {
     "train": {"data.train", "data.validation", "output"},
     "evaluate": {"checkpoint", "data", "output"},
     "compress": {"checkpoint", "calibration_data", "data", "output"},
+    "tune": {"job.data.train", "job.data.validation", "job.output", "output"},
 }
 OVERRIDES = {"preprocess": {"root": "files"}, "train": {"data.validation": "data/small/validation"}}
 

@@ -42,6 +42,13 @@ def test_blocks_are_smaller_where_not_all_readers_fit() -> None:
     assert limits == StoreLimits(ray_share=0.25, readers=None, task_bytes=25 * MIB, block_bytes=198 * MIB // 26)
 
 
+def test_a_run_with_a_share_of_ray_has_that_share_of_its_limits() -> None:
+    limits = limits_for(0.5, store_bytes=400 * MIB, **_sizes(MIB, MIB), world_size=2, prefetch_batches=2, readers=8)
+    assert limits.within(0.5, 8) == dataclasses.replace(limits, ray_share=0.125, readers=8)
+    few = dataclasses.replace(limits, readers=3)
+    assert few.within(0.5, 8).readers == 3
+
+
 def test_fewer_tasks_run_where_not_all_fit() -> None:
     limits = limits_for(
         0.5, store_bytes=80 * MIB, **_sizes(MIB, 48 * MIB), world_size=1, prefetch_batches=2, readers=64

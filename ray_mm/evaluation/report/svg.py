@@ -93,8 +93,15 @@ class Frame:
         low, high = self.y_range
         return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
 
-    def axes(self, x_label: str, y_label: str, x_format: Format = number, y_format: Format = number) -> Markup:
-        """Grid lines, ticks and labels."""
+    def axes(
+        self,
+        x_label: str,
+        y_label: str,
+        x_format: Format = number,
+        y_format: Format = number,
+        x_ticks: Sequence[float] | None = None,
+    ) -> Markup:
+        """Grid lines, ticks and labels; where the horizontal ticks are not given, some round values."""
         parts = [Markup('<g class="grid">')]
         bottom = self.height - _BOTTOM
         for value in ticks(*self.y_range):
@@ -103,7 +110,7 @@ class Frame:
             parts.append(
                 Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_LEFT - 6, y + 4, y_format(value))
             )
-        for value in ticks(*self.x_range):
+        for value in ticks(*self.x_range) if x_ticks is None else x_ticks:
             x = _r(self.x(value))
             parts.append(Markup('<path d="M{} {}v4"/>').format(x, bottom))
             parts.append(
