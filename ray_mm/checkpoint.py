@@ -1,6 +1,6 @@
 """A model's folder: what every later stage starts from.
 
-<checkpoint>/model.safetensors    the weights
+<checkpoint>/model.safetensors    the weights; or model-00001-of-00002.safetensors, ..., where a sharded training saved its state
 <checkpoint>/model.json           the config that rebuilds the network, metrics, and digests of the other two files
 <checkpoint>/preprocessor.json    fields, tokenizers, statistics: what turns members into its input
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from ray_mm.config.model import ModelConfig
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
 from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
+from ray_mm.tensor_files import read_tensors, whole_file
 from ray_mm.version import CHECKPOINT_FORMAT
 
 if TYPE_CHECKING:  # an artifact is described by the same files, and is loaded where there is no torch
@@ -31,7 +32,8 @@ if TYPE_CHECKING:  # an artifact is described by the same files, and is loaded w
     from ray_mm.models.multimodal import MultimodalModel
 
 _FORMAT_NAME = "ray_mm.model"
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_KIND = "model"
+WEIGHTS_FILE = whole_file(WEIGHTS_KIND)
 MODEL_FILE = "model.json"
 PREPROCESSOR_FILE = "preprocessor.json"
 
@@ -45,7 +47,9 @@ class Description:
     preprocessor: Preprocessor
     metrics: dict[str, float]
     digest: str | None
-    """Hex SHA-256 of ``model.safetensors``; None where the weights are elsewhere."""
+    """Hex SHA-256 of ``model.safetensors``; None where the weights are elsewhere, or in parts."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """File of a part of the weights → its hex SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,12 @@ def save_checkpoint(
 
 
 def save_description(
-    folder: Path, config: ModelConfig, preprocessor: Preprocessor, metrics: Mapping[str, float], digest: str | None
+    folder: Path,
+    config: ModelConfig,
+    preprocessor: Preprocessor,
+    metrics: Mapping[str, float],
+    digest: str | None,
+    parts: Mapping[str, str] | None = None,
 ) -> None:
     """Writes ``preprocessor.json``, then ``model.json``.
 
@@ -114,7 +123,8 @@ def save_description(
         config: of the model.
         preprocessor: of the model.
         metrics: finite figures to keep with it.
-        digest: hex SHA-256 of ``model.safetensors``; None in an artifact, which has none.
+        digest: hex SHA-256 of ``model.safetensors``; None where there is none: in an artifact, or with ``parts``.
+        parts: file of a part of the weights → its hex SHA-256.
     """
     write_json(folder / PREPROCESSOR_FILE, preprocessor.model_dump(mode="json"))
     content: dict[str, Any] = {
@@ -123,6 +133,7 @@ def save_description(
         "model": config.model_dump(mode="json"),
         "metrics": dict(metrics),
         "digest": digest,
+        **({"parts": dict(parts)} if parts else {}),
         "preprocessor_digest": sha256_file(folder / PREPROCESSOR_FILE),
     }
     write_json(folder / MODEL_FILE, content)
@@ -142,6 +153,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     folder = resolve_checkpoint(path)
     description = load_description(folder)
+    if description.parts:
+        state = _join_parts(description)
+        return Checkpoint(folder, description.config, description.preprocessor, state, description.metrics)
     if description.digest is None:
         raise CheckpointError(
             f"{folder}: is an artifact, whose weights are in its graph; give the train run that it is from."
@@ -159,6 +173,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise CheckpointError(f"{weights}: is not a safetensors file ({error}).") from None
     return Checkpoint(folder, description.config, description.preprocessor, state, description.metrics)
+
+
+def _join_parts(description: Description) -> dict[str, Tensor]:
+    for name, digest in description.parts.items():
+        part = description.path / name
+        try:
+            found = sha256_file(part)
+        except OSError as error:
+            raise CheckpointError(f"{part}: can't be read ({error.strerror}); the checkpoint is not whole.") from None
+        if found != digest:
+            raise CheckpointError(_wrong_digest(part, found, digest))
+    return read_tensors(description.path, WEIGHTS_KIND)
 
 
 def load_description(folder: Path) -> Description:
@@ -180,6 +206,7 @@ def load_description(folder: Path) -> Description:
             preprocessor=Preprocessor.model_validate(preprocessor),
             metrics={name: float(value) for name, value in content["metrics"].items()},
             digest=content["digest"],
+            parts={str(name): str(digest) for name, digest in content.get("parts", {}).items()},
         )
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

@@ -106,6 +106,9 @@ class TrainConfig(Config):
     1: never. Parts are named as in ``train.optimizer.parts``."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient. Null: no clipping."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How workers share the training. ``ddp``: each has the whole model. ``fsdp``: each keeps a part of weights, gradients and
+    moments, for a model that one device can't hold; one worker alone has all of it."""
     precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
     """``auto``: bf16 on a GPU that has it, else fp32. ``fp16`` scales the loss, so that small gradients survive; ``tf32``: fp32
     whose products a GPU rounds."""
@@ -115,7 +118,7 @@ class TrainConfig(Config):
     """Compute what encoders and fusion found a second time for the gradient instead of keeping it: less memory, more time."""
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
     """Compile the model with ``torch.compile``, which makes the start slower. Or one of its modes: ``reduce-overhead`` replays a
-    GPU's work as CUDA graphs, ``max-autotune`` tries kernels out as well."""
+    GPU's work as CUDA graphs, ``max-autotune`` tries kernels out as well. Not with ``fsdp``."""
     ema: Decay | None = None
     """Keep a running average of the weights with this decay, such as 0.999; it is what is validated and published."""
     skip_bad_steps: int = Field(default=0, ge=0)
@@ -133,6 +136,15 @@ class TrainConfig(Config):
     """Write metrics every so many steps."""
     max_failures: int = Field(default=3, ge=0)
     """How often the workers may be started again after one of them died."""
+
+    @model_validator(mode="after")
+    def _is_compiled_whole(self) -> TrainConfig:
+        if self.compile and self.parallel == "fsdp":
+            raise ValueError(
+                f"compile: {str(self.compile).lower()} and parallel: fsdp do not go together: the model is compiled as a "
+                "whole, and with fsdp its layers have their weights only while they run; leave one of the two out"
+            )
+        return self
 
 
 class TrainJob(Config):

@@ -61,11 +61,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder that takes the place of ``target`` if the block ends without an error."""
+def atomic_folder(target: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Yields a temporary folder that takes the place of ``target`` if the block ends without an error.
+
+    Args:
+        target: the folder.
+        temporary: beside it, with what others have written already; None: a new one of a name of its own.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    temporary.chmod(0o755)
+    if temporary is None:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        temporary.chmod(0o755)
     try:
         yield temporary
         previous = temporary.with_suffix(".old")

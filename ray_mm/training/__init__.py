@@ -8,6 +8,7 @@ average.py    the running average of its weights
 bad_steps.py  steps whose loss is not finite
 validation.py what a validation adds up
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
+sharding.py   a model that is divided over the ranks
 dropout.py    hides present fields at random
 draws.py      the numbers behind that: functions of a sample's place
 optim.py      the optimizer and its learning rate
@@ -16,6 +17,7 @@ advice.py     what the training will be like, told before it starts
 shown.py      its progress, for people
 state.py      what a resumed training needs, and where it starts
 resume.py     goes on although settings have changed
+snapshot.py   what was learned at a moment, and its files
 stopping.py   asked to end, it saves first
 scaling.py    how many workers, while machines go and come
 failures.py   what becomes of a training whose workers end with an error

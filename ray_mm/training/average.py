@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from ray_mm.training.optim import copied
+from ray_mm.training.sharding import local
 
 
 class WeightAverage:
@@ -50,14 +49,17 @@ class WeightAverage:
 
     def _swap(self) -> None:
         for name, parameter in self._parameters.items():
-            parameter.data, self._average[name] = self._average[name], parameter.data
+            average = self._average[name]
+            if isinstance(parameter, DTensor):
+                # FSDP2 puts weights together from the memory that it knows.
+                weights = local(parameter.detach())
+                before = weights.clone()
+                weights.copy_(local(average))
+                local(average).copy_(before)
+            else:
+                parameter.data, self._average[name] = average, parameter.data
 
-    def state(self) -> dict[str, Tensor]:
-        """A copy on the CPU, by the names of the parameters."""
-        return {name: copied(tensor) for name, tensor in self._average.items()}
-
-    def load(self, path: Path) -> None:
-        """Takes over a saved average of the same model."""
-        loaded: dict[str, Tensor] = load_file(path)
-        for name, tensor in self._average.items():
-            tensor.copy_(loaded[name])
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By the names of the parameters, divided as they are."""
+        return dict(self._average)

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from ray_mm.checkpoint import load_checkpoint
+from ray_mm.checkpoint import WEIGHTS_KIND
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.order import stable_hash
@@ -25,21 +23,21 @@ from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.training.average import WeightAverage
 from ray_mm.training.dropout import hide_fields
-from ray_mm.training.optim import (
-    build_optimizer,
-    copied,
-    learning_rate,
-    load_optimizer,
-    optimizer_state,
-    set_learning_rate,
-)
+from ray_mm.training.optim import build_optimizer, learning_rate, set_learning_rate
 from ray_mm.training.parallel import Ranks, autocast, resolve_precision
 from ray_mm.training.parts import frozen_parts, learning_rate_factors, model_parts, set_frozen, train_mode
 from ray_mm.training.plan import Training
+from ray_mm.training.sharding import exchanging, shard, whole
+from ray_mm.training.snapshot import (
+    AVERAGE_KIND,
+    OPTIMIZER_KIND,
+    Snapshot,
+    load_optimizer,
+    load_tensors,
+    optimizer_tensors,
+    take_snapshot,
+)
 from ray_mm.training.stopping import Ask
-
-OPTIMIZER_FILE = "optimizer.safetensors"
-AVERAGE_FILE = "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -65,32 +63,6 @@ class Step:
     asked: Ask
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """What a learner had learned at a moment; tensors on the CPU by name.
-
-    Attributes:
-        weights: of the model.
-        optimizer: its state.
-        average: of the parameters, where the job keeps one.
-    """
-
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    average: dict[str, Tensor] | None
-
-    @property
-    def published(self) -> dict[str, Tensor]:
-        """The weights that a model is used with: the averaged ones, where there are any."""
-        return self.weights | (self.average or {})
-
-    def write(self, folder: Path) -> None:
-        """Writes what a resumed training needs beside the weights."""
-        save_file(self.optimizer, folder / OPTIMIZER_FILE)
-        if self.average is not None:
-            save_file(self.average, folder / AVERAGE_FILE)
-
-
 class Learner:
     """A model that learns.
 
@@ -101,11 +73,13 @@ class Learner:
         loss_scale: what ``loss_scale`` said when that was saved.
 
     Attributes:
-        model: not wrapped for its ranks.
+        model: not wrapped by DDP; divided over the ranks by FSDP2, if the job says so.
+        divided: whether it is.
         optimizer: of its parameters.
 
     Raises:
         RayMMError: the model is to be compiled, and there is no compiler.
+        CheckpointError: the checkpoint is not one of this model.
     """
 
     def __init__(
@@ -120,9 +94,14 @@ class Learner:
         config = training.job.train
         torch.manual_seed(training.job.seed)
         self.model = build_model(training.job.model, training.preprocessor)
-        if checkpoint is not None:
-            self.model.load_state_dict(load_checkpoint(checkpoint).state)
-        self.model.to(ranks.device)
+        if config.activation_checkpointing:
+            _recompute(self.model)
+        # One worker alone has nothing to divide.
+        self.divided = config.parallel == "fsdp" and ranks.world_size > 1
+        if self.divided:
+            shard(self.model, ranks, config.precision)
+        else:
+            self.model.to(ranks.device)
         self.optimizer = build_optimizer(
             self.model, config.optimizer, learning_rate_factors(self.model, config.optimizer)
         )
@@ -130,19 +109,18 @@ class Learner:
         half = resolve_precision(config.precision, ranks.device) == "fp16"
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=half)
         if checkpoint is not None:
-            load_optimizer(self.optimizer, self.model.named_parameters(), checkpoint / OPTIMIZER_FILE)
+            load_tensors(checkpoint, WEIGHTS_KIND, self.model.state_dict())
+            load_optimizer(self.optimizer, self.model.named_parameters(), checkpoint)
             if self._average is not None:
-                self._average.load(checkpoint / AVERAGE_FILE)
+                load_tensors(checkpoint, AVERAGE_KIND, self._average.tensors)
             # Another precision may have been set since.
             if half and loss_scale:
                 self._scaler.load_state_dict(dict(loss_scale))
-        if config.activation_checkpointing:
-            _recompute(self.model)
         if config.compile:
             _require_compiler(ranks.device)
             self.model.compile(mode=None if config.compile is True else config.compile)
         self._frozen = frozenset[str]()
-        self._wrapped = ranks.wrap(self.model)
+        self._wrapped = self._wrap()
 
     @property
     def loss_scale(self) -> dict[str, float]:
@@ -210,8 +188,7 @@ class Learner:
         """
         task, wrapped = self._training.job.model.task, self._wrapped
         weights = sample_weights(task, tensors)
-        later = isinstance(wrapped, DistributedDataParallel) and not last
-        with wrapped.no_sync() if later else contextlib.nullcontext():  # type: ignore[operator]
+        with exchanging(wrapped, last):
             with autocast(self._training.job.train.precision, self._ranks.device):
                 output = wrapped(tensors)
             losses = loss_per_sample(task, output, tensors, self._training.preprocessor)
@@ -225,7 +202,7 @@ class Learner:
         largest = self._training.job.train.clip_norm
         self._scaler.unscale_(self.optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        norm = whole(nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
         if largest is not None:
             nn.utils.clip_grads_with_norm_(trained, largest, norm)
         return norm.isfinite()
@@ -233,7 +210,10 @@ class Learner:
     def _freeze(self, frozen: frozenset[str]) -> None:
         if frozen != self._frozen:
             set_frozen(self.model, frozen)
-            self._wrapped, self._frozen = self._ranks.wrap(self.model), frozen
+            self._wrapped, self._frozen = self._wrap(), frozen
+
+    def _wrap(self) -> nn.Module:
+        return self.model if self.divided else self._ranks.wrap(self.model)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -242,10 +222,14 @@ class Learner:
             yield
 
     def snapshot(self) -> Snapshot:
-        """A copy of all that it has learned, on the CPU, to be written while it learns on."""
-        weights = {name: copied(tensor) for name, tensor in self.model.state_dict().items()}
-        average = self._average.state() if self._average is not None else None
-        return Snapshot(weights, optimizer_state(self.optimizer, self.model.named_parameters()), average)
+        """A copy of all that this rank has learned, on the CPU, to be written while it learns on."""
+        kinds = {
+            WEIGHTS_KIND: self.model.state_dict(),
+            OPTIMIZER_KIND: optimizer_tensors(self.optimizer, self.model.named_parameters()),
+        }
+        if self._average is not None:
+            kinds[AVERAGE_KIND] = self._average.tensors
+        return take_snapshot(kinds, self._ranks, self.divided)
 
 
 def _recompute(model: MultimodalModel) -> None:

@@ -1,14 +1,12 @@
-"""The optimizer, its learning rate as a pure function of the step, and its state without pickle."""
+"""The optimizer, and its learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from typing_extensions import assert_never
 
@@ -124,37 +122,3 @@ def learning_rate(peak: float, schedule: ScheduleConfig, step: int, num_steps: i
 def _progress(step: int, first: int, last: int) -> float:
     """From 0 at the first step, or before it, to 1 at the last."""
     return max(0, step - first) / max(1, last - first)
-
-
-def optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]]
-) -> dict[str, torch.Tensor]:
-    """A copy of an optimizer's state on the CPU, a tensor as ``<parameter>.<what it is>``; settings are the job's.
-
-    Args:
-        optimizer: after any number of steps.
-        names: of its parameters, as the model names them.
-    """
-    return {
-        f"{name}.{what}": copied(value)
-        for name, parameter in names
-        for what, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU, in the order of its dimensions: a convolution holds its weights in another."""
-    return tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, names: Iterable[tuple[str, nn.Parameter]], path: Path) -> None:
-    """Puts a state from a safetensors file into an optimizer of the same kind, over parameters of the same names."""
-    parameters = dict(names)
-    for key, tensor in load_file(path).items():
-        name, _, what = key.rpartition(".")
-        parameter = parameters[name]
-        if tensor.ndim:
-            # The fused step takes a parameter's memory and its moments' element by element, whatever their strides say,
-            # and a convolution holds its weights as channels_last.
-            tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
-        optimizer.state[parameter][what] = tensor.to(parameter.device)

@@ -56,8 +56,13 @@ class Ranks:
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """The context of a forward pass: half precision where it is wanted and there, else as it is."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(precision, device))
+    dtype = half_precision(precision, device)
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of products in half precision; None: they are not."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(precision, device))
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -1,8 +1,7 @@
 """What a resumed training needs: checkpoints that are whole or not there, and one decision about which of them to use.
 
     <run>/checkpoints/step-00000120/   a checkpoint folder (see ``checkpoint``), and
-        optimizer.safetensors          the optimizer's state
-        average.safetensors            the average of the weights, where the job keeps one
+        optimizer.safetensors ...      the optimizer's state, and the average of the weights (see ``snapshot``)
         training.json                  the cursor (next item), the best metric so far, counts; written last
     <run>/attempts/0002.json           attempt 2 starts at this item from this checkpoint
 
@@ -18,24 +17,33 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from ray_mm.checkpoint import save_checkpoint
+from ray_mm.checkpoint import (
+    MODEL_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_KIND,
+    save_checkpoint,
+    save_description,
+)
 from ray_mm.config.train import CheckpointConfig
 from ray_mm.errors import CheckpointError, StorageError
 from ray_mm.storage import atomic_folder, sha256_file, write_json
-from ray_mm.training.learner import Snapshot
 from ray_mm.training.plan import Training
+from ray_mm.training.sharding import Writers
+from ray_mm.training.snapshot import Snapshot, published_weights
 from ray_mm.training.stopping import StopSign
 
 _log = logging.getLogger(__name__)
 
 STATE_VERSION = 1
+_FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -158,26 +166,53 @@ def read_state(checkpoint: Path) -> TrainingState:
     return TrainingState(**content["state"])
 
 
-def save_state(training: Training, attempt: Attempt, state: TrainingState, snapshot: Snapshot) -> None:
-    """Writes a checkpoint and lets older ones go, as the job says. Called by rank 0 when every rank has done the step.
+def save_state(
+    training: Training,
+    attempt: Attempt,
+    state: TrainingState,
+    snapshot: Snapshot,
+    writers: Writers | None = None,
+    is_best: bool = False,
+) -> None:
+    """Writes a checkpoint and lets older ones go, as the job says. Called when every rank has done the step: by all that write.
 
     Args:
         training: whose it is.
         attempt: that writes it.
         state: at that step.
         snapshot: at that step.
+        writers: the ranks that write it; None: this one alone.
+        is_best: whether its weights are to be published as the best so far.
 
     Raises:
         CheckpointError: a newer attempt has taken over this run; this one must not write any more.
         StorageError: the disk does not take it. Those before it are as they were.
     """
     run, job = training.run, training.job
-    require_current(run, attempt)
-    target = run / "checkpoints" / f"step-{state.step:08d}"
-    with writing(target), atomic_folder(target) as folder:
-        save_checkpoint(folder, snapshot.weights, job.model, training.preprocessor, state.latest)
-        snapshot.write(folder)
-        files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    target = checkpoint_folder(run, state.step)
+    # All ranks know its name.
+    temporary = target.with_name(f".{target.name}.{attempt.number:04d}.tmp")
+
+    def write() -> dict[str, str]:
+        require_current(run, attempt)
+        with writing(target):
+            return snapshot.write(temporary)
+
+    try:
+        digests = write() if writers is None else _write_all(write, writers)
+    except (CheckpointError, StorageError):
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if writers is not None and writers.rank > 0:
+        return
+    with writing(target), atomic_folder(target, temporary) as folder:
+        weights = {name: digest for name, digest in digests.items() if name.startswith(f"{WEIGHTS_KIND}-")}
+        whole = digests.get(WEIGHTS_FILE)
+        save_description(folder, job.model, training.preprocessor, state.latest, whole, weights)
+        files = digests | {name: sha256_file(folder / name) for name in (MODEL_FILE, PREPROCESSOR_FILE)}
+        if is_best:
+            # Before the checkpoint: a training that goes on from it does not publish it again.
+            publish(training, attempt, "best", folder, state.best)
         content = {"version": STATE_VERSION, "saved_at": time.time(), "state": asdict(state), "files": files}
         write_json(folder / "training.json", content)
         require_current(run, attempt)
@@ -205,6 +240,48 @@ def restate(run: Path, checkpoint: Path, state: TrainingState, alone: bool) -> N
             if other != checkpoint:
                 shutil.rmtree(other)
         checkpoint.rename(run / "checkpoints" / f"step-{state.step:08d}")
+
+
+def _write_all(write: Callable[[], dict[str, str]], writers: Writers) -> dict[str, str]:
+    """Writes what this rank has, and waits for the others.
+
+    Returns:
+        File → its digest, of all ranks.
+
+    Raises:
+        CheckpointError: a newer attempt has taken over this run.
+        StorageError: one of them could not write; on every rank.
+    """
+    try:
+        mine = write()
+    except (CheckpointError, StorageError) as error:
+        # Else they would wait for it.
+        writers.exchange({_FAILED: str(error)})
+        raise
+    found = writers.exchange(mine)
+    for files in found:
+        if _FAILED in files:
+            raise StorageError(files[_FAILED])
+    return {name: digest for files in found for name, digest in files.items()}
+
+
+def publish(training: Training, attempt: Attempt, name: str, checkpoint: Path, metrics: dict[str, float]) -> None:
+    """Makes a checkpoint to be used, ``best`` or ``last``, from one to be resumed.
+
+    Raises:
+        CheckpointError: a newer attempt has taken over this run.
+        StorageError: the disk does not take it.
+    """
+    require_current(training.run, attempt)
+    target = training.run / name
+    weights = published_weights(checkpoint, averaged=training.job.train.ema is not None)
+    with writing(target), atomic_folder(target) as folder:
+        save_checkpoint(folder, weights, training.job.model, training.preprocessor, metrics)
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 @contextlib.contextmanager

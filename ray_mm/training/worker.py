@@ -16,29 +16,28 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ray_mm.checkpoint import save_checkpoint
 from ray_mm.config.model import ClassifyTask
 from ray_mm.config.train import TrainJob
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import OrderError, QuarantineBudgetError, StopRequested
-from ray_mm.storage import atomic_folder
 from ray_mm.training.background import BackgroundWriter
 from ray_mm.training.bad_steps import BadSteps, diverged
 from ray_mm.training.gauges import Gauges
-from ray_mm.training.learner import Learner, Snapshot
+from ray_mm.training.learner import Learner
 from ray_mm.training.ledger import Entry, Ledger
 from ray_mm.training.optim import learning_rate
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
+from ray_mm.training.sharding import Writers, local
 from ray_mm.training.state import (
     Attempt,
     TrainingState,
+    checkpoint_folder,
     initial_state,
+    publish,
     read_state,
-    require_current,
     save_state,
-    writing,
 )
 from ray_mm.training.stopping import Ask, LeaveRequested, StopSign
 from ray_mm.training.tracking import Tracker
@@ -75,6 +74,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         ledger = files.enter_context(closing(Ledger(training.run / "ledger", attempt.number, ranks.rank)))
         tracker = files.enter_context(closing(Tracker(training.run, state.step))) if ranks.rank == 0 else None
         writer = files.enter_context(BackgroundWriter())
+        writers = Writers(ranks, learner.divided)
         sign = StopSign(training.run)
         first_scored = state.next_item
         for batch in () if state.stopped else batches:
@@ -138,10 +138,10 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     loss_scale=learner.loss_scale,
                 )
                 _check_finite(learner.model, ranks, item.step)
-                if ranks.rank == 0:
+                if writers.writes:
                     started = time.perf_counter()
                     is_best = item.phase == "validation" and state.best_step == state.step
-                    writer.start(partial(_save, training, attempt, state, learner.snapshot(), is_best))
+                    writer.start(partial(save_state, training, attempt, state, learner.snapshot(), writers, is_best))
                     loss_meter.stood_still(time.perf_counter() - started)
             if state.stopped:
                 break
@@ -155,9 +155,9 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     f"the training in {training.run} was asked to end and is saved at step {state.step:,} of "
                     f"{schedule.num_steps:,}. Run the same command again to go on."
                 )
+        writer.wait()
         if ranks.rank == 0:
-            writer.wait()
-            _publish(training, attempt, "last", learner.snapshot(), state.latest)
+            publish(training, attempt, "last", checkpoint_folder(training.run, state.step), state.latest)
 
 
 class _LossMeter:
@@ -317,7 +317,7 @@ def _check_epoch(state: TrainingState, training: Training) -> None:
 
 def _check_finite(model: nn.Module, ranks: Ranks, step: int) -> None:
     """Sees to it that no checkpoint is saved that nothing can be made of. The loss alone shows it a step too late."""
-    finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all()
+    finite = torch.stack([local(p.detach()).isfinite().all() for p in model.parameters()]).all()
     (num_diverged,) = ranks.sum([float(~finite)])
     if num_diverged:
         raise diverged(f"weights are not finite after step {step}")
@@ -330,17 +330,3 @@ def _saves_here(training: Training, batch: LoadedBatch) -> bool:
         return item.phase == "validation" or training.schedule.validation_batches == 0
     every = training.job.train.checkpoints.every_steps
     return item.phase == "train" and every is not None and item.step % every == 0
-
-
-def _save(training: Training, attempt: Attempt, state: TrainingState, snapshot: Snapshot, is_best: bool) -> None:
-    # The best first: a training that goes on from the checkpoint does not publish it again.
-    if is_best:
-        _publish(training, attempt, "best", snapshot, state.best)
-    save_state(training, attempt, state, snapshot)
-
-
-def _publish(training: Training, attempt: Attempt, name: str, snapshot: Snapshot, metrics: dict[str, float]) -> None:
-    require_current(training.run, attempt)
-    target = training.run / name
-    with writing(target), atomic_folder(target) as folder:
-        save_checkpoint(folder, snapshot.published, training.job.model, training.preprocessor, metrics)

@@ -142,6 +142,7 @@ loops = _sometimes(
     freeze=st.dictionaries(st.sampled_from(["encoders", "fusion"]), shares),
     clip_norm=st.none() | positive,
     precision=st.sampled_from(["auto", "bf16", "fp16", "tf32", "fp32"]),
+    parallel=st.sampled_from(["ddp", "fsdp"]),
     micro_batches=st.just(1),
     activation_checkpointing=st.booleans(),
     compile=st.booleans(),
@@ -150,7 +151,7 @@ loops = _sometimes(
     modality_dropout=below_one,
     checkpoints=_sometimes(every_steps=st.none() | counts, keep_last=counts, keep_every_hours=st.none() | positive),
     max_failures=st.integers(0, 9),
-)
+).filter(lambda loop: not (loop.get("compile") and loop.get("parallel") == "fsdp"))
 
 preprocess_jobs = _with(
     {

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from ray_mm.training.ledger import audit
-from ray_mm.training.state import attempt_starts
+from ray_mm.training.state import attempt_starts, latest_checkpoint
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.train import plan_training
 from tests.factories import make_dataset
+from tests.training.inprocess import train
 from tests.training.test_train import FIELDS, train_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -65,6 +66,31 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_repeated(
     if keeps:
         last = [line for line in read_metrics(uninterrupted / name) if line["kind"] == "train" and line["epoch"] == 3]
         assert {line["cached"] for line in last} == {1}
+
+
+def test_a_divided_training_outlives_a_worker_and_goes_on_undivided(uninterrupted: Path) -> None:
+    folder, name = uninterrupted, "divided"
+    # Dropout is drawn per rank; without it any number of workers follows one curve.
+    still = {f"model.{part}.dropout": 0.0 for part in ("fields.image", "fields.vector", "fusion")}
+    fsdp = _start(folder, name, 2, **still, **{"train.parallel": "fsdp"})
+    _wait(lambda: _steps(folder / name) >= 10, fsdp)
+    victim = next(child for child in _children(fsdp) if "RayTrainWorker" in " ".join(_command(child)))
+    victim.send_signal(signal.SIGKILL)
+    _wait(lambda: len(attempt_starts(folder / name)) == 2 and _steps(folder / name) >= 30, fsdp)
+    fsdp.send_signal(signal.SIGTERM)
+    fsdp.wait(300)
+    parts = latest_checkpoint(folder / name)
+    assert parts is not None and len(list(parts.glob("optimizer-*-of-00002.safetensors"))) == 2
+
+    ddp = _start(folder, name, 1, **still)
+    assert ddp.wait(300) == 0
+    starts = attempt_starts(folder / name)
+    assert len(starts) == 3 and 0 < starts[2] < starts[3]
+    calm = plan_training(train_job(folder, **_SETTINGS, **still, output=str(folder / "calm-divided")))
+    for epoch in audit(folder / name / "ledger", calm.schedule, starts):
+        assert epoch.exact
+    train(calm)
+    assert _curve(folder / name) == pytest.approx(_curve(calm.run), abs=1e-4)
 
 
 def test_a_killed_driver_is_started_again_and_nothing_is_lost_or_repeated(uninterrupted: Path) -> None:

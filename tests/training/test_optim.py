@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import nn
 
 from ray_mm.config.optimize import (
@@ -20,7 +19,9 @@ from ray_mm.config.optimize import (
     ScheduleConfig,
     WsdSchedule,
 )
-from ray_mm.training.optim import build_optimizer, learning_rate, load_optimizer, optimizer_state, set_learning_rate
+from ray_mm.training.optim import build_optimizer, learning_rate, set_learning_rate
+from ray_mm.training.parallel import Ranks
+from ray_mm.training.snapshot import OPTIMIZER_KIND, load_optimizer, optimizer_tensors, take_snapshot
 
 
 def test_the_cosine_warms_up_in_a_line_and_falls_to_its_final_share() -> None:
@@ -136,11 +137,11 @@ def test_an_optimizer_from_a_file_takes_the_same_steps(
     optimizer = build_optimizer(network, config)
     for step in range(3):
         _step(network, optimizer, step)
-    save_file(optimizer_state(optimizer, network.named_parameters()), tmp_path / "optimizer.safetensors")
+    _save(network, optimizer, tmp_path)
 
     copy.load_state_dict(network.state_dict())
     resumed = build_optimizer(copy, config)
-    load_optimizer(resumed, copy.named_parameters(), tmp_path / "optimizer.safetensors")
+    load_optimizer(resumed, copy.named_parameters(), tmp_path)
     for step in range(3, 6):
         _step(network, optimizer, step)
         _step(copy, resumed, step)
@@ -151,8 +152,8 @@ def test_an_optimizer_from_a_file_takes_the_same_steps(
 def test_an_optimizer_that_took_no_step_is_saved_and_loaded(tmp_path: Path) -> None:
     network = _network()
     optimizer = build_optimizer(network, OptimizerConfig())
-    save_file(optimizer_state(optimizer, network.named_parameters()), tmp_path / "optimizer.safetensors")
-    load_optimizer(optimizer, network.named_parameters(), tmp_path / "optimizer.safetensors")
+    _save(network, optimizer, tmp_path)
+    load_optimizer(optimizer, network.named_parameters(), tmp_path)
     assert not optimizer.state_dict()["state"]
 
 
@@ -168,3 +169,8 @@ def _step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> No
     network(torch.randn(3, 8, 4, 4)).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _save(network: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    kinds = {OPTIMIZER_KIND: optimizer_tensors(optimizer, network.named_parameters())}
+    take_snapshot(kinds, Ranks(0, 1, torch.device("cpu")), divided=False).write(folder)
