@@ -114,7 +114,7 @@ class TensorFiles:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a whole tensor, as far as its parts say."""
-        _, offsets, shapes = zip(*self._parts[name], strict=True)
+        _, offsets, shapes = zip(*self._found(name), strict=True)
         ends = [[start + size for start, size in zip(*part, strict=True)] for part in zip(offsets, shapes, strict=True)]
         return tuple(max(sizes) for sizes in zip(*ends, strict=True))
 
