@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import assert_never
 
+from ray_mm.config.augment import check_augment, check_pairs
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.explain import no_column
@@ -146,6 +147,9 @@ def _train(job: TrainJob) -> Iterator[str]:
     fields = merge_fields(first["fields"], job.data.fields)
     check_model(job.model, fields)
     wanted = {name: fields[name] for name in {*job.model.fields, job.model.task.label}}
+    if job.train.augment is not None:
+        check_augment(job.train.augment, job.model, fields)
+        check_pairs(job.train.augment, job.data.batch_size, job.resources.range)
     parts = []
     for key, source in given:
         found = _read_dataset(source.path)

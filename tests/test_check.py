@@ -236,6 +236,11 @@ def test_what_a_preprocess_job_names_wrongly_is_told(folder: Path, overrides: di
             r"make the dataset again with label: \{type: label, target: number\}, or, to tell its 3 classes apart",
         ),
         ({"model.fields": {"image": {"encoder": "mlp"}}}, "'mlp' does not take a field of type image"),
+        (
+            {"train.augment.fields": {"image": {"noise": 0.1}}},
+            "train.augment.fields.image.noise: this can't be done to",
+        ),
+        ({"train.augment.mixup": 0.2, "data.batch_size": 7}, "train.augment.mixup mixes pairs of neighbours"),
         ({"data.fields": {"camera": {"type": "image"}}}, "data.fields.camera: the dataset has no such field"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ray_mm.config.augment import AugmentConfig
 from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, TrainResources
 from ray_mm.config.cache import TrainCache
 from ray_mm.config.fields import FieldSpec, Share
@@ -37,6 +38,7 @@ SETTLED = (
         "train.best_metric",
         "train.clip_norm",
         "train.modality_dropout",
+        "train.augment",
     ),
 )
 """Keys that may not change between two runs in the same folder: what is there was made with them."""
@@ -125,6 +127,8 @@ class TrainConfig(Config):
     """Steps, of the whole training, that may be left out because their loss or gradient is not finite. The one after ends it."""
     modality_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Chance, per sample and field, that a present field is hidden in training; never all of a sample's fields."""
+    augment: AugmentConfig | None = None
+    """What is changed at random in the samples, on the device. Unset: nothing."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What a resumed training goes on from."""
     best_metric: Literal["accuracy", "loss", "mae", "rmse"] | None = None

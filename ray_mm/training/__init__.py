@@ -10,6 +10,8 @@ validation.py what a validation adds up
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 sharding.py   a model that is divided over the ranks
 dropout.py    hides present fields at random
+augment.py    changes samples at random: colours, noise, masks
+mixing.py     mixes pairs of them: mix-up, cut-mix
 draws.py      the numbers behind that: functions of a sample's place
 optim.py      the optimizer and its learning rate
 parts.py      parts of the model that are trained at other rates, or not at all for a while

@@ -21,6 +21,7 @@ from ray_mm.data.order import stable_hash
 from ray_mm.errors import RayMMError
 from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.models.multimodal import MultimodalModel, build_model
+from ray_mm.training.augment import Augmenter
 from ray_mm.training.average import WeightAverage
 from ray_mm.training.dropout import hide_fields
 from ray_mm.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -119,6 +120,9 @@ class Learner:
         if config.compile:
             _require_compiler(ranks.device)
             self.model.compile(mode=None if config.compile is True else config.compile)
+        self._augment = None
+        if config.augment is not None:
+            self._augment = Augmenter(config.augment, training.job, training.preprocessor)
         self._frozen = frozenset[str]()
         self._wrapped = self._wrap()
 
@@ -138,7 +142,7 @@ class Learner:
         num_steps = self._training.schedule.num_steps
         self._freeze(frozen_parts(job.train.freeze, self.model.fields, item.step, num_steps))
         # Dropout differs between steps and ranks, and is the same again after a resume.
-        torch.manual_seed(stable_hash(job.seed, item.step, ranks.rank) % (1 << 63))
+        _seed(ranks.device, stable_hash(job.seed, item.step, ranks.rank) % (1 << 63))
         # Counted where the batch came from: the device is not asked before its work is given to it.
         host = batch.on_host
         positions = host[POSITION].numpy()
@@ -147,11 +151,16 @@ class Learner:
         total_weight, met, quarantined, wish = ranks.sum(
             [weight_sum, float((positions >= 0).sum()), float(len(bad)), float(asked)]
         )
+        tensors = batch.tensors
+        if self._augment is not None:
+            tensors = self._augment(tensors, host, item.epoch)
         tensors = hide_fields(
-            batch.tensors, positions, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch
+            tensors, positions, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch
         )
 
-        train_mode(self._wrapped)
+        if not self.model.training:
+            # After a validation. To go through all modules in every step costs short ones a part that can be seen.
+            train_mode(self._wrapped)
         set_learning_rate(
             self.optimizer, learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, num_steps)
         )
@@ -211,6 +220,7 @@ class Learner:
         if frozen != self._frozen:
             set_frozen(self.model, frozen)
             self._wrapped, self._frozen = self._wrap(), frozen
+            train_mode(self._wrapped)
 
     def _wrap(self) -> nn.Module:
         return self.model if self.divided else self._ranks.wrap(self.model)
@@ -230,6 +240,15 @@ class Learner:
         if self._average is not None:
             kinds[AVERAGE_KIND] = self._average.tensors
         return take_snapshot(kinds, self._ranks, self.divided)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seeds the device that is trained on. ``torch.manual_seed`` sees to all kinds of devices, and takes a stack trace for each
+    that is not there."""
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _recompute(model: MultimodalModel) -> None:

@@ -17,6 +17,7 @@ import ray
 import ray.train
 import ray.train.torch
 
+from ray_mm.config.augment import check_augment, check_pairs
 from ray_mm.config.model import check_model
 from ray_mm.config.source import source_of, train_sources
 from ray_mm.config.train import SETTLED, TrainJob
@@ -116,6 +117,9 @@ def plan_training(job: TrainJob) -> Training:
     check_model(job.model, datasets[0].manifest.fields)
     # Of several datasets the first one says how all are read: its tokenizers, its statistics.
     preprocessor = preprocessor_for(datasets[0], job.data.fields, {*job.model.fields, job.model.task.label})
+    if job.train.augment is not None:
+        check_augment(job.train.augment, job.model, preprocessor.fields)
+        check_pairs(job.train.augment, job.data.batch_size, job.resources.range)
     for key, dataset in named:
         check_dataset_fits(dataset, preprocessor)
         _check_labelled(job.model.task.label, key, dataset)

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ray_mm.checkpoint import load_checkpoint
+from ray_mm.data.device import CudaStream
+from ray_mm.data.loader import overlapped
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.training.average import WeightAverage
 from ray_mm.training.learner import Learner
@@ -184,3 +186,21 @@ def test_the_average_is_what_is_validated_published_and_kept(data: Path) -> None
         assert all(same) if training is plain else not any(same)
     validated = [[line["loss"] for line in read_metrics(t.run) if line["kind"] == "validation"] for t in (plain, calm)]
     assert validated[0] != pytest.approx(validated[1], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_does_not_wait_for_its_gpu(data: Path) -> None:
+    device = torch.device("cuda", 0)
+    augment = {"mixup": 0.2, "fields": {"series": {"noise": 0.1, "time_mask": 0.2}}}
+    training = _training(data, "run", **{"train.modality_dropout": 0.3, "train.augment": augment})
+    learner = Learner(training, Ranks(0, 1, device))
+    given = list(itertools.islice(overlapped(batches(training), CudaStream(device)), 4))
+    learner.train(given[0])
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in given[1:]:
+            learner.train(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

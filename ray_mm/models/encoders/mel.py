@@ -118,12 +118,12 @@ def mel_filters(rate_hz: int, num_bins: int) -> npt.NDArray[np.float32]:
 
 
 def _mel_filters(rate_hz: int, num_bins: int, dtype: torch.dtype) -> Tensor:
-    highest = _hz_to_mel(rate_hz / 2)
+    highest = hz_to_mel(rate_hz / 2)
     num_bands = int(min(_MAX_BANDS, max(1, highest // _MEL_PER_BAND)))
     # In bins rather than Hz, which loses less in single precision.
     bins_per_hz = 2 * (num_bins - 1) / rate_hz
     edges = torch.tensor(
-        [_mel_to_hz(highest * i / (num_bands + 1)) * bins_per_hz for i in range(num_bands + 2)], dtype=dtype
+        [mel_to_hz(highest * i / (num_bands + 1)) * bins_per_hz for i in range(num_bands + 2)], dtype=dtype
     )
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     bins = torch.arange(num_bins).to(dtype)[:, None]
@@ -131,9 +131,11 @@ def _mel_filters(rate_hz: int, num_bins: int, dtype: torch.dtype) -> Tensor:
     return triangles / triangles.sum(dim=0, keepdim=True)
 
 
-def _hz_to_mel(hz: float) -> float:
+def hz_to_mel(hz: float) -> float:
+    """A frequency on the mel scale."""
     return hz / _LINEAR_HZ if hz < 1000 else 15 + math.log(hz / 1000) / _LOG_STEP
 
 
-def _mel_to_hz(mel: float) -> float:
+def mel_to_hz(mel: float) -> float:
+    """The frequency of a place on the mel scale."""
     return mel * _LINEAR_HZ if mel < 15 else 1000 * math.exp((mel - 15) * _LOG_STEP)
