@@ -1,4 +1,4 @@
-"""Ray's access token: where it is, who may read it, how it is shown.
+"""Ray's access token: where it is, who may read it, how it is shown; and what else may not be shown.
 
 Whoever has it can run code as this user while Ray runs. It protects a private Ray on a machine that others use, too, and a
 cluster that was started with ``RAY_AUTH_MODE=token``.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import tempfile
 from pathlib import Path
@@ -55,3 +56,9 @@ def auth_headers() -> dict[str, str]:
     except OSError:
         return {}
     return {"Authorization": f"Bearer {token.strip()}"} if token.strip() else {}
+
+
+def redacted(text: str) -> str:
+    """A text without what addresses in it may hold that nobody else may read: users, passwords, signatures."""
+    text = re.sub(r"(\w://)[^/@\s\"']*@", r"\1…@", text)
+    return re.sub(r"(https?://[^\s?\"']*)\?[^\s\"']*", r"\1?…", text)

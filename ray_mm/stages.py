@@ -68,9 +68,10 @@ def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> di
 
                 return run_preprocess(job)
             case TrainJob():
+                from ray_mm.profile_page import write_profile_page
                 from ray_mm.training.train import run_train
 
-                return run_train(job, "force" if resume == "force" else "exact")
+                return run_train(job, "force" if resume == "force" else "exact", write_profile_page)
             case EvaluateJob():
                 from ray_mm.evaluation.evaluate import run_evaluate
 

@@ -8,6 +8,7 @@ preprocess.py   kind: preprocess
 model.py        ``model:`` of a train job, and whether it fits a dataset's fields
 optimize.py     the optimizer of a train job, its schedule, parts of the model at other rates
 augment.py      what a training changes in its samples, and whether it suits them
+tracking.py     where a training's metrics go beside its folder
 train.py        kind: train
 evaluate.py     kind: evaluate
 compress.py     kind: compress

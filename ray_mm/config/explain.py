@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 
+from ray_mm.auth import redacted
 from ray_mm.config.read import KeyPath
 
 
@@ -163,6 +164,9 @@ def _yaml_path(loc: tuple[str | int, ...], model: type[BaseModel]) -> KeyPath:
         if part == "[key]":  # the name itself is wrong, not what stands under it
             break
         annotation = _unwrap(annotation)
+        there = [member for member in members(annotation) if member is not type(None)]
+        if len(there) == 1:  # a section that may be left out
+            annotation = there[0]
         if _is_model(annotation):
             path.append(part)
             info = annotation.model_fields.get(part)
@@ -241,5 +245,5 @@ def _dotted(path: KeyPath) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = redacted(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."

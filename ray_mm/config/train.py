@@ -22,6 +22,7 @@ from ray_mm.config.optimize import (
     value_of_part,
 )
 from ray_mm.config.source import AnySource, Balance, TrainSources
+from ray_mm.config.tracking import TrackingConfig
 
 SETTLED = (
     # Not all of data: who is told to raise data.bad_samples goes on in the same folder.
@@ -94,6 +95,15 @@ class CheckpointConfig(Config):
     """Keep one in so many hours for good, too. Unset: none."""
 
 
+class ProfileConfig(Config):
+    """Which steps are profiled: a trace of every worker, and a page that says where a step's time goes."""
+
+    start: int = Field(default=10, ge=1)
+    """The first of them. The first steps of a training are not like the others."""
+    steps: int = Field(default=5, ge=1, le=100)
+    """How many; fewer if an epoch ends before."""
+
+
 class TrainConfig(Config):
     """The training loop."""
 
@@ -136,6 +146,8 @@ class TrainConfig(Config):
     others. Unset: accuracy, then loss; of a regression the RMSE."""
     patience: int | None = Field(default=None, ge=1)
     """Validations in a row without a new best after which the training ends. Unset: it never ends early."""
+    profile: ProfileConfig | None = None
+    """Profile some steps; ``{}`` takes those that the defaults name. Unset: none."""
     log_every_steps: int = Field(default=10, ge=1)
     """Write metrics every so many steps."""
     max_failures: int = Field(default=3, ge=0)
@@ -163,6 +175,8 @@ class TrainJob(Config):
     """The network."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go beside the run's folder, which has them in any case."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order, the initial weights and every random choice."""
     resources: TrainResources = TrainResources()

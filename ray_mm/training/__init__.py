@@ -27,7 +27,14 @@ background.py files that are written while the training goes on
 ledger.py     who trained what
 gauges.py     tokens, pixels, memory, CPUs, what of a GPU is used
 flops.py      operations of the model, peaks of GPUs
+profile.py    some steps as a trace, and in figures
+profile_parts.py  what a profiler saw → the parts of a step
+spans.py      their names in a trace
 tracking.py   what is written down on the way: metrics.jsonl, TensorBoard
+mlflow_store.py  the MLflow that a job names
+mlflow_sink.py   sends there what is written down
+metrics_tail.py  new lines of metrics.jsonl
+provenance.py    the code and the settings of a training
 
 Before it, for ray-mm doctor: each stage alone, and which of them will limit the training.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
 
 import psutil
 import torch
-from torch import Tensor
 
 from ray_mm.config.fields import ImageField, TextField, VideoField
 from ray_mm.data.fields import POSITION, length_name, presence_name
+from ray_mm.data.loader import LoadedBatch
 from ray_mm.models.multimodal import MultimodalModel
 from ray_mm.training.flops import forward_flops, peak_flops, training_flops
 from ray_mm.training.parallel import Ranks, resolve_precision
@@ -41,21 +41,21 @@ class Gauges:
         """Forgets what is not read yet."""
         self._since = time.perf_counter()
         self._rows = 0
-        # Tokens and pixels; on the device, because asking for a number would wait for it.
-        self._sums = torch.zeros(2, dtype=torch.float64, device=self._ranks.device)
+        self._tokens = self._pixels = 0
 
-    def add(self, tensors: Mapping[str, Tensor], model: MultimodalModel) -> None:
+    def add(self, batch: LoadedBatch, model: MultimodalModel) -> None:
         """One step: this rank's share of the batch, and the model that is trained."""
+        tensors = batch.on_host
         self._rows += len(tensors[POSITION])
         for name, spec in self._fields.items():
             if isinstance(spec, TextField):
-                self._sums[0] += tensors[name].count_nonzero()
+                self._tokens += int(tensors[name].count_nonzero())
             elif isinstance(spec, VideoField):
-                self._sums[1] += tensors[length_name(name)].sum() * (tensors[name].shape[2] * tensors[name].shape[3])
+                self._pixels += int(tensors[length_name(name)].sum()) * math.prod(tensors[name].shape[2:4])
             elif isinstance(spec, ImageField):
-                self._sums[1] += tensors[presence_name(name)].sum() * (tensors[name].shape[1] * tensors[name].shape[2])
+                self._pixels += int(tensors[presence_name(name)].sum()) * math.prod(tensors[name].shape[1:3])
         if self._forward is None and self._ranks.device.type == "cuda":
-            self._forward = forward_flops(model, tensors)
+            self._forward = forward_flops(model, batch.tensors)
 
     def read(self, step: int) -> dict[str, float]:
         """The values for a line of metrics; then starts anew. A barrier: it adds up over the ranks.
@@ -67,7 +67,7 @@ class Gauges:
         Of rank 0: on a GPU device_memory_bytes, the most that it has held so far, and device_memory, its share of the device;
         machine_cpu and machine_memory, the shares of its machine's CPUs and memory that are in use, by whomever.
         """
-        tokens, pixels, rows = self._ranks.sum([*self._sums.tolist(), float(self._rows)])
+        tokens, pixels, rows = self._ranks.sum([float(self._tokens), float(self._pixels), float(self._rows)])
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         values: dict[str, float] = {}
         if self._has_tokens:

@@ -38,6 +38,7 @@ from ray_mm.training.snapshot import (
     optimizer_tensors,
     take_snapshot,
 )
+from ray_mm.training.spans import span
 from ray_mm.training.stopping import Ask
 
 
@@ -172,17 +173,18 @@ class Learner:
             loss_sum += self._backward(
                 part, ranks.world_size / max(total_weight, 1.0), last=start + rows >= len(positions)
             )
-        finite = self._clip()
-        if self._scaler.is_enabled():
-            # There a gradient that is too large for half precision is no fault: the scale is lowered.
-            finite = loss_sum.isfinite()
-        skips = job.train.skip_bad_steps > 0 and not bool(finite)
-        if self._scaler.is_enabled() or not skips:
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-            if self._average is not None:
-                self._average.update(item.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        with span("optimizer"):
+            finite = self._clip()
+            if self._scaler.is_enabled():
+                # There a gradient that is too large for half precision is no fault: the scale is lowered.
+                finite = loss_sum.isfinite()
+            skips = job.train.skip_bad_steps > 0 and not bool(finite)
+            if self._scaler.is_enabled() or not skips:
+                self._scaler.step(self.optimizer)
+                self._scaler.update()
+                if self._average is not None:
+                    self._average.update(item.step)
+            self.optimizer.zero_grad(set_to_none=True)
         if skips:
             loss_sum, weight_sum = torch.zeros_like(loss_sum), 0.0
         return Step(
@@ -198,12 +200,14 @@ class Learner:
         task, wrapped = self._training.job.model.task, self._wrapped
         weights = sample_weights(task, tensors)
         with exchanging(wrapped, last):
-            with autocast(self._training.job.train.precision, self._ranks.device):
-                output = wrapped(tensors)
-            losses = loss_per_sample(task, output, tensors, self._training.preprocessor)
-            # A sample without weight may hold anything, even what makes its loss infinite.
-            loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
-            self._scaler.scale(loss_sum * factor).backward()  # type: ignore[no-untyped-call]
+            with span("forward"):
+                with autocast(self._training.job.train.precision, self._ranks.device):
+                    output = wrapped(tensors)
+                losses = loss_per_sample(task, output, tensors, self._training.preprocessor)
+                # A sample without weight may hold anything, even what makes its loss infinite.
+                loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
+            with span("backward"):
+                self._scaler.scale(loss_sum * factor).backward()  # type: ignore[no-untyped-call]
         return loss_sum.detach()
 
     def _clip(self) -> Tensor:

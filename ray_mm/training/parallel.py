@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_mm.training.spans import span
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -38,8 +40,9 @@ class Ranks:
         if self.world_size == 1:
             return [float(value) for value in values]
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor)
-        return [float(value) for value in tensor.tolist()]
+        with span("all-reduce"):
+            dist.all_reduce(tensor)
+            return [float(value) for value in tensor.tolist()]
 
     def barrier(self) -> None:
         """Returns when every rank has come here."""

@@ -34,14 +34,17 @@ from ray_mm.data.source import READERS_PER_CPU, feed_dataset
 from ray_mm.data.store_limits import StoreLimits, limits_for
 from ray_mm.errors import DatasetError, RayMMError, UsageError
 from ray_mm.placement import Placement, object_store_bytes, place
-from ray_mm.progress import notice, progress
+from ray_mm.progress import Progress, notice, progress
 from ray_mm.run_folder import RunFolder, check_output, open_run_folder
 from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path
 from ray_mm.training.advice import warnings
 from ray_mm.training.failures import StopAtOnce
+from ray_mm.training.mlflow_sink import mlflow_run, send_the_rest
+from ray_mm.training.mlflow_store import require_mlflow
 from ray_mm.training.parallel import Ranks, use_cores, use_precision
 from ray_mm.training.plan import Training
+from ray_mm.training.profile import DrawProfile, ProfileWatch, behind_the_end
 from ray_mm.training.resume import Resume, force_resume
 from ray_mm.training.scaling import Trainer, told_what_is_waited_for
 from ray_mm.training.shown import ShownTraining
@@ -64,12 +67,13 @@ _RAY_NOTES = "ray_train"
 _POLL_S = 0.5
 
 
-def run_train(job: TrainJob, resume: Resume = "exact") -> dict[str, Any]:
+def run_train(job: TrainJob, resume: Resume = "exact", draw_profile: DrawProfile | None = None) -> dict[str, Any]:
     """Trains, or goes on with a training that was interrupted.
 
     Args:
         job: validated.
         resume: whether it goes on only as the job was, or also where settings have changed; see ``training.resume``.
+        draw_profile: makes the page of a profile; None: the figures of each worker will do.
 
     Returns:
         The content of ``result.json``; its status is ``unchanged`` when the training was done before.
@@ -84,7 +88,9 @@ def run_train(job: TrainJob, resume: Resume = "exact") -> dict[str, Any]:
     folder = open_run_folder(job, settled=() if resume == "force" else SETTLED)
     earlier = folder.read_result()
     if earlier is not None and earlier.get("status") == "done":
+        send_the_rest(training, earlier)
         return earlier | {"status": "unchanged"}
+    require_mlflow(job)
     with folder.locked(continues=True):
         # What every new group of workers will find; here it is still an error of the call.
         latest, state = find_start(training.run, training.data_digest)
@@ -94,10 +100,14 @@ def run_train(job: TrainJob, resume: Resume = "exact") -> dict[str, Any]:
             notice(warning)
         if latest is not None:
             notice(f"goes on at step {state.step:,} of {training.schedule.num_steps:,}.")
-        # Ray takes signals, too, when it starts.
-        with ray_session(announce=True), StopSign(training.run).on_sigterm():
-            _fit(training)
-        return _result(folder, training)
+        with mlflow_run(training) as sink:
+            # Ray takes signals, too, when it starts.
+            with ray_session(announce=True), StopSign(training.run).on_sigterm():
+                _fit(training, draw_profile)
+            result = _result(folder, training)
+            if sink is not None:
+                sink.result = result
+        return result
 
 
 def plan_training(job: TrainJob) -> Training:
@@ -123,7 +133,7 @@ def plan_training(job: TrainJob) -> Training:
     for key, dataset in named:
         check_dataset_fits(dataset, preprocessor)
         _check_labelled(job.model.task.label, key, dataset)
-    return Training(
+    training = Training(
         job=job,
         run=local_path(job.output),
         train=train,
@@ -136,6 +146,11 @@ def plan_training(job: TrainJob) -> Training:
             epochs=job.train.epochs,
         ),
     )
+    if job.train.profile is not None:
+        wrong = behind_the_end(job.train.profile, training.schedule.num_steps)
+        if wrong is not None:
+            raise UsageError(wrong)
+    return training
 
 
 def plan_feed(training: Training, world_size: int, first_item: int, limits: StoreLimits | None = None) -> Feed:
@@ -188,7 +203,7 @@ class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not type
         return [{_FEED: split} for split in splits]
 
 
-def _fit(training: Training) -> None:
+def _fit(training: Training, draw_profile: DrawProfile | None) -> None:
     job = training.job
     placement = place(job.resources)
     if job.train.precision == "tf32" and not placement.gpus_per_worker:
@@ -221,7 +236,7 @@ def _fit(training: Training) -> None:
         datasets={_FEED: ray.data.range(1)},
         dataset_config=FeedConfig(training, limits),
     )
-    with _shown_progress(training), told_what_is_waited_for(placement):
+    with _shown_progress(training, ProfileWatch(training, draw_profile)), told_what_is_waited_for(placement):
         try:
             trainer.fit()
         except UsageError:
@@ -338,8 +353,9 @@ def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
 class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
     """Shows what rank 0 writes into ``metrics.jsonl`` as a bar on the driver, wherever the worker runs."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, profile: ProfileWatch) -> None:
         self._training = training
+        self._profile = profile
         self._earlier = self._last_lines()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -361,8 +377,15 @@ class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
                 bar.tick()
             while not self._stop.wait(_POLL_S):
                 shown.show(self._last_lines())
+                self._look_at_profile(bar)
             shown.show(self._last_lines())
             shown.end()
+            self._look_at_profile(bar)
+
+    def _look_at_profile(self, bar: Progress) -> None:
+        page = self._profile.look()
+        if page is not None:
+            bar.note(f"profile: {page}")
 
     def _last_lines(self) -> list[dict[str, Any]]:
         # All of them, twice a second, would cost a long training more and more of a core.

@@ -29,6 +29,7 @@ from ray_mm.training.ledger import Entry, Ledger
 from ray_mm.training.optim import learning_rate
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
+from ray_mm.training.profile import StepProfiler
 from ray_mm.training.sharding import Writers, local
 from ray_mm.training.state import (
     Attempt,
@@ -75,9 +76,10 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
         tracker = files.enter_context(closing(Tracker(training.run, state.step))) if ranks.rank == 0 else None
         writer = files.enter_context(BackgroundWriter())
         writers = Writers(ranks, learner.divided)
+        profiler = files.enter_context(StepProfiler(training, ranks, state.next_item, state.step))
         sign = StopSign(training.run)
         first_scored = state.next_item
-        for batch in () if state.stopped else batches:
+        for batch in () if state.stopped else profiler.watch(batches):
             item = batch.item
             if item.phase == "train":
                 step = learner.train(batch, sign.seen() if ranks.rank == 0 else Ask.NOTHING)
@@ -85,7 +87,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 bad_steps.add(item, batch.keys, step.finite)
                 ledger.write(Entry(item.number, batch.start, batch.stop, step.quarantined_here))
                 loss_meter.add(step.loss_sum, step.weight_sum, batch, step.met)
-                gauges.add(batch.tensors, learner.model)
+                gauges.add(batch, learner.model)
                 state = replace(
                     state,
                     next_item=item.number + 1,

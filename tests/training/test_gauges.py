@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,7 @@ def test_a_gpu_is_gauged(tmp_path: Path) -> None:
     model = build_model(training.job.model, training.preprocessor).to(device)
     gauges = Gauges(training, Ranks(0, 1, device))
     batch = next(batches(training))
-    gauges.add({name: tensor.to(device) for name, tensor in batch.tensors.items()}, model)
+    on_device = {name: tensor.to(device) for name, tensor in batch.tensors.items()}
+    gauges.add(replace(batch, tensors=on_device, host=batch.tensors), model)
     found = gauges.read(1)
     assert found["flops_per_s"] > 0 and 0 < found["device_memory"] < 1 and found["device_memory_bytes"] > 0
