@@ -22,7 +22,7 @@ def said(measured: Measured) -> str:
 def test_the_sentence_names_the_stage_the_figures_and_the_remedy() -> None:
     assert said(costs(decode_ms=10.0, step_ms=0.5)) == (
         "decoding limits this job: its 10 readers deliver 990 samples/s on the 7 CPUs that the job leaves them, the worker takes "
-        "1,996, and both together need the same 8 CPUs, which allow 784; 21 CPUs per worker would remove it, now 8 (image is "
+        "2,000, and both together need the same 8 CPUs, which allow 784; 21 CPUs per worker would remove it, now 8 (image is "
         "100% of decoding)."
     )
     assert said(costs(step_ms=5.0)).startswith("the train step limits this job: ")
