@@ -1,0 +1,58 @@
+"""The benchmarks of a training run, at a tiny size; their figures mean nothing here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _run(script: str, folder: Path, *options: str) -> tuple[str, str]:
+    """What a script printed, and the page that it wrote into."""
+    page = folder / "page.md"
+    page.write_text(
+        "before\n<!-- loop: begin -->\n<!-- loop: end -->\n<!-- gpu: begin -->\n<!-- gpu: end -->\nbehind\n"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "benchmarks" / script), "--tiny", "--rounds", "1"),
+            *("--data", str(folder / "data"), "--docs", str(page), *options),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, page.read_text()
+
+
+def test_our_loop_does_the_maths_of_the_one_by_hand(tmp_path: Path) -> None:
+    printed, page = _run("train_loop.py", tmp_path, "--only", "loop", "checkpoints")
+    assert "our loop and one by hand: pictures, texts, series" in page and printed.strip() in page
+    differences = [line.split("|")[2] for line in printed.splitlines() if "difference of their mean losses" in line]
+    assert len(differences) == 2 and all(float(found) < 1e-4 for found in differences)
+    assert "stood still for them" in page and page.startswith("before\n") and page.endswith("behind\n")
+
+
+@pytest.mark.ray
+def test_a_training_through_ray_is_set_beside_one_from_memory(tmp_path: Path) -> None:
+    printed, _ = _run("train_loop.py", tmp_path, "--only", "goodput", "scaling")
+    assert "through Ray and from memory" in printed and "two workers and one" in printed
+
+
+@pytest.mark.ray
+def test_the_table_of_the_gpu_is_made_on_any_machine(tmp_path: Path) -> None:
+    lines = ("one resident batch, augmented", "through the loader, augmented")
+    _, page = _run("gpu.py", tmp_path, "--only", *lines)
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in page.splitlines() if line.startswith("|")}
+    resident, loaded = (rows[line] for line in lines)
+    assert float(resident[0].replace(",", "")) > 0 and resident[1].strip() == "–"
+    assert float(loaded[1]) > 0 and loaded[3].strip().endswith("%"), "the share of the time spent waiting for data"
+    assert "GFLOP forward per sample" in page
