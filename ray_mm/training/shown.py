@@ -72,17 +72,18 @@ class ShownTraining:
         Args:
             line: its validation, or where there is none the last of its training, which tells of the whole epoch.
         """
-        if line["step"] <= self._told_step:
+        # Of the whole epoch: its last steps alone may be two samples.
+        is_over = self._train.get("epoch") == line["epoch"] and "epoch_loss" in self._train
+        if line["step"] <= self._told_step or (line["kind"] == "train" and not is_over):
             return
         self._told_step = line["step"]
         parts = []
-        # Of the whole epoch: its last steps alone may be two samples.
-        if self._train.get("epoch") == line["epoch"]:
+        if is_over:
             parts.append(f"loss {self._train['epoch_loss']:.4g}")
         if line["kind"] == "validation":
             parts.append(f"validation loss {line['loss']:.4g}")
             parts += [f"{name} {line[name]:.4g}" for name in _METRICS if name in line]
-        if self._train.get("epoch") == line["epoch"]:
+        if is_over:
             parts.append(f"{self._train['epoch_samples_per_s']:,.0f} samples/s")
             if self._train["epoch_data_wait"] >= _MUCH_WAITING:
                 parts.append(f"waited for data {self._train['epoch_data_wait']:.0%} of the time")

@@ -106,6 +106,15 @@ def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_t
     assert [note.split(",")[0] for note in notes] == ["epoch 1/2: loss 0.9", "epoch 2/2: loss 0.7"]
 
 
+def test_an_epoch_that_was_not_trained_to_its_end_is_not_told() -> None:
+    bar, notes = bar_with_notes()
+    shown = ShownTraining(bar, epochs=3, validates=False)
+    stopped = {key: value for key, value in train(30, 2, 0.4).items() if not key.startswith("epoch_")}
+    shown.show([train(20, 1, 0.6), stopped])
+    shown.end()
+    assert [note.split(":")[0] for note in notes] == ["epoch 1/3"]
+
+
 def test_what_an_earlier_run_wrote_is_not_told_again_and_a_restart_goes_back() -> None:
     bar, notes = bar_with_notes(done=20)
     shown = ShownTraining(bar, 3, validates=True)
