@@ -243,7 +243,7 @@ def stage(code: str) -> str:
     return f"""
 import ray_mm.stages
 from ray_mm.errors import *
-def run_stage(job, address):
+def run_stage(job, address, resume):
     {code}
 ray_mm.stages.run_stage = run_stage
 """
