@@ -4,11 +4,13 @@
 # make fuzz   damage 120,000 inputs at random: 20,000 in each of six ways, FUZZ_CASES=… for more
 # make install  make .venv and install into it; then . .venv/bin/activate puts ray-mm on the path
 #
+# TEST_PROCESSES=4 runs so many files of tests at once (2 unless said; each has a Ray of its own).
 # PYTHON=python3.12 chooses the Python that .venv is made with; PIP_ARGS is passed on to pip.
 
 PYTHON ?= python3
 PIP_ARGS ?=
 FUZZ_CASES ?= 20000
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -25,8 +27,8 @@ demo: $(INSTALLED)
 	@echo "ray_mm: to go on with ray-mm in this shell: . $(BIN)/activate"
 
 test: $(INSTALLED)
-	@echo "ray_mm: running all tests"
-	@$(BIN)/python -m pytest -q --durations=15
+	@echo "ray_mm: running all tests, $(TEST_PROCESSES) files at a time"
+	@$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=25
 
 check: $(INSTALLED)
 	@echo "ray_mm: ruff"

@@ -197,9 +197,11 @@ def _process(command: list[str], log: Path) -> Iterator[tuple[float, subprocess.
 
 @contextlib.contextmanager
 def _running() -> Iterator[str]:
-    """The address of a Ray that runs for the block."""
+    """The address of a Ray that runs for the block, and has been used: what the first to come starts stays."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": os.cpu_count(), "include_dashboard": False})
     try:
+        with TemporaryDirectory() as folder:
+            _start("Ray Train with Ray Data", Path(folder) / "run", str(cluster.address))
         yield str(cluster.address)
     finally:
         cluster.shutdown()

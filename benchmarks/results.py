@@ -1,8 +1,7 @@
 """The figures of docs/results.md: real data, three seeds, fields together and alone.
 
-    tar -xzf fsdd.tar.gz -C data/raw         (and mnist_test.tar.gz, easy_vqa.tar.gz)
-    python jobs/avdigits/make_table.py --data data/raw --output data/tables/avdigits
-    python jobs/vqa/make_table.py --data data/raw --output data/tables/vqa
+    tar -xzf fsdd.tar.gz -C data/raw         (and mnist_test, easy_vqa, radhar, donkey)
+    python jobs/avdigits/make_table.py --data data/raw --output data/tables/avdigits       (and all others)
     python benchmarks/results.py
 
 It preprocesses once; then, for every seed, it trains and evaluates the model with all fields and one model per field
@@ -30,6 +29,8 @@ from ray_mm.stages import run_stage
 
 ROOT = Path(__file__).parents[1]
 FUSED = "all fields"
+_TITLES = {"accuracy": "Accuracy", "mae": "Mean absolute error"}
+_CONSTANTS = {"accuracy": "always the commonest class", "mae": "always the mean of the training data"}
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,23 @@ class Scenario:
     """A folder in jobs/.
 
     Attributes:
-        fields: each has a baseline, ``baselines/train_<field>.yaml``.
+        fields: of the model.
         compress: whether the table of compression is made, too.
+        metric: that the tables show.
     """
 
     fields: tuple[str, ...]
-    compress: bool
+    compress: bool = False
+    metric: str = "accuracy"
 
 
 SCENARIOS = {
     "avdigits": Scenario(("audio", "image"), compress=True),
-    "vqa": Scenario(("image", "question"), compress=False),
+    "classic": Scenario(("note", "picture")),
+    "donkey": Scenario(("camera", "history"), metric="mae"),
+    "radhar": Scenario(("motion", "points")),
+    "sentiment": Scenario(("picture", "text")),
+    "vqa": Scenario(("image", "question")),
 }
 
 
@@ -99,17 +106,16 @@ def run_scenario(
     scenario, jobs = SCENARIOS[name], ROOT / "jobs" / name
     run_once(jobs / "preprocess.yaml", {"table": str(data.parent / "tables" / name / "table.csv"), "output": str(data)})
     splits = {"data.train": str(data / "train"), "data.validation": str(data / "validation")}
-    train_jobs = {FUSED: jobs / "train.yaml"} | {
-        field: jobs / "baselines" / f"train_{field}.yaml" for field in scenario.fields
-    }
-    results = Results({model: {} for model in train_jobs}, {model: {} for model in train_jobs}, {})
+    models = (FUSED, *scenario.fields)
+    results = Results({FUSED: {}}, {model: {} for model in models}, {})
     for seed in seeds:
-        for model, job in train_jobs.items():
-            folder = output / f"seed-{seed}" / model.replace(" ", "-")
-            train = {**(overrides or {}), **splits, "seed": seed, "output": str(folder / "train")}
-            results.train[model][seed] = run_once(job, train)
-            checkpoint = {"checkpoint": str(folder / "train"), "data": str(data / "test")}
-            evaluate = {**checkpoint, "output": str(folder / "evaluate")}
+        folder = output / f"seed-{seed}"
+        train = {**(overrides or {}), **splits, "seed": seed, "train.baselines": True, "output": str(folder / "train")}
+        results.train[FUSED][seed] = run_once(jobs / "train.yaml", train)
+        for model in models:
+            run = folder / "train" if model == FUSED else folder / "train" / "baselines" / model
+            checkpoint = {"checkpoint": str(run), "data": str(data / "test")}
+            evaluate = {**checkpoint, "output": str(folder / f"evaluate-{model.replace(' ', '-')}")}
             results.evaluate[model][seed] = run_once(jobs / "evaluate.yaml", evaluate)
             if scenario.compress and model == FUSED:
                 compress = {**checkpoint, "calibration_data": str(data / "train"), "output": str(folder / "compress")}
@@ -134,18 +140,23 @@ def run_once(job: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def markdown(name: str, results: Results) -> str:
     """The tables of a scenario."""
-    fused = results.evaluate[FUSED]
+    fused, metric = results.evaluate[FUSED], SCENARIOS[name].metric
     seeds = sorted(fused)
     counts = fused[seeds[0]]["metrics"]["num_samples"]
-    rows = [("all fields", [_accuracy(fused[seed]) for seed in seeds])]
+    rows = [("all fields", [_figure(fused[seed], metric) for seed in seeds])]
     for field in SCENARIOS[name].fields:
         alone = results.evaluate[field]
-        rows.append((f"{field} alone, a model of its own", [_accuracy(alone[seed]) for seed in seeds]))
+        rows.append((f"{field} alone, a model of its own", [_figure(alone[seed], metric) for seed in seeds]))
     for field in SCENARIOS[name].fields:
-        rows.append((f"{field} only, given to the model of all fields", [_accuracy(fused[s], field) for s in seeds]))
+        only = [_figure(fused[seed], metric, field) for seed in seeds]
+        rows.append((f"{field} only, given to the model of all fields", only))
+    # A constant: the same for every seed.
+    rows.append(
+        (f"no model: {_CONSTANTS[metric]}", [float(fused[seed]["metrics"]["baseline"][metric]) for seed in seeds])
+    )
     seconds = statistics.median(results.train[FUSED][seed]["seconds"] for seed in seeds)
     lines = [
-        f"Accuracy on the {counts:,} test samples:",
+        f"{_TITLES[metric]} on the {counts:,} test samples:",
         "",
         *_table(("", *(f"seed {seed}" for seed in seeds), "mean ± sd"), [(label, *_cells(v)) for label, v in rows]),
         "",
@@ -182,9 +193,9 @@ def _compress_table(results: Mapping[int, Mapping[str, Any]]) -> list[str]:
     return _table(header, rows)
 
 
-def _accuracy(result: Mapping[str, Any], subset: str | None = None) -> float:
+def _figure(result: Mapping[str, Any], metric: str, subset: str | None = None) -> float:
     metrics = result["metrics"] if subset is None else result["metrics"]["subsets"][subset]
-    return float(metrics["accuracy"])
+    return float(metrics[metric])
 
 
 def _cells(values: Sequence[float]) -> list[str]:

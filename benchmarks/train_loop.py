@@ -4,7 +4,7 @@
 
     loop         our loop and a hand-written PyTorch loop that does the same maths, on the same batches in memory: steps/s
     goodput      the same training on tars through Ray, and on batches in memory, with a core each for data and model
-    scaling      one worker and two, batches in memory, the same global batch
+    scaling      one worker and two, batches in memory: with as many samples per worker, and with as many in all
     checkpoints  share of the time in which a training stands still for its checkpoints, one an epoch, as is the default
 
 Every figure is of processes of their own with one thread for the model, which take turns; medians over the rounds. Steps are
@@ -14,8 +14,10 @@ counted from the twentieth on. On a busy machine look at the CPU seconds, too.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -43,12 +45,13 @@ from ray_mm.data.reader import BatchReader
 from ray_mm.data.samples import open_planned
 from ray_mm.data.source import feed_dataset
 from ray_mm.models.multimodal import build_model
+from ray_mm.training.feeding import plan_feed
 from ray_mm.training.optim import build_optimizer, learning_rate
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
 from ray_mm.training.state import begin_attempt, current_attempt
 from ray_mm.training.tracking import read_metrics
-from ray_mm.training.train import plan_feed, plan_training
+from ray_mm.training.train import plan_training
 from ray_mm.training.worker import run_worker
 
 RESIDENT = 8
@@ -262,14 +265,16 @@ def goodput(data: Path, size: Size, folder: Path, number: int) -> dict[str, Any]
 
 
 def scaling(data: Path, size: Size, folder: Path, number: int) -> dict[str, Any]:
-    """One worker and two, each in processes of their own."""
+    """One worker; two that share its batch; two with a batch each. All in processes of their own."""
+    cases = {"one": (1, size), "shared": (2, size), "each": (2, replace(size, batch=2 * size.batch))}
     found = {}
-    for world_size in (1, 2) if number % 2 == 0 else (2, 1):
-        training = make_training(data, folder / f"workers-{world_size}", size, next(iter(MODELS.values())), size.steps)
+    for name in sorted(cases, reverse=bool(number % 2)):
+        world_size, of_case = cases[name]
+        training = make_training(data, folder / name, of_case, next(iter(MODELS.values())), size.steps)
         begin_attempt(training.run, training.data_digest)
-        place = folder / f"found-{world_size}.json"
-        torch.multiprocessing.spawn(_rank, (world_size, training, size, folder / f"at-{world_size}", place), world_size)
-        found[str(world_size)] = json.loads(place.read_text())
+        place = folder / f"{name}.json"
+        torch.multiprocessing.spawn(_rank, (world_size, training, size, folder / f"at-{name}", place), world_size)
+        found[name] = json.loads(place.read_text())
     return found
 
 
@@ -313,13 +318,7 @@ def rows(found: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, ...]]:
     """What, how fast each, their ratio, the goal."""
 
     def median(part: str, *path: str) -> float:
-        values = []
-        for each in found[part]:
-            value: Any = each
-            for key in path:
-                value = value[key]
-            values.append(float(value))
-        return statistics.median(values)
+        return statistics.median(float(functools.reduce(operator.getitem, path, each)) for each in found[part])
 
     for model in MODELS if "loop" in found else ():
         us, other = (median("loop", model, who, "steps_per_s") for who in ("ours", "by hand"))
@@ -334,8 +333,11 @@ def rows(found: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, ...]]:
         yield name, f"{us:,.1f} and {other:,.1f} steps/s", f"{us / other:.3f}", "≥ 0.95"
         yield "… waited for data", "", f"{median('goodput', 'ray', 'waited'):.2%}", "< 2%"
     if "scaling" in found:
-        one, two = (median("scaling", number, "steps_per_s") for number in ("1", "2"))
-        yield "two workers and one", f"{two:,.1f} and {one:,.1f} steps/s", f"{two / one / 2:.3f} each", "≥ 0.85"
+        one, each, shared = (median("scaling", name, "steps_per_s") for name in ("one", "each", "shared"))
+        name = "two workers with a batch each, and one"
+        yield name, f"{2 * each:,.1f} and {one:,.1f} batches/s", f"{each / one:.3f} of twice", "≥ 0.85"
+        name = "two workers that share a batch, and one"
+        yield name, f"{shared:,.1f} and {one:,.1f} batches/s", f"{shared / one / 2:.3f} of twice", "–"
     if "checkpoints" in found:
         with_them, without = (median("checkpoints", name, "steps_per_s") for name in ("an epoch", "none"))
         stood = median("checkpoints", "an epoch", "stood_still")

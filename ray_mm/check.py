@@ -37,7 +37,8 @@ from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, Usa
 from ray_mm.run_folder import check_output
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import join, located, read_object
-from ray_mm.training.advice import course, warnings
+from ray_mm.training.advice import course, imbalance, warnings
+from ray_mm.training.precheck import begins_with_lines, cache_warnings
 from ray_mm.version import CHECKPOINT_FORMAT, DATASET_FORMAT
 
 _TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -150,7 +151,7 @@ def _train(job: TrainJob) -> Iterator[str]:
     if job.train.augment is not None:
         check_augment(job.train.augment, job.model, fields)
         check_pairs(job.train.augment, job.data.batch_size, job.resources.range)
-    parts = []
+    parts, label_counts = [], []
     for key, source in given:
         found = _read_dataset(source.path)
         place = f"{key}: {located(source.path)}"
@@ -159,9 +160,13 @@ def _train(job: TrainJob) -> Iterator[str]:
         if job.data.balance is not None and key != "data.validation":
             require_balanced(job.data.balance.label, located(source.path), found["fields"], key)
         parts.append(_part(key, source, found))
+        label_counts.append(found["label_counts"])
         yield _found(key, source.path, found, parts[-1])
+    yield from begins_with_lines(job)
     yield from _course(job, parts[: len(sources)])
-    for warning in _caches(job):
+    for warning in imbalance(job, label_counts[: len(sources)]):
+        yield f"warning: {warning}"
+    for warning in cache_warnings(job, parts[: len(sources)], label_counts[: len(sources)]):
         yield f"warning: {warning}"
 
 
@@ -182,31 +187,6 @@ def _course(job: TrainJob, parts: Sequence[Part]) -> Iterator[str]:
         same = any(_is_same(source, validation) for source in sources)
     for warning in warnings(schedule, same):
         yield f"warning: {warning}"
-
-
-def _caches(job: TrainJob) -> Iterator[str]:
-    """What the caches of a training will not do.
-
-    Raises:
-        UsageError: one can't do what it is for.
-    """
-    remote, decoded = job.data.cache.remote, job.data.cache.decoded
-    if remote is None and decoded is None:
-        return
-    # How large shards and decoded samples are, Arrow and the decoders have to say; who names no cache need not wait for them.
-    from ray_mm.data.foresight import check_cache
-    from ray_mm.data.manifest import open_dataset
-    from ray_mm.data.preprocessor import preprocessor_for
-    from ray_mm.data.row_cache import cache_notices
-
-    datasets = [open_dataset(source.path) for source in train_sources(job.data.train)]
-    if remote is not None:
-        check_cache(remote, datasets, job.data.shuffle)
-    if decoded is not None:
-        preprocessor = preprocessor_for(datasets[0], job.data.fields, {*job.model.fields, job.model.task.label})
-        if job.data.validation is not None:
-            datasets.append(open_dataset(source_of(job.data.validation).path))
-        yield from cache_notices(decoded, datasets, preprocessor)
 
 
 def _tune(job: TuneJob) -> Iterator[str]:

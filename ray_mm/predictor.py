@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from ray_mm.answers import Prediction, answers, prediction
 from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
 from ray_mm.config.fields import LabelField, has_streams
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, decoder_for
-from ray_mm.data.decode.decoder import Arrays, streams_decoder
-from ray_mm.data.fields import presence_name
+from ray_mm.data.decode.decoder import streams_decoder
+from ray_mm.data.fields import Arrays, presence_name
 from ray_mm.data.payload import member_bytes, stream_bytes
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
@@ -37,18 +37,6 @@ ARTIFACT_FILE = "artifact.json"
 GRAPH_FILE = "model.onnx"
 ARTIFACT_FORMAT_NAME = "ray_mm.artifact"
 ARTIFACT_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one sample."""
-
-    label: str | float
-    """The most probable class, or the value in the label's own unit."""
-    probabilities: dict[str, float] | None
-    """Class → probability; None for a number."""
-    presence: dict[str, bool]
-    """Input field → was it there?"""
 
 
 class Predictor(abc.ABC):
@@ -82,7 +70,7 @@ class Predictor(abc.ABC):
             subsets: sets of input fields that may be looked at. None: one entry, all of them.
 
         Returns:
-            Probabilities float32 [S, B, C] of a classification, or values float32 [S, B] in the label's own unit.
+            Probabilities float32 [S, B, C] of classes, or values float32 [S, B] in the label's own unit.
 
         Raises:
             UsageError: a subset names what is no input field.
@@ -97,7 +85,8 @@ class Predictor(abc.ABC):
             {name: np.asarray(batch[presence_name(name)], np.bool_) & (name in subset) for name in self.input_fields}
             for subset in wanted
         ]
-        return self._answers(self._run(batch, presence))
+        statistics = self.preprocessor.statistics.get(self.config.task.label)
+        return answers(self._label, statistics, self._run(batch, presence))
 
     @abc.abstractmethod
     def _run(
@@ -154,9 +143,11 @@ class Predictor(abc.ABC):
                 if start is None:
                     raise
                 raise UsageError(f"sample {start + row}: {error}") from None
-        answers = self.outputs(batch)[0]
+        found = self.outputs(batch)[0]
         return [
-            self._prediction(answers[row], {name: bool(batch[presence_name(name)][row]) for name in self.input_fields})
+            prediction(
+                self._label, found[row], {name: bool(batch[presence_name(name)][row]) for name in self.input_fields}
+            )
             for row in range(len(samples))
         ]
 
@@ -170,14 +161,6 @@ class Predictor(abc.ABC):
                 )
         for name in self.input_fields:
             self._fill(batch, row, name, sample.get(name))
-
-    def _prediction(self, answer: Any, present: dict[str, bool]) -> Prediction:
-        label = self._label
-        if label.target == "number":
-            return Prediction(float(answer), None, present)
-        assert label.classes is not None
-        probabilities = dict(zip(label.classes, answer.tolist(), strict=True))
-        return Prediction(label.classes[int(answer.argmax())], probabilities, present)
 
     def _fill(self, batch: Arrays, row: int, name: str, value: Any) -> None:
         try:
@@ -197,13 +180,6 @@ class Predictor(abc.ABC):
         label = self.preprocessor.fields[self.config.task.label]
         assert isinstance(label, LabelField)
         return label
-
-    def _answers(self, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if self._label.target == "class":
-            exponentials = np.exp(raw - raw.max(axis=-1, keepdims=True))
-            return cast("npt.NDArray[np.float32]", exponentials / exponentials.sum(axis=-1, keepdims=True))
-        statistics = self.preprocessor.statistics[self.config.task.label]
-        return raw * np.float32(statistics.std[0]) + np.float32(statistics.mean[0])
 
 
 class TorchPredictor(Predictor):

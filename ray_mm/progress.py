@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _WINDOW_S = 30.0
 _MAX_MARKS = 512
+_LEAST_S = 0.5
+"""Less time than this tells how results arrive, several at once, and not how fast they are made."""
 _MIN_BAR, _MAX_BAR = 6, 40
 _BESIDE = 90
 """Columns that a bar leaves to the text beside it, as far as there are so many."""
@@ -68,7 +70,8 @@ class Progress:
         self.on_tick: Callable[[], None] | None = None
         self.on_note: Callable[[str], None] | None = None
         self.foretell: Callable[[], float | None] | None = None
-        """Seconds left, where the caller knows better than the rate of half a minute, which is then not shown."""
+        """Seconds left, where the caller knows better than the rate of half a minute."""
+        self.tells_rate = True
         self._clock = clock
         self._began = clock()
         self._marks: deque[tuple[float, int]] = deque()
@@ -99,7 +102,7 @@ class Progress:
             self.on_note(text)
 
     def rate(self) -> float | None:
-        """Units per second over the last half minute; None before there is a second step to go by."""
+        """Units per second over the last half minute; None before there is a second step, and enough time, to go by."""
         if not self._marks:
             return None
         now = self._clock()
@@ -107,7 +110,7 @@ class Progress:
         started, before = self._marks[0]
         done = self.done - before
         # Time since the last step counts too: a stall must show.
-        return done / (now - started) if done > 0 and now > started else None
+        return done / (now - started) if done > 0 and now - started >= _LEAST_S else None
 
     def _forget(self, now: float) -> None:
         # The mark before the window stays, so that the window is always covered.
@@ -127,7 +130,7 @@ class Progress:
 
     def rate_text(self) -> str:
         """Such as ``312 samples/s``, or nothing."""
-        rate = None if self.foretell is not None else self.rate()
+        rate = self.rate() if self.tells_rate else None
         if rate is None:
             return ""
         return f"{rate:,.0f} {self.unit}/s" if rate >= 100 else f"{rate:.3g} {self.unit}/s"

@@ -145,6 +145,12 @@ def open_run_folder(job: Job, settled: tuple[str, ...] = ()) -> RunFolder:
     return RunFolder(path, job)
 
 
+def add_to_result(job: Job, more: dict[str, Any]) -> None:
+    """Puts something into the ``result.json`` of a run that is done, in the place of what was there by these names."""
+    path = local_path(job.output) / "result.json"
+    write_json(path, _plain({**(_read_json(path) or {}), **more}))
+
+
 def check_output(job: Job, settled: tuple[str, ...] = ()) -> dict[str, Any] | None:
     """Checks that the job's output folder is free or its own; writes nothing.
 

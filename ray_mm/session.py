@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from ray_mm.auth import protect_token
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.progress import notice
 from ray_mm.quiet import quiet_core, quiet_data, quiet_raylet, without_token_notice
+from ray_mm.travel import cluster_has_this_code, with_the_job
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +31,10 @@ CONNECT_TIMEOUT_S = 10.0
 
 _WARM_PROCESSES_PER_CPU = 4
 """That a private Ray keeps while they have nothing to do: readers, and those that hand out what they read."""
+
+_STARTS = 2
+"""Of a private Ray, until one is in time."""
+_END_TIMEOUT_S = 10.0
 
 _address: contextvars.ContextVar[str | None] = contextvars.ContextVar("ray_mm_address", default=None)
 
@@ -56,6 +63,7 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
 
     Raises:
         UsageError: nothing answers at the address.
+        RayMMError: a private Ray does not start.
     """
     import ray
 
@@ -76,15 +84,21 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray ends processes that idle for a second, but for one per CPU; a run's next stage would start its readers anew.
         os.environ.setdefault("RAY_num_workers_soft_limit", str(_WARM_PROCESSES_PER_CPU * local_cpus()))
+        # Ray gives its first process half a minute, which a busy machine may need to load it from the disk.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
         options = {"include_dashboard": False, "num_cpus": local_cpus()}
     else:
         _require_reachable(address)
-        # A submitted job has brought its ray_mm already; to any other cluster it must travel, as this very version.
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            options = {"runtime_env": {"py_modules": [str(Path(__file__).parent)]}}
     try:
         with without_token_notice(), quiet_core():
-            ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
+            if address == "local":
+                _start_private(options)
+            else:
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+            # A submitted job has brought its ray_mm already; elsewhere it must be this very version, too.
+            if address != "local" and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ and not cluster_has_this_code():
+                ray.shutdown()
+                ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=with_the_job())
     except ConnectionError as error:
         raise UsageError(
             f"--address {address}: no Ray cluster there ({error}); start one, or leave the address out to run on this "
@@ -95,6 +109,52 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
             yield
     finally:
         ray.shutdown()
+
+
+def _start_private(options: dict[str, Any]) -> None:
+    """Starts a Ray on this machine, once more where its processes do not answer in time.
+
+    Raises:
+        RayMMError: they don't again.
+    """
+    import ray
+
+    for start in range(1, _STARTS + 1):
+        try:
+            with ended_on_error():
+                ray.init(address="local", log_to_driver=False, configure_logging=False, **options)
+            return
+        except ValueError:  # nothing that time would mend
+            raise
+        except Exception as error:  # Ray has no class of its own for it
+            ray.shutdown()
+            said = " ".join(str(error).split())
+            if start < _STARTS:
+                notice(f"Ray did not start in time ({said}); once more.")
+                continue
+            raise RayMMError(
+                f"Ray did not start on this machine in {_STARTS} tries ({said}). Its processes have to answer within a time that "
+                "Ray sets, half a minute for the most part, which is too little where the machine is busy with other work, or "
+                "short of memory or disk: make room, and run the same command again; or join a Ray that runs already, with "
+                "--address. What its processes wrote is in session_latest/logs of Ray's folder, which is /tmp/ray unless "
+                "RAY_TMPDIR says otherwise."
+            ) from error
+
+
+@contextlib.contextmanager
+def ended_on_error() -> Iterator[None]:
+    """Ends the processes that were started in the block if it fails: a Ray whose start fails leaves what it has started."""
+    this = psutil.Process()
+    before = set(this.children(recursive=True))
+    try:
+        yield
+    except BaseException:
+        left = [process for process in this.children(recursive=True) if process not in before]
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=_END_TIMEOUT_S)
+        raise
 
 
 @contextlib.contextmanager

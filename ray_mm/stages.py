@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import assert_never
 
@@ -69,9 +69,14 @@ def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> di
                 return run_preprocess(job)
             case TrainJob():
                 from ray_mm.profile_page import write_profile_page
+                from ray_mm.training.baselines import run_baselines
                 from ray_mm.training.train import run_train
 
-                return run_train(job, "force" if resume == "force" else "exact", write_profile_page)
+                how: Literal["force", "exact"] = "force" if resume == "force" else "exact"
+                result = run_train(job, how, write_profile_page)
+                if job.train.baselines:
+                    result = run_baselines(job, result, lambda alone: run_train(alone, how))
+                return result
             case EvaluateJob():
                 from ray_mm.evaluation.evaluate import run_evaluate
 

@@ -50,7 +50,12 @@ def result_parts(result: Mapping[str, Any], output: str) -> Iterator[RenderableT
             yield from _trial_table(result)
     subsets = metrics.get("subsets")
     if isinstance(subsets, Mapping) and subsets:
-        yield _subset_table(subsets)
+        yield _table_of(subsets, "with only these fields")
+    for part, title in (("fields", "field, in the best validation"), ("baselines", "a model of this field alone")):
+        rows = metrics.get(part)
+        # In other kinds of result these may be something else.
+        if result.get("kind") == "train" and isinstance(rows, Mapping) and rows:
+            yield _table_of(rows, title)
     yield from _places(local_path(output))
 
 
@@ -222,15 +227,15 @@ def _quarantine_table(members: Sequence[tuple[Quarantined, Sequence[str]]], more
     return table
 
 
-def _subset_table(subsets: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def _table_of(rows: Mapping[str, Mapping[str, Any]], title: str) -> RenderableType:
     from rich.table import Table
 
-    columns = [name for name, value in next(iter(subsets.values())).items() if not isinstance(value, (Mapping, list))]
-    table = Table("with only these fields", box=None, pad_edge=False)
+    columns = [name for name, value in next(iter(rows.values())).items() if not isinstance(value, (Mapping, list))]
+    table = Table(title, box=None, pad_edge=False)
     for column in columns:
         table.add_column(figures.label(column), justify="right")
-    for subset, values in subsets.items():
-        table.add_row(subset, *(figures.text(column, values.get(column)) for column in columns))
+    for name, values in rows.items():
+        table.add_row(name, *(figures.text(column, values.get(column)) for column in columns))
     return table
 
 

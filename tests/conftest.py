@@ -23,6 +23,25 @@ settings.load_profile("ray_mm")
 _BUCKETS = itertools.count()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that none of them is begun when all else is done and one core has nothing to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("cluster")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where tests run in several processes, each tells the first one how many inputs it damaged."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["damaged"] = dict(DAMAGED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Adds up what the processes told."""
+    DAMAGED.update(getattr(node, "workeroutput", {}).get("damaged", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says how many inputs were damaged."""
     if DAMAGED:

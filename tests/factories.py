@@ -52,6 +52,10 @@ SPECS: dict[str, FieldSpec] = {
 }
 """Name → the field that ``make_dataset`` writes under it."""
 
+TAGS = ("moves", "odd", "turns")
+MORE_SPECS: dict[str, FieldSpec] = {"tags": LabelField(target="classes", classes=TAGS)}
+"""As ``SPECS``, written where it is asked for."""
+
 MEMBERS: dict[str, tuple[str, ...]] = {
     "image": ("jpg", "png"),
     "text": ("txt",),
@@ -61,6 +65,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "vector": ("npy",),
     "label": ("cls",),
     "number": ("json",),
+    "tags": ("json",),
 }
 """Name → the extensions of its member."""
 
@@ -72,6 +77,7 @@ _CORRUPT = {
     "audio": b"RIFF this is no recording",
     "label": b"left, perhaps",
     "number": b"much",
+    "tags": b"[0, 3]",
 }
 
 
@@ -103,7 +109,7 @@ def make_dataset(
     Returns:
         ``folder``.
     """
-    chosen: dict[str, FieldSpec] = {name: (specs or {}).get(name, SPECS[name]) for name in fields}
+    chosen: dict[str, FieldSpec] = {name: {**SPECS, **MORE_SPECS, **(specs or {})}[name] for name in fields}
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 99])
     absent = {name: rng.random(num_samples) < (missing or {}).get(name, 0.0) for name in sorted(chosen)}
@@ -135,6 +141,9 @@ def make_dataset(
         for name in chosen
         if name == "label"
     }
+    if "tags" in chosen:
+        had = [tag for i in range(num_samples) if not absent["tags"][i] for tag in tags_of(i, seed)]
+        counts["tags"] = {tag: had.count(number) for number, tag in enumerate(TAGS)}
     write_dataset(
         folder,
         name=f"factory/{folder.name}",
@@ -187,6 +196,11 @@ def number_of(sample: int, seed: int = 0) -> float:
     return 10.0 * class_of(sample, seed) + float(_vector(sample, seed)[0])
 
 
+def tags_of(sample: int, seed: int = 0) -> list[int]:
+    """The tags of a sample, which follow from its class: two, one or none of them; a third one that no sample has."""
+    return ([0, 1], [0], [])[class_of(sample, seed)]
+
+
 def member_of(field: str, sample: int, seed: int = 0, picture_size: tuple[int, int] = (16, 16)) -> tuple[str, bytes]:
     """Extension and bytes of one member. Even samples have a JPEG, odd ones a PNG."""
     match field:
@@ -206,6 +220,8 @@ def member_of(field: str, sample: int, seed: int = 0, picture_size: tuple[int, i
             return "cls", str(class_of(sample, seed)).encode()
         case "number":
             return "json", json.dumps(number_of(sample, seed)).encode()
+        case "tags":
+            return "json", json.dumps(tags_of(sample, seed)).encode()
     raise AssertionError(field)
 
 

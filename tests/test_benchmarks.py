@@ -44,7 +44,7 @@ def test_our_loop_does_the_maths_of_the_one_by_hand(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_a_training_through_ray_is_set_beside_one_from_memory(tmp_path: Path) -> None:
     printed, _ = _run("train_loop.py", tmp_path, "--only", "goodput", "scaling")
-    assert "through Ray and from memory" in printed and "two workers and one" in printed
+    assert "through Ray and from memory" in printed and "two workers with a batch each, and one" in printed
 
 
 @pytest.mark.ray
@@ -56,3 +56,21 @@ def test_the_table_of_the_gpu_is_made_on_any_machine(tmp_path: Path) -> None:
     assert float(resident[0].replace(",", "")) > 0 and resident[1].strip() == "–"
     assert float(loaded[1]) > 0 and loaded[3].strip().endswith("%"), "the share of the time spent waiting for data"
     assert "GFLOP forward per sample" in page
+
+
+def test_remedies_for_rare_classes_are_set_side_by_side(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- imbalance: begin -->\n<!-- imbalance: end -->\nbehind\n")
+    options = ["--seeds", "0", "1", "--steps", "2", "3", "--docs", str(page)]
+    places = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs")]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "imbalance.py"), *options, *places],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 5 and all(len(row) == 7 for row in rows)
+    assert all(0 < float(cell.split("±")[0]) < 1 for row in rows[2:] for cell in row[1:])

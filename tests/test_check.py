@@ -83,6 +83,32 @@ def test_few_steps_are_told_and_a_usual_training_is_not_warned_about(folder: Pat
     assert lines[-1] == "train: 150 steps: 50 epochs of 3 steps, 2 samples each"
 
 
+def test_rare_classes_are_told_of_where_nothing_is_done_about_them(folder: Path, tmp_path: Path) -> None:
+    def rare(content: dict[str, Any]) -> None:
+        content["label_counts"] = {"label": {"left": 5, "right": 50, "stop": 30}}
+
+    edit_manifest(make_dataset(tmp_path / "rare", 6), rare)
+
+    def told(**overrides: Any) -> list[str]:
+        lines = check(folder, "train", **{"data.train": str(tmp_path / "rare")} | overrides)
+        return [line for line in lines if line.startswith("warning: model.task")]
+
+    (line,) = told()
+    assert "of 'label' the class 'left' has 5 samples and 'right' 50" in line
+    assert "model.task.logit_adjustment" in line and "data.balance" in line
+    for settings in (
+        {"model.task.loss": "focal"},
+        {"model.task.class_weights": "balanced"},
+        {"model.task.logit_adjustment": 1.0},
+        {"data.balance": {"label": "label"}},
+        {"data.train": {"path": str(tmp_path / "rare"), "where": {"label": ["left"]}}},
+        {"data.train": str(folder / "train")},
+        # Together with the other dataset it is less than ten to one.
+        {"data.train": [str(tmp_path / "rare"), str(folder / "train")]},
+    ):
+        assert told(**settings) == [], settings
+
+
 def test_steps_that_only_an_index_can_tell_are_left_out(folder: Path) -> None:
     (train,) = check(folder, "train", **{"data.train": {"path": str(folder / "patchy"), "require": ["audio"]}})
     assert train.startswith(f"data.train: {folder / 'patchy'}, at most ") and " of 6 samples of audio" in train
@@ -127,7 +153,9 @@ def test_a_cache_that_is_too_small_for_the_shuffle_is_refused_as_the_training_do
 ) -> None:
     cached = {"data.cache.remote": {"folder": str(tmp_path / "cache"), "size": "64MiB"}}
     check(folder, "train", **cached)
-    with pytest.raises(UsageError, match=r"data\.cache\.remote\.size: 67,108,864 bytes are less than a window"):
+    with pytest.raises(
+        UsageError, match=r"data\.cache\.remote\.size: 67,108,864 bytes are less than .* a window of the shuffle"
+    ):
         check(folder, "train", **cached, **{"data.train": elsewhere(folder / "train", tmp_path / "remote")})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "cluster").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "cluster").glob("*.md")))
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 ELSEWHERE = {
@@ -38,7 +38,7 @@ def test_the_tutorial_leads_from_files_to_a_compressed_model(tmp_path: Path) -> 
     _run_page(ROOT / "docs" / "python.md", tmp_path)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_the_docs_is_run_somewhere(page: Path) -> None:
     run_here = {"tutorial.md", "python.md"}
     commands = [line for block in blocks(page, "sh") for line in block.splitlines() if line.strip()]
@@ -47,7 +47,7 @@ def test_every_command_of_the_docs_is_run_somewhere(page: Path) -> None:
         assert not unknown, "run it in a test and name that test in ELSEWHERE, or move it to a page that is run"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
@@ -42,43 +45,26 @@ def test_the_jobs_of_a_folder_hand_over_to_each_other(folder: Path) -> None:
     compress = load_job(folder / "compress.yaml")
     assert isinstance(preprocess, PreprocessJob) and isinstance(evaluate, EvaluateJob)
     assert isinstance(compress, CompressJob)
-    trainings = {path: load_job(path) for path in [folder / "train.yaml", *folder.glob("baselines/*.yaml")]}
-    outputs = [preprocess.output, evaluate.output, compress.output]
-    for path, train in trainings.items():
-        assert isinstance(train, TrainJob)
-        assert train.data.train == f"{preprocess.output}/train"
-        assert train.data.validation == f"{preprocess.output}/validation"
-        assert set(train.model.fields) | {train.model.task.label} <= set(preprocess.fields), path
-        outputs.append(train.output)
+    train = load_job(folder / "train.yaml")
+    assert isinstance(train, TrainJob)
+    assert train.data.train == f"{preprocess.output}/train"
+    assert train.data.validation == f"{preprocess.output}/validation"
+    assert set(train.model.fields) | {train.model.task.label} <= set(preprocess.fields)
+    outputs = [preprocess.output, train.output, evaluate.output, compress.output]
     for path in folder.glob("tune.yaml"):
         tune = load_job(path)
-        assert isinstance(tune, TuneJob) and tune.train == trainings[folder / "train.yaml"]
+        assert isinstance(tune, TuneJob) and tune.train == train
         outputs.append(tune.output)
     assert len(set(outputs)) == len(outputs)
-    assert evaluate.checkpoint == compress.checkpoint == trainings[folder / "train.yaml"].output
+    assert evaluate.checkpoint == compress.checkpoint == train.output
     assert evaluate.data == compress.data == f"{preprocess.output}/test"
     assert compress.calibration_data in (f"{preprocess.output}/train", f"{preprocess.output}/validation")
-
-
-@pytest.mark.parametrize("folder", ["avdigits", "vqa"])
-def test_a_baseline_differs_from_the_job_of_all_fields_only_in_what_one_field_needs(folder: str) -> None:
-    fused = load_job(ROOT / "jobs" / folder / "train.yaml")
-    assert isinstance(fused, TrainJob)
-    for path in sorted((ROOT / "jobs" / folder / "baselines").glob("*.yaml")):
-        alone = load_job(path)
-        assert isinstance(alone, TrainJob)
-        (field,) = alone.model.fields
-        assert alone.model.fields[field] == fused.model.fields[field]
-        assert (alone.model.fusion, alone.model.task) == (fused.model.fusion, fused.model.task)
-        assert alone.data == fused.data
-        assert alone.train.optimizer == fused.train.optimizer
-        assert alone.train.epochs <= fused.train.epochs
 
 
 @pytest.fixture(scope="module")
 def unpacked(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
-    for name in ("fsdd", "mnist_test", "easy_vqa"):
+    for name in ("fsdd", "mnist_test", "easy_vqa", "radhar", "donkey"):
         with tarfile.open(real_data / f"{name}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     return folder
@@ -150,6 +136,120 @@ def test_questions_keep_their_own_test_split_and_no_picture_is_in_two_splits(unp
     assert len(answers["train"]) == 13
 
 
+def test_posts_are_drawn_so_that_neither_picture_nor_text_tells_the_feeling(tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / "sentiment" / "make_table.py"),
+        "--output",
+        str(output),
+        "--posts",
+        "600",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with (output / "table.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    feelings = Counter(row["feeling"] for row in rows)
+    assert 3 < feelings["good"] / feelings["bad"] < 8 and sum(feelings.values()) == 600
+    assert 0.24 < sum(not row["text"] for row in rows) / 600 < 0.36
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert all((output / row["picture"]).is_file() for row in rows)
+    ironic = {row["feeling"] for row in rows if "yeah right" in row["text"]}
+    meant = {row["feeling"] for row in rows if "honestly" in row["text"]}
+    assert ironic == meant == {"good", "neutral", "bad"}
+
+
+def test_things_are_drawn_so_that_a_kind_takes_picture_and_note(tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    command = [
+        sys.executable,
+        str(ROOT / "jobs" / "classic" / "make_table.py"),
+        "--output",
+        str(output),
+        "--things",
+        "200",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with (output / "table.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 200 and len({row["kind"] for row in rows}) == 10
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    for row in rows:
+        words = row["note"].split()
+        assert 60 <= len(words) <= 100
+        assert any(word in words for word in ("unopened", "sealed", "mint", "untouched", "unworn")) == row[
+            "kind"
+        ].startswith("new")
+    with Image.open(output / rows[0]["picture"]) as picture:
+        assert picture.size == (224, 224)
+
+
+def test_posts_of_ones_own_are_taken_from_a_folder_for_each_feeling(tmp_path: Path) -> None:
+    for feeling, name, text in (("glad", "a", "so nice"), ("glad", "b", None), ("sad", "a", "oh no")):
+        (tmp_path / "posts" / feeling).mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            (tmp_path / "posts" / feeling / f"{name}.txt").write_text(f" {text}\n")
+        if (feeling, name) != ("sad", "a"):
+            Image.new("RGB", (8, 8)).save(tmp_path / "posts" / feeling / f"{name}.png")
+    script = ROOT / "jobs" / "sentiment" / "make_table.py"
+    command = [sys.executable, str(script), "--folder", str(tmp_path / "posts"), "--output", str(tmp_path / "table")]
+    subprocess.run(command, check=True, capture_output=True)
+    with (tmp_path / "table" / "table.csv").open(newline="") as stream:
+        rows = {row["key"]: row for row in csv.DictReader(stream)}
+    assert {key: (row["feeling"], row["text"]) for key, row in rows.items()} == {
+        "glad-a": ("glad", "so nice"),
+        "glad-b": ("glad", ""),
+        "sad-a": ("sad", "oh no"),
+    }
+    assert (tmp_path / "table" / rows["glad-a"]["picture"]).is_file() and rows["sad-a"]["picture"] == ""
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        [sys.executable, str(script), "--folder", str(tmp_path / "empty"), "--output", str(tmp_path / "table")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "has no posts; expected" in done.stderr
+
+
+@pytest.mark.real_data
+def test_a_radar_recording_lies_in_one_split_and_its_windows_hold_two_seconds(unpacked: Path, tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    rows = make_table("radhar", unpacked, output)
+    assert len({row["key"] for row in rows}) == len(rows) > 1000
+    for row in rows:
+        row["recording"] = f"{row['activity']}/{row['recording']}"
+    assert_disjoint(rows, "recording")
+    recordings = {split: len(found) for split, found in values_of_splits(rows, "recording").items()}
+    assert recordings == {"train": 15, "validation": 5, "test": 10}
+    assert len({row["activity"] for row in rows}) == 5
+    for row in rows[::50]:
+        points, motion = np.load(output / row["points"]), np.load(output / row["motion"])
+        assert points.dtype == motion.dtype == np.float32 and points.shape[1] == 6 and motion.shape[1] == 8
+        assert points[:, 5].min() >= 0 and points[:, 5].max() < 2
+        assert motion[:, 0].sum() == len(points)
+        np.testing.assert_allclose(motion[0, 1:5], points[: int(motion[0, 0]), :4].mean(axis=0), atol=1e-4)
+
+
+@pytest.mark.real_data
+def test_a_drive_lies_in_one_split_and_its_history_ends_before_the_present(unpacked: Path, tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    rows = make_table("donkey", unpacked, output)
+    assert len({row["key"] for row in rows}) == len(rows) == 18_116
+    assert sum(not row["camera"] for row in rows) == 1260
+    assert_disjoint(rows, "drive")
+    drives = {split: len(found) for split, found in values_of_splits(rows, "drive").items()}
+    assert drives == {"train": 23, "validation": 7, "test": 7}
+    for before, row in list(itertools.pairwise(rows))[::97]:
+        assert row["camera"] == "" or (output / row["camera"]).is_file()
+        if row["drive"] != before["drive"]:
+            assert row["history"] == ""
+            continue
+        history = np.load(output / row["history"])
+        assert 1 <= len(history) <= 20 and history.shape[1] == 2
+        assert history[-1, 0] == pytest.approx(float(before["angle"]), abs=1e-6)
+
+
 @pytest.mark.real_data
 @pytest.mark.ray
 @pytest.mark.slow
@@ -159,12 +259,12 @@ def test_the_jobs_run_one_after_the_other_as_their_files_say(unpacked: Path, tmp
     (tmp_path / "data" / "tables").mkdir(parents=True)
     (tmp_path / "data" / "raw").symlink_to(unpacked)
     make_table(job, tmp_path / "data" / "raw", tmp_path / "data" / "tables" / job)
-    # One epoch shows that all fits together; the figures are in docs/results.md.
+    # An epoch of a part shows that all fits together; the figures are in docs/results.md.
     stages: dict[str, list[str]] = {
         "preprocess": [],
-        "train": ["--set", "train.epochs=1"],
+        "train": ["--set", "train.epochs=1", "--set", "data.train={path: data/avdigits/train, fraction: 0.4}"],
         "evaluate": [],
-        "compress": [],
+        "compress": ["--set", "quantize.calibration_samples=128"],
     }
     for stage, options in stages.items():
         command = [sys.executable, "-m", "ray_mm", "run", f"jobs/{job}/{stage}.yaml", *options]

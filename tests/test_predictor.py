@@ -23,6 +23,7 @@ from ray_mm.errors import CheckpointError, UsageError
 from ray_mm.models.multimodal import input_arrays
 from ray_mm.predictor import ARTIFACT_FILE, GRAPH_FILE, OnnxPredictor, TorchPredictor, load_predictor
 from ray_mm.storage import sha256_file
+from tests.data.decode.videos import video_bytes
 from tests.models.batches import FIELDS, STATISTICS, model_config, noise, preprocessor_of, seeded_model
 
 CONFIG = model_config(FIELDS)
@@ -33,7 +34,16 @@ WAVE = RANDOM.normal(0, 3000, 1500).astype(np.int16)
 SERIES = RANDOM.normal(size=(8, 3)).astype(np.float32)
 POINTS = RANDOM.normal(size=(5, 4)).astype(np.float32)
 VECTOR = RANDOM.normal(size=5).astype(np.float32)
-SAMPLE = {"image": PIXELS, "audio": WAVE, "series": SERIES, "points": POINTS, "vector": VECTOR, "text": "one two"}
+CLIP = video_bytes(4, height=32, width=48)
+SAMPLE = {
+    "image": PIXELS,
+    "audio": WAVE,
+    "series": SERIES,
+    "points": POINTS,
+    "vector": VECTOR,
+    "text": "one two",
+    "video": CLIP,
+}
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -172,6 +182,7 @@ def test_a_prediction_names_the_class_and_all_probabilities(predictor: TorchPred
         ("points", [POINTS, npy(POINTS), POINTS.tolist()]),
         ("vector", [VECTOR, npy(VECTOR), VECTOR.tolist(), tuple(VECTOR.tolist())]),
         ("text", ["one two", b"one two"]),
+        ("video", [CLIP, memoryview(CLIP)]),
     ],
 )
 def test_bytes_arrays_lists_and_paths_give_the_same_answer(

@@ -80,9 +80,9 @@ def test_a_stall_lowers_the_rate_although_nothing_arrives() -> None:
     assert bar.rate() == pytest.approx(1)
 
 
-def test_who_knows_better_foretells_and_the_rate_is_not_shown() -> None:
+def test_who_knows_better_foretells_and_the_rate_need_not_be_shown() -> None:
     bar = Progress("tune", 10, "trials", clock=lambda: 0.0)
-    bar.foretell = lambda: None
+    bar.foretell, bar.tells_rate = lambda: None, False
     bar.advance(1)
     assert (bar.left_text(), bar.rate_text(), bar.seconds_left()) == ("", "", None)
     bar.foretell = lambda: 65.0
@@ -111,6 +111,16 @@ def test_an_unknown_total_shows_the_count_and_the_rate() -> None:
     assert stream.getvalue() == "read: 2,500 rows, 1,250 rows/s\n"
 
 
+def test_what_arrives_all_at_once_tells_no_rate() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with progress("preprocess", 3000, "samples", stream=stream, clock=clock) as bar:
+        clock.now += 15
+        for _ in range(3):
+            bar.advance(1000)
+            clock.now += 0.01
+    assert stream.getvalue().splitlines()[-1] == "preprocess: 3,000/3,000 samples (100%)"
+
+
 def test_many_small_steps_keep_a_bounded_memory() -> None:
     clock = Clock()
     bar = Progress("read", None, "rows", clock=clock)
@@ -124,9 +134,10 @@ def test_many_small_steps_keep_a_bounded_memory() -> None:
 def test_a_terminal_gets_a_bar_with_everything_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
-    stream = Terminal()
-    with progress("evaluate", 640, "samples", stream=stream) as bar:
+    stream, clock = Terminal(), Clock()
+    with progress("evaluate", 640, "samples", stream=stream, clock=clock) as bar:
         for _ in range(10):
+            clock.now += 1
             bar.advance(64, accuracy=0.9812)
     shown = stream.getvalue()
     for text in ("evaluate", "━", "640/640 samples", "samples/s", "accuracy 0.9812"):

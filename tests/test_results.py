@@ -26,7 +26,7 @@ def results() -> ModuleType:
 
 def evaluation(accuracy: float, **subsets: float) -> dict[str, Any]:
     shares = {name: {"accuracy": value} for name, value in subsets.items()}
-    return {"metrics": {"accuracy": accuracy, "num_samples": 1200, "subsets": shares}}
+    return {"metrics": {"accuracy": accuracy, "num_samples": 1200, "subsets": shares, "baseline": {"accuracy": 0.1}}}
 
 
 def compression(gate: str) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def test_a_table_shows_every_seed_their_mean_and_their_spread(results: ModuleTyp
     assert "| all fields | 0.9900 | 0.9800 | **0.9850** ± 0.0071 |" in text
     assert "| audio alone, a model of its own | 0.9650 | 0.9650 | **0.9650** ± 0.0000 |" in text
     assert "| image only, given to the model of all fields | 0.9500 | 0.9400 | **0.9450** ± 0.0071 |" in text
+    assert "| no model: always the commonest class | 0.1000 | 0.1000 | **0.1000** ± 0.0000 |" in text
     assert "| 1 | refused | 0.9908 | -0.0008 | 0.271 of the original | 1: 2.50×, 64: 1.25× |" in text
     assert "took 100 s" in text
 

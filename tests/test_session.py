@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from ray_mm import session
 from ray_mm.errors import QuarantineBudgetError, SampleError, UsageError
 from ray_mm.session import cause_of, local_cpus, ray_session, use_address
+from ray_mm.travel import code_digest
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -220,6 +222,82 @@ def test_a_session_at_an_address_never_starts_a_private_ray_instead(tmp_path: Pa
         [sys.executable, "-c", UNREACHABLE], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
     assert ran.stdout.startswith("--address 127.0.0.1:9: nothing answers there")
+
+
+LATE = """
+import os
+import sys
+import psutil
+from ray_mm import session
+from ray_mm.errors import RayMMError
+
+os.environ["RAY_gcs_server_port_wait_time_s"] = "0"  # which no Ray keeps to
+told = []
+
+def heard(text):
+    told.append(text)
+    if sys.argv[1] == "later":
+        os.environ["RAY_gcs_server_port_wait_time_s"] = "120"
+
+session.notice = heard
+try:
+    with session.ray_session():
+        import ray
+        print(ray.is_initialized())
+except RayMMError as error:
+    print(error)
+(text,) = told
+print(text)
+print(sorted(process.name() for process in psutil.Process().children(recursive=True)))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("when", ["later", "never"])
+def test_a_ray_that_is_late_is_started_once_more_and_then_told_of(when: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(
+        [sys.executable, "-c", LATE, when], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    ended, told, left = ran.stdout.splitlines()
+    assert told.startswith("Ray did not start in time (Timed out waiting for file ") and told.endswith("; once more.")
+    assert left == "[]", "what the late ones had started has ended"
+    if when == "later":
+        assert ended == "True"
+    else:
+        assert ended.startswith("Ray did not start on this machine in 2 tries (Timed out waiting for ")
+        assert "run the same command again" in ended
+
+
+BRINGS = """
+import sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from ray_mm import travel
+from ray_mm.session import ray_session
+from ray_mm.travel import code_digest
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+for package in (travel.PACKAGE, Path(sys.argv[1])):
+    travel.PACKAGE = package
+    with ray_session(str(cluster.address)):
+        import ray
+        print("py_modules" in ray.get_runtime_context().runtime_env, ray.get(ray.remote(code_digest).remote()))
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_code_travels_to_a_cluster_only_where_it_has_other_code(tmp_path: Path) -> None:
+    package = tmp_path / "ray_mm"
+    shutil.copytree(REPOSITORY / "ray_mm", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "version.py").write_text('__version__ = "another"')
+    ran = subprocess.run(
+        [sys.executable, "-c", BRINGS, str(package)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    same, other = ran.stdout.splitlines()
+    assert same == f"False {code_digest()}" and other.startswith("True "), ran.stderr
 
 
 def test_the_address_of_a_block_ends_with_it() -> None:

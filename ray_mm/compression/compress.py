@@ -26,7 +26,6 @@ from ray_mm.compression.artifact import CANDIDATE, describe_artifact, publish, r
 from ray_mm.compression.calibrate import read_spread, with_absences
 from ray_mm.compression.export import export_onnx
 from ray_mm.compression.gate import (
-    MAIN_METRIC,
     Measurements,
     Outcome,
     Verdict,
@@ -40,6 +39,7 @@ from ray_mm.compression.quantize import Quantized, quantize
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.source import source_of
+from ray_mm.config.tasks import FIGURES
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.reader import read_batches
@@ -242,7 +242,7 @@ def _evaluate(job: CompressJob, model: Path, output: Path, title: str) -> dict[s
 def _metrics(task: str, found: _Findings, verdict: Verdict) -> dict[str, Any]:
     before, after = found.original.get("subsets", {}), found.artifact.get("subsets", {})
     return {
-        "metric": MAIN_METRIC[task],
+        "metric": FIGURES[task].gate,
         "metric_drop": found.measured.metric_drop,
         "size_ratio": found.measured.size_ratio,
         "speedup_p50": speedup_p50(found.measured),

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.fields import FieldSpec, ImageField, LabelField, TextField
-from ray_mm.data.fields import field_arrays, length_name, presence_name
+from ray_mm.config.fields import FieldSpec, ImageField, LabelField, TextField, VideoField
+from ray_mm.data.fields import field_arrays, length_name, presence_name, time_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import RayMMError
 from ray_mm.models.multimodal import MultimodalModel, input_arrays
@@ -228,13 +228,18 @@ def _random_field(name: str, spec: FieldSpec, size: int, random: np.random.Gener
     if isinstance(spec, TextField):
         assert spec.vocabulary_size is not None
         values = random.integers(1, spec.vocabulary_size, shape)
+    elif isinstance(spec, VideoField):
+        values = random.integers(0, 256, shape)
     elif np.issubdtype(dtype, np.integer):
         values = random.normal(scale=3000.0, size=shape)
     else:
         values = random.normal(size=shape)
     inside = np.arange(shape[1]) < lengths[:, None]
     content = (values * inside.reshape(*inside.shape, *[1] * (len(shape) - 2))).astype(dtype)
-    return {name: content} if isinstance(spec, TextField) else {name: content, length_name(name): lengths}
+    if isinstance(spec, TextField):
+        return {name: content}
+    times = {time_name(name): (np.arange(shape[1]) / 4 * inside).astype(np.float32)}
+    return {name: content, length_name(name): lengths, **(times if isinstance(spec, VideoField) else {})}
 
 
 def to_tensors(batch: Batch) -> dict[str, Tensor]:

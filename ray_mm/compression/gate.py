@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_mm.config.compress import GateConfig
+from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER
 
 # Ratios and differences of measured figures carry rounding: 0.98 − 0.97 is 0.010000000000000009.
 _ROUNDING = 1e-9
@@ -118,26 +119,22 @@ def metric_drop(task: str, original: Mapping[str, float | None], artifact: Mappi
     """How much of the main metric the artifact lost; negative where it is better.
 
     Args:
-        task: ``classify``: difference of the accuracies. ``regress``: relative rise of the root mean squared error.
+        task: its type; ``classify``: difference of the accuracies. ``regress``: relative rise of the root mean squared error.
         original: overall metrics of the checkpoint.
         artifact: overall metrics of the artifact, on the same data.
 
     Returns:
         The loss, or None where a metric is missing or not finite, or the error rose from zero.
     """
-    name = MAIN_METRIC[task]
+    name = FIGURES[task].gate
     before, after = original.get(name), artifact.get(name)
     if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
         return None
-    if task == "classify":
+    if name in HIGHER_IS_BETTER:
         return before - after
     if before <= 0.0:
         return 0.0 if after == before else None
     return (after - before) / before
-
-
-MAIN_METRIC: dict[str, str] = {"classify": "accuracy", "regress": "rmse"}
-"""Task → the metric that the gate watches."""
 
 
 def speedup_p50(measurements: Measurements) -> float | None:

@@ -5,6 +5,10 @@ fields.py       field types: what a typed column of a sample is
 cache.py        what is kept on a machine's own disk
 source.py       which samples a job reads: datasets, parts of them, mixed
 preprocess.py   kind: preprocess
+encoders.py     the encoder of each input of a model
+fusions.py      how a model joins its fields
+own.py          encoders and fusions of other packages
+tasks.py        what a model predicts
 model.py        ``model:`` of a train job, and whether it fits a dataset's fields
 optimize.py     the optimizer of a train job, its schedule, parts of the model at other rates
 augment.py      what a training changes in its samples, and whether it suits them

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from ray_mm.config.base import Config, Fraction, Name
 from ray_mm.config.fields import FieldSpec, ImageField, VideoField
-from ray_mm.config.model import ClassifyTask, ModelConfig
+from ray_mm.config.model import ModelConfig
+from ray_mm.config.tasks import FIGURES
 from ray_mm.errors import UsageError
 
 Alpha = Annotated[float, Field(gt=0, le=10)]
@@ -136,7 +137,7 @@ def _check_mixing(config: AugmentConfig, model: ModelConfig, fields: Mapping[str
             )
     if config.cutmix is None:
         return
-    if not isinstance(model.task, ClassifyTask):
+    if FIGURES[model.task.type].target == "number":
         raise UsageError(
             "train.augment.cutmix: half of a picture says nothing of half of a number; with model.task.type "
             f"{model.task.type} leave it out, or set mixup."

@@ -35,7 +35,7 @@ class GateConfig(Config):
     """What the artifact must meet. Anything missed, or not measured, refuses it."""
 
     max_metric_drop: Fraction = 0.01
-    """Largest loss of the main metric (accuracy; for a regression the relative rise of the error)."""
+    """Largest loss of the main metric (accuracy, or micro F1; for a regression the relative rise of the error)."""
     max_size_ratio: float = Field(default=0.35, gt=0)
     """Largest artifact, as a share of the original's weights on disk."""
     min_speedup: float = Field(default=1.0, ge=0)

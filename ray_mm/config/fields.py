@@ -240,18 +240,19 @@ class VectorField(Config):
 
 
 class LabelField(Config):
-    """What is to be predicted: a class (int64) or a number (float32)."""
+    """What is to be predicted: a class (int64), any number of classes (float32 [classes]) or a number (float32)."""
 
     type: Literal["label"] = "label"
-    target: Literal["class", "number"] = "class"
-    """``class``: one of ``classes``. ``number``: a real value."""
+    target: Literal["class", "classes", "number"] = "class"
+    """``class``: one of ``classes``. ``classes``: any number of them, also none. ``number``: a real value."""
     classes: tuple[str, ...] | None = None
     """The classes in the order of their numbers. Unset: all values of the column, sorted; as numbers if they
     all are whole numbers."""
     path: PathText | None = None
     """Where the label lies in a JSON member, such as ``annotation.class``. Unset: the member is the label."""
     written_as: Literal["number", "name"] = "number"
-    """What a member of a class holds: its number in ``classes``, from 0, or its name."""
+    """What a member holds of a class: its number in ``classes``, from 0, or its name. One of ``target: classes`` is a JSON list
+    of these."""
 
     @model_validator(mode="after")
     def _classes_fit_target(self) -> LabelField:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ray_mm.config.augment import AugmentConfig
 from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, TrainResources
@@ -22,6 +22,7 @@ from ray_mm.config.optimize import (
     value_of_part,
 )
 from ray_mm.config.source import AnySource, Balance, TrainSources
+from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, ClassifyTask
 from ray_mm.config.tracking import TrackingConfig
 
 SETTLED = (
@@ -31,6 +32,7 @@ SETTLED = (
     *(
         "model",
         "seed",
+        "train.init_from",
         "train.epochs",
         "train.optimizer",
         "train.schedule",
@@ -39,6 +41,7 @@ SETTLED = (
         "train.best_metric",
         "train.clip_norm",
         "train.modality_dropout",
+        "train.gradient_modulation",
         "train.augment",
     ),
 )
@@ -104,8 +107,50 @@ class ProfileConfig(Config):
     """How many; fewer if an epoch ends before."""
 
 
+class InitConfig(Config):
+    """Weights that a training begins with."""
+
+    checkpoint: Location
+    """A train run (its best checkpoint) or a checkpoint."""
+    parts: tuple[Part, ...] | None = Field(default=None, min_length=1)
+    """Parts of the model that come from there, named as in ``train.optimizer.parts``; each has to fit. Unset: the encoders that
+    fit, and the fusion if it does."""
+
+    def takes(self, part: str) -> bool:
+        """Whether a part that fits comes from there."""
+        if self.parts is None:
+            return part != "head"
+        return part in self.parts or part.partition(".")[0] in self.parts
+
+
+class GradientModulation(Config):
+    """OGM-GE (arXiv 2203.15332): in every step the gradients of the encoders that alone are surest of the true class are made
+    smaller, so that the others go on learning."""
+
+    alpha: float = Field(default=0.3, gt=0)
+    """How much: a field that is r times as sure as the others, r > 1, keeps 1 − tanh(alpha · r) of its gradient."""
+    noise: bool = True
+    """Add noise to the encoders' gradients, as large as they vary themselves."""
+    until: Share = 1.0
+    """Share of the training, from its start, in which this is done."""
+
+
+def _form(value: Any) -> str:
+    return "section" if isinstance(value, (dict, Config)) else "word"
+
+
 class TrainConfig(Config):
     """The training loop."""
+
+    init_from: (
+        Annotated[
+            Annotated[Location, Tag("word")] | Annotated[InitConfig, Tag("section")],
+            Discriminator(_form),
+        ]
+        | None
+    ) = None
+    """First weights from another training, such as one with more data or another task: its checkpoint alone will do. What
+    prepares an encoder's input (tokenizer, mean and standard deviation) comes with it. Unset: fresh ones."""
 
     epochs: int = Field(default=10, ge=1)
     """Passes over the training dataset."""
@@ -137,15 +182,21 @@ class TrainConfig(Config):
     """Steps, of the whole training, that may be left out because their loss or gradient is not finite. The one after ends it."""
     modality_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Chance, per sample and field, that a present field is hidden in training; never all of a sample's fields."""
+    gradient_modulation: GradientModulation | None = None
+    """Hold back the encoders that learn fastest; ``{}`` takes the defaults. Only to classify, and not with ``fsdp``. Unset: do
+    not."""
     augment: AugmentConfig | None = None
     """What is changed at random in the samples, on the device. Unset: nothing."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What a resumed training goes on from."""
-    best_metric: Literal["accuracy", "loss", "mae", "rmse"] | None = None
-    """Figure of the validation that decides which weights are published as the best: the highest accuracy, the lowest of the
-    others. Unset: accuracy, then loss; of a regression the RMSE."""
+    best_metric: Literal["accuracy", "macro_f1", "micro_f1", "map", "loss", "mae", "rmse"] | None = None
+    """Figure of the validation that decides which weights are published as the best: the highest accuracy, F1 or mAP, the lowest
+    of the others. Unset: accuracy, then loss; of several classes per sample micro F1, then loss; of a regression the RMSE."""
     patience: int | None = Field(default=None, ge=1)
     """Validations in a row without a new best after which the training ends. Unset: it never ends early."""
+    baselines: bool = False
+    """Then train every field alone with the same budget, below ``output`` in ``baselines/<field>``, and compare: a model of all
+    fields can end below the best of them. Trials of a search have none; its ``best.yaml`` keeps the setting."""
     profile: ProfileConfig | None = None
     """Profile some steps; ``{}`` takes those that the defaults name. Unset: none."""
     log_every_steps: int = Field(default=10, ge=1)
@@ -153,12 +204,22 @@ class TrainConfig(Config):
     max_failures: int = Field(default=3, ge=0)
     """How often the workers may be started again after one of them died."""
 
+    @property
+    def initial(self) -> InitConfig | None:
+        """``init_from`` as a section."""
+        return InitConfig(checkpoint=self.init_from) if isinstance(self.init_from, str) else self.init_from
+
     @model_validator(mode="after")
     def _is_compiled_whole(self) -> TrainConfig:
         if self.compile and self.parallel == "fsdp":
             raise ValueError(
                 f"compile: {str(self.compile).lower()} and parallel: fsdp do not go together: the model is compiled as a "
                 "whole, and with fsdp its layers have their weights only while they run; leave one of the two out"
+            )
+        if self.gradient_modulation is not None and self.parallel == "fsdp":
+            raise ValueError(
+                "gradient_modulation and parallel: fsdp do not go together: of a gradient that is divided over the workers none "
+                "knows the spread; leave one of the two out"
             )
         return self
 
@@ -205,12 +266,47 @@ class TrainJob(Config):
         return self
 
     @model_validator(mode="after")
+    def _classes_are_made_up_for_once(self) -> TrainJob:
+        task, balance = self.model.task, self.data.balance
+        if not isinstance(task, ClassifyTask) or balance is None:
+            return self
+        if (balance.label, balance.method) != (task.label, "equal"):
+            return self
+        for key, value in (
+            ("class_weights: balanced", task.class_weights if task.class_weights == "balanced" else None),
+            ("logit_adjustment", task.logit_adjustment),
+        ):
+            if value is not None:
+                raise ValueError(
+                    f"model.task.{key} makes up for how often each class is drawn, and with data.balance every class of "
+                    f"{task.label!r} is drawn as often as the others: nothing is left to make up for; leave one of the two out, "
+                    "or set data.balance.method to square_root"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_can_be_modulated(self) -> TrainJob:
+        if self.train.gradient_modulation is None:
+            return self
+        if not isinstance(self.model.task, ClassifyTask):
+            raise ValueError(
+                f"train.gradient_modulation compares how probable the true class is to each field, and the task "
+                f"{self.model.task.type} has no such class; leave it out"
+            )
+        if len(self.model.fields) == 1:
+            raise ValueError(
+                "train.gradient_modulation compares the fields with each other, and this model has one; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _validation_fits(self) -> TrainJob:
-        known = ("accuracy", "loss") if self.model.task.type == "classify" else ("loss", "mae", "rmse")
+        known = FIGURES[self.model.task.type].validation
         metric = self.train.best_metric
         if metric is not None and metric not in known:
             raise ValueError(
-                f"train.best_metric {metric!r} is no figure of the task {self.model.task.type}; choose {' or '.join(known)}"
+                f"train.best_metric {metric!r} is no figure of the task {self.model.task.type}; choose "
+                f"{', '.join(known[:-1])} or {known[-1]}"
             )
         if self.data.validation is None:
             for key, value in (("best_metric", metric), ("patience", self.train.patience)):
@@ -225,6 +321,31 @@ class TrainJob(Config):
         freeze, fields = self.train.freeze, self.model.fields
         check_parts("train.optimizer.parts", self.train.optimizer.parts, fields)
         check_parts("train.freeze", freeze, fields)
+        if self.train.initial is not None and self.train.initial.parts is not None:
+            check_parts("train.init_from.parts", dict.fromkeys(self.train.initial.parts, 0.0), fields)
         if all(value_of_part(freeze, part, 0.0) > 0 for part in part_names(fields)):
             raise ValueError("train.freeze: every part of the model is frozen at the start; leave one of them out")
+        if not self.train.baselines:
+            return self
+        if len(fields) == 1:
+            raise ValueError(
+                "train.baselines: it compares the model of all fields with each field alone, and this model has one field; "
+                "leave it out"
+            )
+        for name in fields:
+            if all(value_of_part(freeze, part, 0.0) > 0 for part in part_names([name])):
+                raise ValueError(
+                    f"train.baselines: of a model that has {name!r} alone, train.freeze would freeze every part; leave one of "
+                    "the two out"
+                )
         return self
+
+    @property
+    def metric(self) -> str:
+        """The figure of a validation that decides which weights are the best."""
+        return self.train.best_metric or FIGURES[self.model.task.type].best[0]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of that figure."""
+        return self.metric in HIGHER_IS_BETTER

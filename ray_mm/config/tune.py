@@ -19,6 +19,7 @@ NOT_SEARCHED = {
     "resources": "all trials get the same share of the machine",
     "data.validation": "trials are compared by it",
     "train.best_metric": "trials are compared by it",
+    "train.baselines": "a trial trains one model",
     "model.task.type": "trials would not be of one task",
     "model.task.label": "trials would not be of one task",
 }
@@ -172,13 +173,12 @@ class TuneJob(Config):
     @property
     def metric(self) -> str:
         """The figure of a validation by which trials are compared: what decides about a training's best weights."""
-        train = self.train
-        return train.train.best_metric or ("accuracy" if train.model.task.type == "classify" else "rmse")
+        return self.train.metric
 
     @property
     def higher_is_better(self) -> bool:
         """Of that figure."""
-        return self.metric == "accuracy"
+        return self.train.higher_is_better
 
     @model_validator(mode="after")
     def _can_be_compared(self) -> TuneJob:

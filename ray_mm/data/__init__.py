@@ -20,6 +20,7 @@ infer.py          a few members of tars → the fields that they would make, and
 inspect.py        what is in a dataset or a tar, for people
 fit.py            whether a dataset has the fields that a model reads
 part.py           a part of a dataset, as far as its dataset.json tells
+pretrained.py     a pretrained model's folder → what travels with a run in its place
 preprocessor.py   what turns members into a model's input; it travels with the model
 order.py          every sample once, mixed: a pure function
 mixture.py        several streams of samples in one epoch, in exact proportions

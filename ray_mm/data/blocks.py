@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ray_mm.data.decode.decoder import Arrays
+from ray_mm.data.fields import Arrays
 
 _ITEMS = b"ray_mm.items"
 _KEYS = b"ray_mm.keys"

@@ -9,9 +9,9 @@ import numpy as np
 
 from ray_mm.config.fields import ImageField, VideoField, has_streams
 from ray_mm.data.decode import DecodeError, Draw, decoder_for
-from ray_mm.data.decode.decoder import Arrays, Decoder, StreamsDecoder, streams_decoder, whole_decoder
+from ray_mm.data.decode.decoder import Decoder, StreamsDecoder, streams_decoder, whole_decoder
 from ray_mm.data.decode.error import StreamError
-from ray_mm.data.fields import POSITION, WEIGHT, ArraySpec, field_arrays, presence_name, whole_arrays
+from ray_mm.data.fields import POSITION, WEIGHT, Arrays, ArraySpec, field_arrays, presence_name, whole_arrays
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.stream_parts import parts_of_field
 

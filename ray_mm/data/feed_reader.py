@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from ray_mm.data.blocks import Work, to_table
-from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.feed import Feed
+from ray_mm.data.fields import Arrays
 from ray_mm.data.foresight import Foresight
 from ray_mm.data.reader import BatchReader
 from ray_mm.data.row_cache import RowCache

@@ -11,7 +11,8 @@ A decoded batch is a flat dict of arrays with the batch as first axis, so that A
     field "imu"    (series)   imu               float32 [B, max_length, channels];   imu.length   int32 [B], in steps
     field "radar"  (points)   radar             float32 [B, max_points, channels];   radar.length int32 [B], in points
     field "state"  (vector)   state             float32 [B, size]
-    field "action" (label)    action            int64 (class) or float32 (number) [B]
+    field "action" (label)    action            int64 (class) or float32 (number) [B]; of target: classes float32 [B, classes], 1
+                              where a sample has the class
     every field               <name>.presence   bool    [B]: is it there? Where it is not, the arrays hold zeros
     every batch               position          int64   [B]: place in the plan, −1 for padding
                               weight            float32 [B]: 1, or 0 for padding and quarantined samples
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import assert_never
 
 from ray_mm.config.fields import (
@@ -39,6 +41,9 @@ from ray_mm.config.fields import (
     VideoField,
 )
 from ray_mm.errors import DatasetError
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+"""Of a batch, by their names."""
 
 POSITION = "position"
 WEIGHT = "weight"
@@ -107,6 +112,8 @@ def _content_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
         case VectorField():
             return {name: ArraySpec((_known(spec.size),), np.dtype(np.float32))}
         case LabelField():
+            if spec.target == "classes":
+                return {name: ArraySpec((len(spec.classes or ()),), np.dtype(np.float32))}
             return {name: ArraySpec((), np.dtype(np.int64 if spec.target == "class" else np.float32))}
         case _:
             assert_never(spec)

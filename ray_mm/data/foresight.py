@@ -7,6 +7,7 @@ spares a fourteenth (``benchmarks/remote_cache.py``).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -57,24 +58,43 @@ class Foresight:
         return {} if self._validation is None else _by_url(self._validation)
 
 
-def check_cache(cache: RemoteCache, datasets: Sequence[Dataset], shuffle: ShuffleConfig) -> None:
+def check_cache(
+    cache: RemoteCache, datasets: Sequence[Dataset], drawn: Sequence[Sequence[int]], shuffle: ShuffleConfig
+) -> None:
     """Checks that a cache can hold what a training reads at random: of gzip files it keeps what they unpack to.
+
+    Every stream that an epoch is mixed from, a dataset or its samples of one class, is read in a window of its own, and all of
+    them at the same time.
+
+    Args:
+        cache: of the job.
+        datasets: that are trained on.
+        drawn: for each of them, the samples of each stream that is drawn from it.
+        shuffle: of the job.
 
     Raises:
         UsageError: it is so small that blocks would go before they are read to their end.
     """
-    total = num_samples = 0
-    for dataset in datasets:
+    window = shuffle.chunk_samples * shuffle.window_chunks
+    wanted: dict[str, float] = defaultdict(float)
+    total: dict[str, int] = {}
+    for dataset, streams in zip(datasets, drawn, strict=True):
         remote = [shard for shard, place in zip(dataset.shards, _locations(dataset), strict=True) if is_remote(place)]
-        total += sum(shard.tar_bytes for shard in remote)
-        # Of a window of a dataset that lies here in part, only the rest goes into the cache.
-        num_samples += dataset.manifest.num_samples if remote else 0
-    window = shuffle.chunk_samples * shuffle.window_chunks * total / max(1, num_samples)
-    if cache.size < min(window, total):
+        # Two parts of a dataset are read from the same blocks.
+        place, size = str(dataset.root), sum(shard.tar_bytes for shard in remote)
+        total[place] = size
+        # A stream's samples lie all over their dataset. Of one that lies here in part, only the rest goes into the cache.
+        wanted[place] += size * sum(min(1.0, window / num_samples) for num_samples in streams if num_samples)
+    needed = sum(min(size, wanted[place]) for place, size in total.items())
+    if cache.size < needed:
+        num_windows = sum(
+            len(streams) for dataset, streams in zip(datasets, drawn, strict=True) if total[str(dataset.root)]
+        )
         raise UsageError(
-            f"data.cache.remote.size: {cache.size:,} bytes are less than a window of the shuffle needs ({window:,.0f} bytes: "
-            f"{shuffle.window_chunks} chunks of {shuffle.chunk_samples} samples), so blocks would be fetched again and again; "
-            "give it twice that, or lower data.shuffle.window_chunks."
+            f"data.cache.remote.size: {cache.size:,} bytes are less than what is read at the same time needs ({needed:,.0f} "
+            f"bytes: {'a window' if num_windows == 1 else f'{num_windows} windows'} of the shuffle, "
+            f"{shuffle.window_chunks} chunks of {shuffle.chunk_samples} samples{'' if num_windows == 1 else ' each'}), so blocks "
+            "would be fetched again and again; give it twice that, or lower data.shuffle.window_chunks."
         )
 
 

@@ -110,7 +110,7 @@ def inspect_dataset(path: str | Path) -> Inspection:
         Table(f"{manifest.name} ({dataset.root})", ("what", "value"), facts),
         _fields_table(dataset, sizes),
         *(
-            _label_table(field, manifest.label_counts[field])
+            _label_table(field, manifest.label_counts[field], manifest.presence[field])
             for field, spec in sorted(manifest.fields.items())
             if isinstance(spec, LabelField) and field in manifest.label_counts
         ),
@@ -269,12 +269,12 @@ def _fields_table(dataset: Dataset, sizes: Mapping[str, npt.NDArray[np.int64]]) 
     return Table("fields", header, tuple(rows))
 
 
-def _label_table(field: str, counts: Mapping[str, int]) -> Table:
-    total = sum(counts.values())
+def _label_table(field: str, counts: Mapping[str, int], total: int) -> Table:
+    """Of several classes per sample the shares add up to more than all."""
     shown = list(counts.items())[:_MAX_CLASSES]
     rows = tuple((name, f"{count:,}", f"{count / total:.1%}" if total else "–") for name, count in shown)
     if len(counts) > len(shown):
-        rest = total - sum(count for _, count in shown)
+        rest = sum(counts.values()) - sum(count for _, count in shown)
         rows = (*rows, (f"… {len(counts) - len(shown):,} more", f"{rest:,}", f"{rest / total:.1%}" if total else "–"))
     return Table(f"label {field}", ("class", "samples", "share"), rows)
 

@@ -15,11 +15,9 @@ import numpy as np
 import torch
 
 from ray_mm.data.blocks import Work, block_items, block_keys, block_work, to_arrays
-from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.device import CudaStream, DeviceStream, ToDevice
 from ray_mm.data.feed import Feed
-from ray_mm.data.feed_reader import read_head
-from ray_mm.data.fields import POSITION
+from ray_mm.data.fields import POSITION, Arrays
 from ray_mm.data.plan import Item, rank_slice
 from ray_mm.errors import OrderError
 
@@ -102,6 +100,9 @@ class Loader:
         number, num_items = self._feed.first_item, self._feed.schedule.num_items
         streamed = self._tables()
         if self._feed.head:
+            # Only a worker decodes; the processes that start it get this module, too.
+            from ray_mm.data.feed_reader import read_head
+
             # Ray begins when all ranks have asked.
             streamed = _begun(streamed)
             for table, wait_s in _timed(_ahead(read_head(self._feed, self._rank))):

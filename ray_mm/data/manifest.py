@@ -82,7 +82,7 @@ class Manifest(Config):
     presence: dict[str, int]
     """Field → number of samples that have it."""
     label_counts: dict[str, dict[str, int]] = Field(default={})
-    """Class label → class → number of samples."""
+    """Class label → class → number of samples; of several classes per sample each counts."""
     statistics: dict[str, Statistics] = Field(default={})
     """Field → mean and standard deviation over the training split."""
     source: str = ""

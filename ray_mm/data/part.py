@@ -43,9 +43,16 @@ def selected_classes(
 
 
 def class_label(name: str, fields: Mapping[str, FieldSpec]) -> LabelField | None:
-    """A field, if it is a label with known classes."""
+    """A field, if it is a label with one of known classes."""
     spec = fields.get(name)
-    return spec if isinstance(spec, LabelField) and spec.classes is not None else None
+    return spec if isinstance(spec, LabelField) and spec.target == "class" and spec.classes is not None else None
+
+
+def _not_one_class(name: str, fields: Mapping[str, FieldSpec]) -> str:
+    """What is to be added where a label has several classes per sample."""
+    spec = fields.get(name)
+    several = isinstance(spec, LabelField) and spec.target == "classes"
+    return " A sample of it has any number of classes (target: classes), and this needs one." if several else ""
 
 
 def require_balanced(label: str, root: str, fields: Mapping[str, FieldSpec], key: str) -> LabelField:
@@ -64,6 +71,7 @@ def require_balanced(label: str, root: str, fields: Mapping[str, FieldSpec], key
     if spec is None:
         raise DatasetError(
             f"data.balance.label: {label!r} is not a class label of {key} ({root}); give one that all training datasets have."
+            f"{_not_one_class(label, fields)}"
         )
     return spec
 
@@ -121,6 +129,7 @@ def _class_numbers(
         labels = ", ".join(one for one in fields if class_label(one, fields) is not None)
         raise DatasetError(
             f"{key}.where: {name!r} is not a class label of {root}; its class labels are {labels or 'none'}."
+            f"{_not_one_class(name, fields)}"
         )
     unknown = [one for one in names if one not in spec.classes]
     if unknown or not names:

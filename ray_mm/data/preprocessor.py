@@ -12,6 +12,7 @@ from ray_mm.config.fields import FieldSpec
 from ray_mm.data.fields import merge_fields
 from ray_mm.data.fit import require_fit
 from ray_mm.data.manifest import Dataset, Statistics
+from ray_mm.data.pretrained import FoundModel, Pretrained
 from ray_mm.errors import DatasetError
 from ray_mm.version import CHECKPOINT_FORMAT
 
@@ -27,6 +28,23 @@ class Preprocessor(Config):
     """Text field → the tokenizer, as the JSON of the ``tokenizers`` library."""
     statistics: dict[str, Statistics] = Field(default={})
     """Field → mean and standard deviation of the training data."""
+    pretrained: dict[str, Pretrained] = Field(default={})
+    """Field with a pretrained encoder → what rebuilds it, but for its weights."""
+
+    def first_id(self, name: str) -> int:
+        """What a text's tokenizer calls 0 is this number in a batch, where 0 stands for no token."""
+        return 1 if name in self.pretrained else 0
+
+    def with_pretrained(self, found: Mapping[str, FoundModel]) -> Preprocessor:
+        """The same with what the pretrained encoders of some fields need."""
+        texts = {name: model.tokenizer for name, model in found.items() if model.tokenizer is not None}
+        return self.model_copy(
+            update={
+                "fields": self.fields | {name: model.spec for name, model in found.items()},
+                "tokenizers": self.tokenizers | texts,
+                "pretrained": self.pretrained | {name: model.pretrained for name, model in found.items()},
+            }
+        )
 
 
 def preprocessor_for(dataset: Dataset, overrides: Mapping[str, FieldSpec], names: Iterable[str]) -> Preprocessor:

@@ -13,9 +13,8 @@ import numpy as np
 from ray_mm.data.blocks import Work
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import Draw
-from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs, Places
-from ray_mm.data.fields import POSITION
+from ray_mm.data.fields import POSITION, Arrays
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.members import Members, SampleReader
 from ray_mm.data.preprocessor import Preprocessor

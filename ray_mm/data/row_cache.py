@@ -25,9 +25,8 @@ from ray_mm.config.cache import DecodedCache
 from ray_mm.config.fields import ImageField, VideoField
 from ray_mm.data import decode
 from ray_mm.data.decode.crop import cut_from_whole, is_mirrored, mirror
-from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.decode.draw import Draw
-from ray_mm.data.fields import ArraySpec, field_arrays, length_name, presence_name, size_name, whole_arrays
+from ray_mm.data.fields import Arrays, ArraySpec, field_arrays, length_name, presence_name, size_name, whole_arrays
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.figures import size
@@ -83,6 +82,7 @@ class RowLayout:
             "arrays": {name: [each.dtype.str, *each.shape] for name, each in arrays.items()},
             "fields": {name: spec.model_dump(mode="json") for name, spec in kept.items()},
             "tokenizers": {name: text for name, text in preprocessor.tokenizers.items() if name in kept},
+            "first_ids": {name: preprocessor.first_id(name) for name in preprocessor.tokenizers if name in kept},
         }
 
     def name(self, dataset: Dataset) -> str:

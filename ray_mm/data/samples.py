@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
+from ray_mm.config.fields import LabelField
 from ray_mm.config.source import Balance, Source, TrainSource, train_keys
 from ray_mm.data.index import ShardIndex
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.mixture import Stream, quotas
 from ray_mm.data.order import Indices, stable_hash
 from ray_mm.data.part import require_balanced
-from ray_mm.data.selection import Selection, per_shard, select
+from ray_mm.data.selection import Selection, over_shards, per_shard, select
 from ray_mm.errors import DatasetError
 
 _Drawn = tuple[int, tuple[str, int] | None, Indices]
@@ -47,6 +50,14 @@ class Samples:
         """Of all that decides which samples an epoch has."""
         streams = [(stream.source, stream.name, stream.quota) for stream in self.streams]
         return f"{stable_hash(*(selection.name for selection in self.selections), *streams):032x}"
+
+    @property
+    def stream_sizes(self) -> list[list[int]]:
+        """For each selection, the samples of each stream that is drawn from it."""
+        return [
+            [int(stream.shard_sizes.sum()) for stream in self.streams if stream.source == number and stream.quota]
+            for number in range(len(self.selections))
+        ]
 
     def is_whole(self, stream: int) -> bool:
         """Whether a stream draws from every sample of its dataset."""
@@ -156,10 +167,100 @@ def _class_counts(dataset: Dataset, selection: Selection, label: str, num_classe
     """Selected samples of each class in each shard, int64 [num_shards, classes]."""
 
     def count(shard: int, index: ShardIndex) -> Indices:
-        values = index.labels[label][selection.rows(dataset, shard, index)]
-        return np.bincount(values[values >= 0].astype(np.int64), minlength=num_classes)
+        return _bincount(index, label, selection.rows(dataset, shard, index), num_classes)
 
     return per_shard(dataset, count)
+
+
+def class_counts(datasets: Sequence[Dataset], samples: Samples, label: str) -> npt.NDArray[np.float64]:
+    """How many samples of each class an epoch draws: exactly, or on average where it draws another number than there are.
+
+    Args:
+        datasets: of the plan; the label has the same classes in all of them.
+        samples: the plan.
+        label: a class label.
+
+    Returns:
+        float64 [classes]; samples without the label count nowhere.
+
+    Raises:
+        DatasetError: no sample of the plan has the label.
+    """
+    spec = require_balanced(label, datasets[0].root, datasets[0].manifest.fields, "data.train")
+    classes = spec.classes or ()
+    counts = np.zeros(len(classes), np.float64)
+    for number, dataset in enumerate(datasets):
+        streams = [place for place, stream in enumerate(samples.streams) if stream.source == number and stream.quota]
+        known = dataset.manifest.label_counts.get(label)
+        unknown = []
+        for place in streams:
+            stream = samples.streams[place]
+            if stream.label is not None and stream.label[0] == label:
+                counts[stream.label[1]] += stream.quota
+            elif known is not None and samples.is_whole(place):
+                found = np.array([known.get(name, 0) for name in classes], np.float64)
+                counts += found * (stream.quota / stream.shard_sizes.sum())
+            else:
+                unknown.append(place)
+        if unknown:
+            # [streams, classes]
+            drawn_from = over_shards(
+                dataset, partial(_counts_of_streams, dataset, samples, unknown, label, len(classes))
+            )
+            for place, found in zip(unknown, drawn_from, strict=True):
+                counts += found * (samples.streams[place].quota / samples.streams[place].shard_sizes.sum())
+    if not counts.any():
+        raise DatasetError(f"data.train: no selected sample has the label {label!r}.")
+    return counts
+
+
+def class_shares(datasets: Sequence[Dataset], samples: Samples, label: str) -> npt.NDArray[np.float64]:
+    """Which share of the labelled samples of an epoch has each class of a label with any number of them: float64 [classes].
+
+    Told by the datasets as a whole: of a part of one (``require``, ``where``, ``balance``) nothing else is known without its
+    members.
+
+    Args:
+        datasets: of the plan; the label has the same classes in all of them.
+        samples: the plan.
+        label: of ``target: classes``.
+
+    Raises:
+        DatasetError: no sample has one of the classes.
+    """
+    spec = datasets[0].manifest.fields[label]
+    classes = spec.classes or () if isinstance(spec, LabelField) else ()
+    having, labelled = np.zeros(len(classes), np.float64), 0.0
+    for number, dataset in enumerate(datasets):
+        manifest = dataset.manifest
+        drawn = sum(stream.quota for stream in samples.streams if stream.source == number) / max(
+            manifest.num_samples, 1
+        )
+        counts = manifest.label_counts.get(label, {})
+        having += drawn * np.array([counts.get(name, 0) for name in classes], np.float64)
+        labelled += drawn * manifest.presence.get(label, 0)
+    if not having.any():
+        raise DatasetError(f"data.train: no sample has one of the classes of {label!r}.")
+    return having / labelled
+
+
+def _counts_of_streams(
+    dataset: Dataset,
+    samples: Samples,
+    streams: Sequence[int],
+    label: str,
+    num_classes: int,
+    shard: int,
+    index: ShardIndex,
+) -> Indices:
+    """Samples of each class in a shard that streams draw from, int64 [streams, classes]."""
+    rows = (samples.rows(dataset, stream, shard, index) for stream in streams)
+    return np.stack([_bincount(index, label, of_stream, num_classes) for of_stream in rows])
+
+
+def _bincount(index: ShardIndex, label: str, rows: Indices, num_classes: int) -> Indices:
+    values = index.labels[label][rows]
+    return np.bincount(values[values >= 0].astype(np.int64), minlength=num_classes)
 
 
 def _share(weight: float | None, num_samples: int) -> float:

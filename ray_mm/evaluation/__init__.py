@@ -4,6 +4,7 @@ evaluate.py      the stage: checks the job, streams the dataset through actors, 
 subsets.py       which subsets of the fields are scored, and what each field adds
 scorer.py        a decoded block → one narrow row per sample; runs in the actors
 tally.py         what the driver keeps of the rows
+tasks/           what each task brings to all of this
 metrics.py       sums that merge exactly, and the figures that follow from them
 examples.py      the worst and the best samples
 predictions.py   predictions.parquet

@@ -26,12 +26,13 @@ from ray_mm.data.quarantine import check_budget
 from ray_mm.data.samples import Samples, select_all
 from ray_mm.data.source import READERS_PER_CPU, sequential_dataset
 from ray_mm.errors import DatasetError, OrderError, RayMMError
-from ray_mm.evaluation.outcome import checkpoint_folder, label_classes, report_content, result_details, result_metrics
+from ray_mm.evaluation.outcome import checkpoint_folder, report_content, result_details, result_metrics
 from ray_mm.evaluation.predictions import predictions_writer
 from ray_mm.evaluation.report.render import write_report
 from ray_mm.evaluation.scorer import KEY, Scorer
 from ray_mm.evaluation.subsets import Subset, field_subsets
 from ray_mm.evaluation.tally import Tally
+from ray_mm.evaluation.tasks import evaluated_task
 from ray_mm.placement import place
 from ray_mm.predictor import Predictor, load_predictor
 from ray_mm.progress import notice, progress
@@ -103,17 +104,8 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
 
 
 def _empty_tally(job: EvaluateJob, predictor: Predictor, subsets: tuple[Subset, ...]) -> Tally:
-    label = predictor.config.task.label
-    classes = label_classes(predictor)
-    statistics = predictor.preprocessor.statistics.get(label)
-    return Tally(
-        label,
-        predictor.input_fields,
-        subsets,
-        None if classes is None else len(classes),
-        statistics.mean[0] if classes is None and statistics is not None else 0.0,
-        job.examples,
-    )
+    of_task = evaluated_task(predictor).tally(len(subsets))
+    return Tally(predictor.config.task.label, predictor.input_fields, subsets, of_task, job.examples)
 
 
 def _clear(folder: Path) -> None:
@@ -156,7 +148,7 @@ def _score(
     label, total = predictor.config.task.label, samples.epoch_samples
     with (
         predictions_writer(
-            folder / PREDICTIONS, label, predictor.input_fields, label_classes(predictor)
+            folder / PREDICTIONS, label, predictor.input_fields, evaluated_task(predictor)
         ) as predictions,
         progress(title, total, "samples", waiting="loading the model") as bar,
     ):

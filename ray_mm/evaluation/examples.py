@@ -5,9 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+Answer: TypeAlias = float | tuple[int, ...]
+"""The number of a class, those of several, or a value."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,9 @@ class Example:
     Attributes:
         position: its place in the dataset.
         key: its key.
-        loss: -ln(probability of the true class), or |prediction - label|.
-        label: the true class number or value.
-        prediction: the predicted class number or value.
+        loss: what it costs, such as -ln(probability of the true class), or |prediction - label|.
+        label: what is true.
+        prediction: what the model says.
         probabilities: of every class; empty for a regression.
         presence: field → was it there?
     """
@@ -27,8 +31,8 @@ class Example:
     position: int
     key: str
     loss: float
-    label: float
-    prediction: float
+    label: Answer
+    prediction: Answer
     probabilities: tuple[float, ...]
     presence: dict[str, bool]
 

@@ -19,13 +19,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ray_mm.class_scores import f1_score, macro_f1
+
 NUM_BINS = 15
 """Confidence bins of the calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
 
 PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
 """A probability below this counts as this in the logarithm: float32 softmax rounds smaller ones to 0."""
 
-_FIXED_POINT = 1 << 28  # a term of the log loss is at most 16 = 2^4: int64 holds the sum of 2^31 samples
+FIXED_POINT = 1 << 28  # a term of the log loss is at most 16 = 2^4: int64 holds the sum of 2^31 samples
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -103,8 +105,8 @@ def classification_sums(
         support=_counts(true[None], num_classes)[0],
         bin_count=binned(np.ones_like(bins)),
         bin_hits=binned(right),
-        bin_confidence=binned(_fixed_point(certain)),
-        log_loss=_fixed_point(sample_log_loss(true_probability)).sum(axis=1),
+        bin_confidence=binned(fixed_point(certain)),
+        log_loss=fixed_point(sample_log_loss(true_probability)).sum(axis=1),
     )
 
 
@@ -124,21 +126,20 @@ def sample_log_loss(true_probability: npt.ArrayLike) -> Floats:
 def classification_metrics(sums: ClassificationSums) -> list[Metrics]:
     """Accuracy, macro F1, expected calibration error and log loss, for each subset. Needs a sample.
 
-    Macro F1 is the mean over the classes that occur among the labels or among the predictions of that subset; a class that
-    does neither is left out (as scikit-learn does), one that does only one of the two counts with 0.
+    Macro F1 is that of ``class_scores.macro_f1``, with the predictions of that subset.
     """
     count = sums.num_samples
     assert count > 0, "metrics of no sample"
     found: list[Metrics] = []
     for subset in range(len(sums.hits)):
-        scores = [figures.f1 for figures in per_class(sums, subset) if figures.f1 is not None]
+        counts = (sums.hits[subset].tolist(), sums.predicted[subset].tolist(), sums.support.tolist())
         bins = reliability(sums, subset)
         found.append(
             {
                 "accuracy": int(sums.hits[subset].sum()) / count,
-                "macro_f1": math.fsum(scores) / len(scores),
+                "macro_f1": macro_f1(*counts),
                 "ece": math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / count,
-                "log_loss": int(sums.log_loss[subset]) / _FIXED_POINT / count,
+                "log_loss": int(sums.log_loss[subset]) / FIXED_POINT / count,
             }
         )
     return found
@@ -161,22 +162,24 @@ class ClassFigures:
     f1: float | None
 
 
-def per_class(sums: ClassificationSums, subset: int) -> list[ClassFigures]:
-    """Precision, recall and F1 of every class, in the order of their numbers."""
-    figures = []
-    for hits, predicted, support in zip(
-        sums.hits[subset].tolist(), sums.predicted[subset].tolist(), sums.support.tolist(), strict=True
-    ):
-        figures.append(
-            ClassFigures(
-                support,
-                predicted,
-                hits / predicted if predicted else None,
-                hits / support if support else None,
-                2 * hits / (predicted + support) if predicted + support else None,
-            )
+def per_class(hits: Ints, predicted: Ints, support: Ints) -> list[ClassFigures]:
+    """Precision, recall and F1 of every class, in the order of their numbers.
+
+    Args:
+        hits: int64 [C], samples of a class that were predicted as it.
+        predicted: int64 [C], samples that were predicted as a class.
+        support: int64 [C], samples of a class.
+    """
+    return [
+        ClassFigures(
+            occurring,
+            said,
+            right / said if said else None,
+            right / occurring if occurring else None,
+            f1_score(right, said, occurring),
         )
-    return figures
+        for right, said, occurring in zip(hits.tolist(), predicted.tolist(), support.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,7 @@ def reliability(sums: ClassificationSums, subset: int) -> list[Bin]:
             index / NUM_BINS,
             (index + 1) / NUM_BINS,
             count,
-            int(sums.bin_confidence[subset, index]) / _FIXED_POINT / count,
+            int(sums.bin_confidence[subset, index]) / FIXED_POINT / count,
             int(sums.bin_hits[subset, index]) / count,
         )
         for index, count in enumerate(sums.bin_count[subset].tolist())
@@ -359,8 +362,9 @@ def bootstrap_intervals(true: Floats, predicted: Floats, num_samples: int, metri
     return intervals
 
 
-def _fixed_point(values: Floats) -> Ints:
-    return np.rint(values * _FIXED_POINT).astype(np.int64)
+def fixed_point(values: Floats) -> Ints:
+    """In units of 2^-28, whose sums do not depend on their order."""
+    return np.rint(values * FIXED_POINT).astype(np.int64)
 
 
 def _counts(classes: Ints, num_classes: int) -> Ints:

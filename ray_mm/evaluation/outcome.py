@@ -7,17 +7,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ray_mm.checkpoint import resolve_checkpoint
 from ray_mm.config.evaluate import EvaluateJob
-from ray_mm.config.fields import LabelField
+from ray_mm.config.tasks import FIGURES
 from ray_mm.data.epochs import Epochs
 from ray_mm.errors import CheckpointError
 from ray_mm.evaluation.examples import Example
-from ray_mm.evaluation.metrics import bootstrap_intervals, per_class, reliability, wilson_interval
 from ray_mm.evaluation.report.cards import Card, make_cards
-from ray_mm.evaluation.report.content import ClassificationDetails, RegressionDetails, ReportContent, SubsetScore
+from ray_mm.evaluation.report.content import (
+    ClassificationDetails,
+    MultilabelDetails,
+    RegressionDetails,
+    ReportContent,
+    SubsetScore,
+)
 from ray_mm.evaluation.report.curves import read_curves
 from ray_mm.evaluation.subsets import Subset, contributions, subset_name
 from ray_mm.evaluation.tally import Tally
@@ -42,11 +45,12 @@ def report_content(
     """
     label, dataset = predictor.config.task.label, epochs.datasets[0]
     part = epochs.samples.selections[0].description
-    metrics, baseline = tally.metrics(), tally.baseline()
+    metrics, baseline = tally.of_task.metrics(), tally.of_task.baseline()
+    figures = FIGURES[predictor.config.task.type]
     shares = None
     if job.subsets == "all":
         # An error is better when it is smaller: what a field adds is what it takes away from the error.
-        name, sign = ("accuracy", 1.0) if tally.classification is not None else ("mae", -1.0)
+        name, sign = figures.main, figures.sign
         scores = {subset: sign * _number(each[name]) for subset, each in zip(subsets, metrics, strict=True)}
         shares = contributions(scores, sign * _number(baseline[name]))
 
@@ -63,6 +67,7 @@ def report_content(
         dataset_path=_shown(dataset.root),
         dataset_digest=dataset.manifest.digest,
         label=label,
+        main=figures.main,
         num_samples=tally.num_scored,
         num_quarantined=tally.num_quarantined,
         num_unlabelled=tally.num_unlabelled,
@@ -74,28 +79,12 @@ def report_content(
         ],
         baseline=baseline,
         contributions=shares,
-        details=_details(predictor, tally),
+        details=tally.of_task.details(),
         curves=read_curves(checkpoint_folder(job)),
         worst=cards(tally.extremes.worst()),
         best=cards(tally.extremes.best()),
         finished=f"{now.day} {now:%B %Y, %H:%M %Z}",
         versions=versions(),
-    )
-
-
-def _details(predictor: Predictor, tally: Tally) -> ClassificationDetails | RegressionDetails:
-    if tally.classification is None:
-        true, predicted = np.array(tally.drawn, np.float64).T
-        intervals = bootstrap_intervals(true, predicted, tally.num_scored, tally.metrics()[-1])
-        return RegressionDetails(true, predicted, intervals)
-    sums = tally.classification
-    full = len(sums.hits) - 1
-    return ClassificationDetails(
-        classes=label_classes(predictor) or (),
-        figures=per_class(sums, full),
-        confusion=tally.confusion,
-        bins=reliability(sums, full),
-        interval=wilson_interval(int(sums.hits[full].sum()), tally.num_scored),
     )
 
 
@@ -111,10 +100,14 @@ def result_metrics(content: ReportContent) -> dict[str, Any]:
     }
     extra = {} if content.contributions is None else {"contributions": content.contributions}
     details = content.details
-    interval = {"accuracy": details.interval} if isinstance(details, ClassificationDetails) else dict(details.intervals)
+    interval: dict[str, Any] = {}
+    if isinstance(details, ClassificationDetails):
+        interval = {"interval": {"accuracy": details.interval}}
+    elif isinstance(details, RegressionDetails):
+        interval = {"interval": dict(details.intervals)}
     return {
         **content.metrics,
-        "interval": interval,
+        **interval,
         **counts,
         "subsets": subsets,
         "baseline": content.baseline,
@@ -123,22 +116,15 @@ def result_metrics(content: ReportContent) -> dict[str, Any]:
 
 
 def result_details(content: ReportContent) -> dict[str, Any]:
-    """What else ``result.json`` says about a classification of not too many classes."""
+    """What else ``result.json`` says about not too many classes."""
     details = content.details
-    if not isinstance(details, ClassificationDetails) or len(details.classes) > _MAX_LISTED_CLASSES:
+    if isinstance(details, RegressionDetails) or len(details.classes) > _MAX_LISTED_CLASSES:
         return {}
+    found = {"classes": {name: asdict(each) for name, each in zip(details.classes, details.figures, strict=True)}}
+    if isinstance(details, MultilabelDetails):
+        return found
     assert details.confusion is not None
-    return {
-        "classes": {name: asdict(figures) for name, figures in zip(details.classes, details.figures, strict=True)},
-        "confusion": details.confusion.tolist(),
-    }
-
-
-def label_classes(predictor: Predictor) -> tuple[str, ...] | None:
-    """The classes in the order of their numbers; None for a regression."""
-    spec = predictor.preprocessor.fields[predictor.config.task.label]
-    assert isinstance(spec, LabelField)
-    return spec.classes if spec.target == "class" else None
+    return {**found, "confusion": details.confusion.tolist()}
 
 
 def checkpoint_folder(job: EvaluateJob) -> Path:

@@ -2,10 +2,7 @@
 
     position weight <label> <label>.presence <field>.presence   as in the block
     score.key                string: the sample's key
-    score.predictions        int64 or float32 [N, S]: predicted class or value, for each of S subsets of the fields
-    score.confidence         float32 [N, S]: probability of the predicted class        (classification only)
-    score.true_probability   float32 [N, S]: probability of the true class             (classification only)
-    score.probabilities      float32 [N, C]: of every class, with all fields           (classification only)
+    score.…                  what the task needs: see the modules of ``tasks``
 
 No name of a field holds a dot, so the names can't clash.
 """
@@ -13,28 +10,21 @@ No name of a field holds a dot, so the names can't clash.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from ray_mm.config.model import ClassifyTask
 from ray_mm.data.blocks import block_keys, to_arrays, to_table
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
 from ray_mm.evaluation.subsets import Subset
+from ray_mm.evaluation.tasks import evaluated_task
+from ray_mm.evaluation.tasks.base import Rows
 from ray_mm.predictor import Predictor, load_predictor
 
 KEY = "score.key"
-PREDICTIONS = "score.predictions"
-CONFIDENCE = "score.confidence"
-TRUE_PROBABILITY = "score.true_probability"
-PROBABILITIES = "score.probabilities"
-
-Rows: TypeAlias = Mapping[str, npt.NDArray[Any]]
-"""Scored rows, name → array."""
 
 
 class Scorer:
@@ -61,15 +51,7 @@ class Scorer:
         names += [presence_name(field) for field in predictor.input_fields]
         rows: dict[str, npt.NDArray[Any]] = {name: batch[name] for name in names}
         outputs = predictor.outputs(batch, self._subsets)
-        if isinstance(task, ClassifyTask):
-            # A row without a label holds class 0; its probability is never looked at.
-            true = np.broadcast_to(batch[task.label][None, :, None], (*outputs.shape[:2], 1))
-            rows[PREDICTIONS] = outputs.argmax(axis=2).T
-            rows[CONFIDENCE] = outputs.max(axis=2).T
-            rows[TRUE_PROBABILITY] = np.take_along_axis(outputs, true, axis=2)[..., 0].T
-            rows[PROBABILITIES] = outputs[-1]
-        else:
-            rows[PREDICTIONS] = outputs.T
+        rows |= evaluated_task(predictor).scored(outputs, batch[task.label])
         # Keys travel as a column: a block carries them apart from its rows, and Ray may join blocks as small as these.
         table = to_table({name: np.ascontiguousarray(array) for name, array in rows.items()}, [])
         return table.append_column(KEY, pa.array(block_keys(block), pa.string()))

@@ -30,6 +30,7 @@ from ray_mm.config.load import Job
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.launch.dashboard import dashboard_url, require_dashboard
 from ray_mm.storage import local_path, write_json
+from ray_mm.travel import with_the_job
 from ray_mm.version import __version__
 
 _JOB_FILE = "job.json"
@@ -117,7 +118,7 @@ class Jobs:
                     submission_id=submission,
                     runtime_env={
                         "working_dir": folder,
-                        "py_modules": [str(Path(__file__).parents[1])],
+                        **with_the_job(),
                         # A log that is followed shows a line when it is written.
                         "env_vars": {"PYTHONUNBUFFERED": "1"},
                     },

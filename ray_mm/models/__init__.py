@@ -3,6 +3,7 @@
     layers.py      masks, attention, feed-forward and masked convolution: what several encoders share
     encoders/      one module per field type: arrays → tokens [B, T, D] and a mask [B, T]
     fusion/        one module per method: the tokens of all fields and their presence → [B, D]
+    own.py         encoders and fusions of other packages
     heads.py       [B, D] → logits [B, C] or values [B]
     multimodal.py  puts them together: ``build_model``
     losses.py      output and label → a loss per sample

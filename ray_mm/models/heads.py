@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from typing_extensions import assert_never
 
 from ray_mm.config.fields import LabelField
 
 
 class ClassifyHead(nn.Module):
-    """[B, D] → logits [B, C]."""
+    """[B, D] → logits [B, C]: of one class among others, or of each by itself."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
@@ -33,4 +34,10 @@ class RegressHead(nn.Module):
 
 def build_head(label: LabelField, dim: int) -> nn.Module:
     """The head for a label, with fresh weights."""
-    return ClassifyHead(dim, len(label.classes or ())) if label.target == "class" else RegressHead(dim)
+    match label.target:
+        case "class" | "classes":
+            return ClassifyHead(dim, len(label.classes or ()))
+        case "number":
+            return RegressHead(dim)
+        case _:
+            assert_never(label.target)

@@ -51,13 +51,14 @@ class FeedForward(nn.Module):
     Args:
         dim: width of the tokens [B, T, D].
         dropout: share of channels dropped after each of the two layers.
+        expansion: width between the two layers, in times ``dim``.
     """
 
-    def __init__(self, dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, dropout: float, expansion: int = 2) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.expand = nn.Linear(dim, 2 * dim)
-        self.contract = nn.Linear(2 * dim, dim)
+        self.expand = nn.Linear(dim, expansion * dim)
+        self.contract = nn.Linear(expansion * dim, dim)
         self.dropout = SharedDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,6 +102,45 @@ class Attention(nn.Module):
 
     def _split(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.reshape(*x_BTD.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Tokens attend to each other, then each by itself; normalised before each part (arXiv 2002.04745).
+
+    Args:
+        dim: width of the tokens.
+        heads: they divide ``dim``.
+        dropout: share of channels dropped after each part.
+        expansion: of the perceptron, see ``FeedForward``.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, expansion: int = 2) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.dropout = SharedDropout(dropout)
+        self.feed_forward = FeedForward(dim, dropout, expansion)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """[B, T, D] → the same; tokens that do not count (mask bool [B, T]) are not attended to."""
+        normed = self.norm(x_BTD)
+        x_BTD = x_BTD + self.dropout(self.attention(normed, normed, mask_BT))
+        result: Tensor = self.feed_forward(x_BTD)
+        return result
+
+
+def recurrent_layers(cell: str | None, inputs: int, hidden: int, layers: int, dropout: float) -> nn.GRU | nn.LSTM:
+    """Recurrent layers forward in time: [B, T, inputs] → states [B, T, hidden], and those after the last step.
+
+    Args:
+        cell: gru (arXiv 1406.1078, the default) or lstm (Hochreiter & Schmidhuber 1997).
+        inputs: width of a step.
+        hidden: width of a state.
+        layers: one above the other.
+        dropout: between them.
+    """
+    kind = nn.LSTM if cell == "lstm" else nn.GRU
+    return kind(inputs, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
 
 class MaskedConv(nn.Module):

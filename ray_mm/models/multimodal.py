@@ -5,8 +5,9 @@ batch[field] ─encoder→ tokens [B, T, D] + mask ─fusion→ [B, D] ─head�
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ray_mm.config.fields import LabelField
@@ -37,7 +38,13 @@ class MultimodalModel(nn.Module):
         }
         # A list, not a dict by name: a field may be called "values" or "type", which a ModuleDict can't hold.
         self.encoders = nn.ModuleList(
-            build_encoder(fields[name], config.fields[name], preprocessor.statistics.get(name), dim)
+            build_encoder(
+                fields[name],
+                config.fields[name],
+                preprocessor.statistics.get(name),
+                dim,
+                preprocessor.pretrained.get(name),
+            )
             for name in self.fields
         )
         self.fusion = build_fusion(config.fusion, self.fields)
@@ -45,14 +52,26 @@ class MultimodalModel(nn.Module):
         assert isinstance(label, LabelField)
         self.head = build_head(label, dim)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], subsets: Sequence[frozenset[str]] | None = None) -> Tensor:
         """Runs the network.
 
         Args:
             batch: the arrays of every input field by name (see ``data.fields``), presence included; other keys are
                 ignored.
+            subsets: sets of fields that may be looked at. None: all of them.
+
+        Returns:
+            The output; with subsets that of each of them, stacked. Fields are encoded once.
         """
-        return self.fuse(self.encode(batch), {name: batch[presence_name(name)] for name in self.fields})
+        encoded, presence = self.encode(batch), {name: batch[presence_name(name)] for name in self.fields}
+        if subsets is None:
+            return self.fuse(encoded, presence)
+        return torch.stack(
+            [
+                self.fuse(encoded, {name: there & (name in subset) for name, there in presence.items()})
+                for subset in subsets
+            ]
+        )
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Each field's tokens [B, T, D] and their mask, bool [B, T]. Presence plays no part yet."""

@@ -25,6 +25,7 @@ from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec, LabelField, TextField, has_streams
 from ray_mm.config.preprocess import PICKLED
 from ray_mm.data.decode.error import DecodeError, StreamError
+from ray_mm.data.decode.numeric import class_texts
 from ray_mm.data.gzip_bytes import GzipRanges
 from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.indexing import IndexSettings, current_index, sidecars
@@ -124,7 +125,7 @@ class PlaceFacts:
     Attributes:
         index: of the whole shard, bad members taken out.
         splits: of each sample; empty for one without any field.
-        labels: label field → the text (class) or number of each sample, None where absent.
+        labels: label field → the text (class) or number of each sample, None where absent; none of several classes.
         texts: text field → the text of each sample, None where absent.
         summary: see there.
     """
@@ -258,7 +259,7 @@ class _Finder:
         for name, spec in sorted(self.settings.fields.items()):
             # Picked anew: what an earlier field found unreadable is no longer there.
             values = self._field(name, spec, members[name], self._picked(name, members[name]), splits, collectors)
-            if isinstance(spec, LabelField):
+            if isinstance(spec, LabelField) and spec.target != "classes":
                 labels[name] = values
             elif isinstance(spec, TextField):
                 texts[name] = values
@@ -335,10 +336,11 @@ class _Finder:
             try:
                 if has_streams(spec):
                     found = raw_streams(dict(zip(read[row], payloads, strict=True)), spec)
-                elif isinstance(spec, LabelField) and spec.target == "class":
-                    values[row] = raw_label(payload, spec)
+                elif isinstance(spec, LabelField) and spec.target != "number":
+                    values[row] = raw_label(payload, spec) if spec.target == "class" else class_texts(payload, spec)
                     if values[row] is not None:
-                        collector.add(row + 1, Member(suffix, b"", class_name=values[row]))
+                        names = (values[row],) if spec.target == "class" else tuple(values[row])
+                        collector.add(row + 1, Member(suffix, b"", class_names=names))
                     continue
                 else:
                     found = raw_member(payload, spec, suffix)

@@ -5,9 +5,9 @@
     series of streams  a path or a list per column                        → float32 [T, C] as NPY, aligned by their times
     series, points  a path of a file of numbers, a nested list, or one as JSON  → float32 [T, C] or [N, C] as NPY
     vector          columns, a number, a list, one as JSON, or a path           → float32 [size] as NPY
-    label           a class → its number; a number → as it is
+    label           a class → its number; classes → a JSON list of their numbers; a number → as it is
 
-An empty cell, text or array is an absent field.
+An empty cell, text or array is an absent field; an empty list of classes is there, and says that the sample has none.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.numeric import class_text, decode_label, read_points, read_series, read_vector
 from ray_mm.data.decode.streams import read_streams
 from ray_mm.data.decode.video import video_shape
+from ray_mm.preprocessing.table import cell_classes
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -56,7 +57,7 @@ class Member:
         shape: image and video (height, width) in pixels; audio (rate in Hz,); series and points (channels,); vector (size,).
         longest: audio and video in seconds; series in steps; points in points.
         values: float32 [N, C], for statistics: series, points, vector and number label.
-        class_name: of a class label.
+        class_names: of a label: its class, or all that it has.
     """
 
     extension: str
@@ -64,7 +65,7 @@ class Member:
     shape: tuple[int, ...] = ()
     longest: float = 0.0
     values: FloatArray | None = None
-    class_name: str | None = None
+    class_names: tuple[str, ...] = ()
 
 
 EXTENSIONS: dict[str, tuple[str, ...]] = {
@@ -192,7 +193,12 @@ def _label(cell: Any, spec: LabelField) -> Member:
     if spec.target == "class":
         assert spec.classes is not None, "table.label_classes comes first"
         name = class_text(cell)
-        return Member("cls", str(spec.classes.index(name)).encode(), class_name=name)
+        return Member("cls", str(spec.classes.index(name)).encode(), class_names=(name,))
+    if spec.target == "classes":
+        assert spec.classes is not None, "table.label_classes comes first"
+        names = cell_classes(cell)
+        numbers = sorted(map(spec.classes.index, names))
+        return Member("json", json.dumps(numbers).encode(), class_names=tuple(names))
     payload = json.dumps(_number(cell)).encode()
     return Member("json", payload, values=np.array([[decode_label(payload, spec)]], np.float32))
 

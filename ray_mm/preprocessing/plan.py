@@ -110,7 +110,7 @@ def plan_job(job: PreprocessJob) -> Plan:
     source = open_source(job)
     fields = dict(job.fields)
     for field, spec in fields.items():
-        if isinstance(spec, LabelField) and spec.target == "class":
+        if isinstance(spec, LabelField) and spec.target != "number":
             fields[field] = spec.model_copy(update={"classes": label_classes(source, field, spec)})
         elif spec.type == "label" or (spec.type == "vector" and len(source.columns[field]) > 1):
             require_numbers(source, field)

@@ -83,7 +83,7 @@ def field_statistics(
     """
     found = {}
     for name, spec in fields.items():
-        if spec.type in _STATISTICS and not (isinstance(spec, LabelField) and spec.target == "class"):
+        if spec.type in _STATISTICS and not (isinstance(spec, LabelField) and spec.target != "number"):
             moments = train[name].moments
             if moments is None:
                 raise RayMMError(

@@ -65,7 +65,7 @@ def raw_member(payload: memoryview, spec: FieldSpec, suffix: str) -> tuple[Membe
             values = read_vector(payload, spec)
             return _array(None if values is None else values.reshape(1, -1), suffix, spec.size)
         case LabelField():
-            assert spec.target == "number", "classes are read by raw_label"
+            assert spec.target == "number", "classes are read by raw_label and class_texts"
             value = decode_label(payload, spec)
             return None if value is None else (Member(suffix, b"", values=np.array([[value]], np.float32)), value)
         case _:

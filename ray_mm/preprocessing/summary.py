@@ -90,8 +90,7 @@ class FieldCollector:
             self._shapes[shape] += 1
             if self._same_shape:
                 self._first_rows[shape] = min(row, self._first_rows.get(shape, row))
-        if member.class_name is not None:
-            self._classes[member.class_name] += 1
+        self._classes.update(member.class_names)
         # Several shapes where all should be one are an error that the driver reports.
         if member.values is not None and len(self._shapes) <= 1:
             self._moments.add(member.values)

@@ -22,7 +22,7 @@ from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.data.decode.arrays import parse_json
 from ray_mm.data.decode.error import DecodeError
-from ray_mm.data.decode.numeric import class_text
+from ray_mm.data.decode.numeric import class_text, listed_classes
 from ray_mm.errors import UsageError
 from ray_mm.storage import local_path, sha256_file
 
@@ -110,6 +110,8 @@ def label_classes(source: Source, field: str, spec: LabelField) -> tuple[str, ..
         UsageError: a value is none of the given classes, or the column is empty.
     """
     (column,) = source.columns[field]
+    if spec.target == "classes":
+        return _several_classes(source, field, column, spec)
     texts = [None if value is None else class_text(value) for value in source.values(column)]
     if spec.classes is None:
         found = {text for text in texts if text is not None}
@@ -126,6 +128,48 @@ def label_classes(source: Source, field: str, spec: LabelField) -> tuple[str, ..
             f"{len(known)} classes; add it to classes or correct the table."
         )
     return spec.classes
+
+
+def cell_classes(cell: Any) -> list[str]:
+    """The classes that a cell names, each once: a list, or a text with ``;`` between them, or one that is a JSON list.
+
+    Raises:
+        DecodeError: it is neither.
+    """
+    if not isinstance(cell, str):
+        return listed_classes(cell)
+    if cell.lstrip().startswith("["):
+        return listed_classes(parse_json(cell.encode()))
+    return listed_classes([part for part in map(str.strip, cell.split(";")) if part])
+
+
+def _several_classes(source: Source, field: str, column: str, spec: LabelField) -> tuple[str, ...]:
+    """``label_classes`` where each row may have any number of them."""
+    found: Counter[str] = Counter()
+    wrong: list[str] = []
+    known = None if spec.classes is None else set(spec.classes)
+    for row, value in enumerate(source.values(column), 1):
+        if value is None or value == "":
+            continue
+        try:
+            names = cell_classes(value)
+        except DecodeError as error:
+            wrong.append(f"row {row} ({error})")
+            continue
+        found.update(names)
+        unknown = [] if known is None else [name for name in names if name not in known]
+        if unknown:
+            wrong.append(f"row {row} ({unknown[0]!r} is none of the {len(known or ())} classes)")
+    if wrong:
+        raise UsageError(
+            f"fields.{field}: {listing(len(wrong), 'row', wrong[:3])} in column {column!r} of {source.path}; expected a list of "
+            "classes, or a text with ; between them. Add to classes, or correct the table."
+        )
+    if not found and spec.classes is None:
+        raise UsageError(
+            f"fields.{field}: no row of column {column!r} of {source.path} names a class; list them in classes."
+        )
+    return in_order(found) if spec.classes is None else spec.classes
 
 
 def in_order(classes: Iterable[str]) -> tuple[str, ...]:

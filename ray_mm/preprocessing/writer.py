@@ -144,7 +144,12 @@ class _Collector:
             name: FieldCollector(same_shape=spec.type in ("series", "points", "vector"))
             for name, spec in sorted(settings.fields.items())
         }
-        self._label_fields = {name: spec for name, spec in settings.fields.items() if isinstance(spec, LabelField)}
+        # Several classes have no column in an index: nothing is selected or balanced by them.
+        self._label_fields = {
+            name: spec
+            for name, spec in settings.fields.items()
+            if isinstance(spec, LabelField) and spec.target != "classes"
+        }
         self._labels: dict[str, list[float | None]] = {name: [] for name in self._label_fields}
         self._num_empty = 0
         self._num_bad = 0

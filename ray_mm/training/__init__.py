@@ -2,22 +2,30 @@
 
 train.py      the stage: checks the job, starts the workers, shows their progress, writes the result
 plan.py       what every worker is told
+feeding.py    its data, planned for each group of workers
 worker.py     the loop, from top to bottom
+initial.py    first weights from another training
 learner.py    the model that learns; one batch: loss, gradients, weights
+pretrained.py what a model begins with: that, and pretrained encoders: who looks at their folders, who reads their weights
+precheck.py   what `ray-mm check` says of that, and of caches, before anything starts
 average.py    the running average of its weights
 bad_steps.py  steps whose loss is not finite
 validation.py what a validation adds up
+scores.py     what of it is a task's own
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 sharding.py   a model that is divided over the ranks
+field_balance.py  how much the encoder of each field learns; holds back those that learn fastest
 dropout.py    hides present fields at random
 augment.py    changes samples at random: colours, noise, masks
 mixing.py     mixes pairs of them: mix-up, cut-mix
 draws.py      the numbers behind that: functions of a sample's place
 optim.py      the optimizer and its learning rate
 parts.py      parts of the model that are trained at other rates, or not at all for a while
+baselines.py  then each field alone, beside it
 advice.py     what the training will be like, told before it starts
 shown.py      its progress, for people
-state.py      what a resumed training needs, and where it starts
+state.py      where a training resumes
+saving.py     checkpoints, written and published
 resume.py     goes on although settings have changed
 snapshot.py   what was learned at a moment, and its files
 stopping.py   asked to end, it saves first

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from ray_mm.config.source import train_sources
+from ray_mm.config.tasks import ClassifyTask
+from ray_mm.config.train import TrainJob
 from ray_mm.data.plan import Schedule
 
 _FEW_STEPS = 100
+_UNBALANCED = 10
+"""From here on, the commonest class by the rarest, accuracy says little about the rare ones."""
 
 
 def course(schedule: Schedule) -> str:
@@ -33,4 +38,33 @@ def warnings(schedule: Schedule, validates_on_training_data: bool) -> Iterator[s
         yield (
             "data.validation: these are samples that the model is trained on, so the figures say nothing about new ones; name "
             "another dataset."
+        )
+
+
+def imbalance(job: TrainJob, label_counts: Sequence[Mapping[str, Mapping[str, int]]]) -> Iterator[str]:
+    """A word where some classes are rare and nothing is done about it.
+
+    Args:
+        job: of the training.
+        label_counts: class label → class → samples, of each of its training datasets. Where only a part of one is read, nobody
+            knows without its indexes, and nothing is said.
+    """
+    task, sources = job.model.task, train_sources(job.data.train)
+    if not isinstance(task, ClassifyTask) or task.loss == "focal" or task.needs_class_counts:
+        return
+    if job.data.balance is not None or any(source.require or source.where or source.weight for source in sources):
+        return
+    counts: dict[str, int] = {}
+    for found in label_counts:
+        for name, number in found.get(task.label, {}).items():
+            counts[name] = counts.get(name, 0) + number
+    occurring = {name: number for name, number in counts.items() if number}
+    if not occurring:
+        return
+    rarest, commonest = (choose(occurring, key=occurring.__getitem__) for choose in (min, max))
+    if occurring[commonest] >= _UNBALANCED * occurring[rarest]:
+        yield (
+            f"model.task.label: of {task.label!r} the class {rarest!r} has {occurring[rarest]:,} samples and {commonest!r} "
+            f"{occurring[commonest]:,}, and rare classes are learned last; see model.task.logit_adjustment, "
+            "model.task.class_weights and data.balance, and set train.best_metric to macro_f1."
         )

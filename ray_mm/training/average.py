@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from ray_mm.training.sharding import local
+from ray_mm.training.sharding import is_part, local
 
 
 class WeightAverage:
@@ -50,7 +49,7 @@ class WeightAverage:
     def _swap(self) -> None:
         for name, parameter in self._parameters.items():
             average = self._average[name]
-            if isinstance(parameter, DTensor):
+            if is_part(parameter):
                 # FSDP2 puts weights together from the memory that it knows.
                 weights = local(parameter.detach())
                 before = weights.clone()

@@ -19,15 +19,18 @@ from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.order import stable_hash
 from ray_mm.errors import RayMMError
-from ray_mm.models.losses import loss_per_sample, sample_weights
+from ray_mm.models.losses import class_terms, loss_per_sample, sample_weights
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.training.augment import Augmenter
 from ray_mm.training.average import WeightAverage
 from ray_mm.training.dropout import hide_fields
+from ray_mm.training.field_balance import LOOK_EVERY, GradientShares, Modulation
+from ray_mm.training.initial import read_initial
 from ray_mm.training.optim import build_optimizer, learning_rate, set_learning_rate
 from ray_mm.training.parallel import Ranks, autocast, resolve_precision
 from ray_mm.training.parts import frozen_parts, learning_rate_factors, model_parts, set_frozen, train_mode
 from ray_mm.training.plan import Training
+from ray_mm.training.pretrained import read_pretrained
 from ray_mm.training.sharding import exchanging, shard, whole
 from ray_mm.training.snapshot import (
     AVERAGE_KIND,
@@ -96,6 +99,11 @@ class Learner:
         config = training.job.train
         torch.manual_seed(training.job.seed)
         self.model = build_model(training.job.model, training.preprocessor)
+        if checkpoint is None:
+            initial = training.initial
+            read_pretrained(self.model, training.preprocessor, ranks, initial.fields if initial is not None else ())
+            if initial is not None:
+                read_initial(self.model, initial, ranks)
         if config.activation_checkpointing:
             _recompute(self.model)
         # One worker alone has nothing to divide.
@@ -124,6 +132,10 @@ class Learner:
         self._augment = None
         if config.augment is not None:
             self._augment = Augmenter(config.augment, training.job, training.preprocessor)
+        self._shares = GradientShares(self.model, ranks)
+        modulation = config.gradient_modulation
+        self._modulation = Modulation(modulation, training.job, ranks) if modulation is not None else None
+        self._terms = class_terms(training.job.model.task, training.class_counts, training.classes).to(ranks.device)
         self._frozen = frozenset[str]()
         self._wrapped = self._wrap()
 
@@ -165,15 +177,23 @@ class Learner:
         set_learning_rate(
             self.optimizer, learning_rate(job.train.optimizer.lr, job.train.schedule, item.step, num_steps)
         )
+        modulation = self._modulation
+        if modulation is not None and not modulation.holds(item.step, num_steps):
+            modulation = None
         loss_sum = torch.zeros((), device=ranks.device)
         rows = -(-len(positions) // job.train.micro_batches)
         for start in range(0, len(positions), rows):
             part = {name: tensor[start : start + rows] for name, tensor in tensors.items()}
             # DDP averages over the ranks; each rank's share of the global batch may differ.
             loss_sum += self._backward(
-                part, ranks.world_size / max(total_weight, 1.0), last=start + rows >= len(positions)
+                part, ranks.world_size / max(total_weight, 1.0), start + rows >= len(positions), modulation
             )
         with span("optimizer"):
+            self._scaler.unscale_(self.optimizer)
+            if modulation is not None:
+                modulation.apply(self.model, item.step)
+            if item.step % LOOK_EVERY == 0 or item.ends_phase:
+                self._shares.look()
             finite = self._clip()
             if self._scaler.is_enabled():
                 # There a gradient that is too large for half precision is no fault: the scale is lowered.
@@ -191,7 +211,11 @@ class Learner:
             loss_sum, weight_sum, finite, round(met), round(quarantined), tuple(int(p) for p in bad), Ask(round(wish))
         )
 
-    def _backward(self, tensors: dict[str, Tensor], factor: float, last: bool) -> Tensor:
+    def balance(self) -> dict[str, float]:
+        """How much each field's encoder learned since this was last asked for (see ``field_balance``)."""
+        return self._shares.read() | (self._modulation.read() if self._modulation is not None else {})
+
+    def _backward(self, tensors: dict[str, Tensor], factor: float, last: bool, modulation: Modulation | None) -> Tensor:
         """Adds the gradients of some samples; exchanges those of all so far with the other ranks after the last ones.
 
         Returns:
@@ -202,8 +226,12 @@ class Learner:
         with exchanging(wrapped, last):
             with span("forward"):
                 with autocast(self._training.job.train.precision, self._ranks.device):
-                    output = wrapped(tensors)
-                losses = loss_per_sample(task, output, tensors, self._training.preprocessor)
+                    if modulation is None:
+                        output = wrapped(tensors)
+                    else:
+                        *alone, output = wrapped(tensors, modulation.subsets)
+                        modulation.add(alone, tensors)
+                losses = loss_per_sample(task, output, tensors, self._training.preprocessor, self._terms)
                 # A sample without weight may hold anything, even what makes its loss infinite.
                 loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
             with span("backward"):
@@ -213,7 +241,6 @@ class Learner:
     def _clip(self) -> Tensor:
         """Limits the norm of the gradient, and says whether it is finite."""
         largest = self._training.job.train.clip_norm
-        self._scaler.unscale_(self.optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         norm = whole(nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
         if largest is not None:

@@ -26,11 +26,12 @@ from ray_mm.data.source import READERS_PER_CPU, configure
 from ray_mm.errors import RayMMError
 from ray_mm.placement import Placement
 from ray_mm.training.costs import DecodeCost, HandCost, Measured, ReadCost, Room, StepCost
+from ray_mm.training.feeding import plan_feed
 from ray_mm.training.parallel import use_cores
 from ray_mm.training.plan import Training
 from ray_mm.training.probe_data import probe_data
 from ray_mm.training.probe_step import probe_step
-from ray_mm.training.train import plan_feed, store_limits
+from ray_mm.training.train import store_limits
 
 _SETTLED_AFTER = 0.25
 """Share of the time after which blocks come evenly; before it, processes start."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ray_mm.config.augment import AugmentConfig
 from ray_mm.config.fields import FieldSpec, ImageField, VectorField, VideoField
-from ray_mm.config.model import ClassifyTask, ModelConfig
+from ray_mm.config.model import ModelConfig
 from ray_mm.data.fields import POSITION, WEIGHT, length_name, presence_name, time_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.models.layers import length_mask
@@ -102,9 +102,10 @@ def mix_pairs(
     for name in fields:
         found |= _mix_field(name, preprocessor.fields[name], tensors, on, draws)
     label = tensors[task.label]
-    if isinstance(task, ClassifyTask):
-        return found | {other_label_name(task.label): _neighbour(label), own_share_name(task.label): on.share}
-    return found | {task.label: torch.lerp(_neighbour(label), label, on.share)}
+    if label.is_floating_point():
+        return found | {task.label: torch.lerp(_neighbour(label), label, on.share.reshape(-1, *[1] * (label.ndim - 1)))}
+    # Between two numbers of classes lies none: both stay, beside each other.
+    return found | {other_label_name(task.label): _neighbour(label), own_share_name(task.label): on.share}
 
 
 @dataclass(frozen=True)

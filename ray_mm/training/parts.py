@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from ray_mm.config.optimize import OptimizerConfig, part_names, value_of_part
+from ray_mm.models.encoders.pretrained import PretrainedEncoder
 from ray_mm.models.multimodal import MultimodalModel
 
 
@@ -35,6 +36,9 @@ def learning_rate_factors(model: MultimodalModel, config: OptimizerConfig) -> di
 def _layers(encoder: nn.Module) -> Iterator[list[nn.Parameter]]:
     """An encoder's parameters, layer by layer from its input: its children in the order in which they run, where a sequence of
     layers counts as so many; what belongs to none of them, such as learned places, with the first."""
+    if isinstance(encoder, PretrainedEncoder):
+        yield from _layers_of_pretrained(encoder)
+        return
     own = list(encoder.parameters(recurse=False))
     for child in encoder.children():
         sequence = child.children() if isinstance(child, (nn.Sequential, nn.ModuleList)) else [child]
@@ -44,6 +48,15 @@ def _layers(encoder: nn.Module) -> Iterator[list[nn.Parameter]]:
                 own = []
     if own:
         yield own
+
+
+def _layers_of_pretrained(encoder: PretrainedEncoder) -> Iterator[list[nn.Parameter]]:
+    """What comes before the backbone's layers, each of these, and what comes behind the backbone."""
+    layers = [list(layer.parameters()) for layer in encoder.layers()]
+    inside = {parameter for layer in layers for parameter in layer}
+    yield [parameter for parameter in encoder.backbone.parameters() if parameter not in inside]
+    yield from layers
+    yield [*encoder.norm.parameters(), *encoder.project.parameters()]
 
 
 def frozen_parts(freeze: Mapping[str, float], fields: list[str], step: int, num_steps: int) -> frozenset[str]:

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_mm.config.fields import LabelField
 from ray_mm.config.train import TrainJob
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.samples import Samples
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Where the first weights of some parts of a model come from.
+
+    Attributes:
+        path: a checkpoint's folder, absolute.
+        moved: part of the model → prefix of its weights in the model, and in the checkpoint.
+    """
+
+    path: Path
+    moved: Mapping[str, tuple[str, str]]
+
+    @property
+    def fields(self) -> list[str]:
+        """Inputs whose encoders come from there."""
+        return [part.partition(".")[2] for part in self.moved if part.startswith("encoders.")]
 
 
 @dataclass(frozen=True)
@@ -23,6 +43,9 @@ class Training:
         validation: the samples of a validation.
         preprocessor: of the model's fields and its label.
         schedule: the whole training.
+        class_counts: samples of each class that an epoch draws, on average; of a label with any number of classes the share of
+            its samples that have each. None where nobody asks.
+        initial: what it begins with; None: fresh weights, or it has begun already.
     """
 
     job: TrainJob
@@ -31,12 +54,20 @@ class Training:
     validation: Samples | None
     preprocessor: Preprocessor
     schedule: Schedule
+    class_counts: tuple[float, ...] | None = None
+    initial: Initial | None = None
 
     @property
     def data_digest(self) -> str:
         """Of all data together: the order of every epoch depends on it."""
         found = [samples.digest for samples in (self.train, self.validation) if samples is not None]
         return hashlib.sha256("\0".join(found).encode()).hexdigest()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the label that is predicted; of a number none."""
+        label = self.preprocessor.fields[self.job.model.task.label]
+        return label.classes or () if isinstance(label, LabelField) else ()
 
     @property
     def quarantine(self) -> Path:

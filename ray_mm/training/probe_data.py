@@ -18,11 +18,10 @@ import pyarrow as pa
 from ray_mm.data.blocks import to_table
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import Draw
-from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs, Places
 from ray_mm.data.feed import Feed
 from ray_mm.data.feed_reader import SAMPLES_AHEAD
-from ray_mm.data.fields import POSITION, WEIGHT
+from ray_mm.data.fields import POSITION, WEIGHT, Arrays
 from ray_mm.data.members import Members, SampleReader
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.samples import open_planned

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ from ray_mm.training.stopping import StopSign
 _LOOK_EVERY_S = 60.0
 """For room for more workers. To use it costs a start of all workers."""
 _LOOK_FOR_ROOM_EVERY_S = 5.0
+_TELL_AGAIN_EVERY_S = 600.0
+_REMEDY = (
+    "It goes on by itself when there is room. To go on with fewer: Ctrl-C, and the same command with a lower resources.workers, "
+    "from the last checkpoint."
+)
 
 
 def scaling_config(placement: Placement) -> ray.train.ScalingConfig:
@@ -101,28 +107,37 @@ class _LeavesInTime(ControllerCallback):  # type: ignore[misc]
 def told_what_is_waited_for(placement: Placement) -> Iterator[None]:
     """Within the block one is told when machines go and the workers no longer fit on those that are left.
 
-    Ray Train waits for others, without a word and without an end: a cluster may be about to replace them.
+    Ray Train waits for others, without a word and without an end: a cluster may be about to replace them. So it is said again and
+    again, and whoever runs the training decides how long it is worth it.
     """
     ended = threading.Event()
+    wanted = f"{placement.describe()} do not fit on those"
 
     def watch() -> None:
-        lacked = told = False
+        lacked = False
+        lacks_since = told_at = 0.0
         while not ended.wait(_LOOK_FOR_ROOM_EVERY_S):
             try:
                 nodes = ray_nodes()
             except Exception:  # Ray is going down, which the training itself will tell
                 return
+            now = time.monotonic()
             lacks = placement.fits(nodes) < placement.fewest
+            if lacks and not lacked:
+                lacks_since = now
             # Twice in a row: a machine that comes at once in place of another is not worth a word.
-            if lacks and lacked and not told:
+            elif lacks and not told_at:
+                notice(f"waits for machines: {wanted} that Ray has now ({describe(nodes)}). {_REMEDY}")
+                told_at = now
+            elif lacks and now - told_at >= _TELL_AGAIN_EVERY_S:
+                minutes = (now - lacks_since) / 60
                 notice(
-                    f"waits for machines: {placement.describe()} do not fit on those that Ray has now ({describe(nodes)}). It "
-                    "goes on when there are more; to end it instead: Ctrl-C."
+                    f"still waits for machines, {minutes:.0f} minutes now: {wanted} that Ray has ({describe(nodes)}). {_REMEDY}"
                 )
-                told = True
-            elif told and not lacks:
+                told_at = now
+            elif told_at and not lacks:
                 notice(f"there is room again ({describe(nodes)}).")
-                told = False
+                told_at = 0.0
             lacked = lacks
 
     thread = threading.Thread(target=watch, name="room", daemon=True)

@@ -7,21 +7,25 @@ optimizer's step, the norm of the gradient, the average of the weights) is done 
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_mm.models.encoders.pretrained import PretrainedEncoder
 from ray_mm.models.multimodal import MultimodalModel
 from ray_mm.tensor_files import Part
 from ray_mm.training.parallel import Ranks, half_precision
 from ray_mm.training.parts import model_parts
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 _MIN_UNIT = 1 << 20
 """Values of a layer that is put together by itself. Smaller ones are with their encoder: asking for each would cost more than
@@ -36,6 +40,10 @@ def shard(model: MultimodalModel, ranks: Ranks, precision: str) -> None:
         ranks: two or more.
         precision: of the job. In bf16 the weights travel in it, too; gradients are added up in float32.
     """
+    # Slow to import, in every process that starts, and most trainings are not divided.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     if ranks.device.type == "cuda":
         # FSDP2 works on the process's current one.
         torch.cuda.set_device(ranks.device)
@@ -60,6 +68,8 @@ def _units(model: MultimodalModel) -> Iterator[nn.Module]:
     for name, part in model_parts(model).items():
         if name == "head":
             continue
+        if isinstance(part, PretrainedEncoder):
+            yield from (layer for layer in part.layers() if sum(p.numel() for p in layer.parameters()) >= _MIN_UNIT)
         for child in part.children():
             if isinstance(child, (nn.Sequential, nn.ModuleList)):
                 yield from (layer for layer in child if sum(p.numel() for p in layer.parameters()) >= _MIN_UNIT)
@@ -74,7 +84,7 @@ def exchanging(model: nn.Module, last: bool) -> Iterator[None]:
         model: divided, wrapped by DDP, or neither.
         last: whether it is the last one before the step.
     """
-    if isinstance(model, FSDPModule):
+    if is_divided(model):
         model.set_requires_gradient_sync(last)
         yield
     elif isinstance(model, DistributedDataParallel) and not last:
@@ -84,21 +94,36 @@ def exchanging(model: nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
+def is_divided(module: nn.Module) -> TypeGuard[FSDPModule]:
+    """Whether ``shard`` has divided a module."""
+    # As long as nothing is divided, it is not imported.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def is_part(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is one of a module that is divided."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(tensor, tensors.DTensor)
+
+
 def local(tensor: Tensor) -> Tensor:
     """What this rank has of a tensor: its part, or all of one that is not divided. Shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor with all of its parts; every rank has to ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_part(tensor) else tensor
 
 
 def part_of(tensor: Tensor) -> Part:
     """What this rank has of a tensor, and where it is in the whole. Shares its memory."""
     mine = local(tensor.detach())
-    if not isinstance(tensor, DTensor):
+    if not is_part(tensor):
         return Part(mine, (0,) * mine.ndim, tuple(mine.shape))
+    from torch.distributed.tensor import Shard
+
     mesh = tensor.device_mesh
     assert tensor.placements == (Shard(0),), "FSDP2 divides the first dimension"
     # As torch.chunk does: the last ranks may have less, or nothing.

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+from ray_mm.config.tasks import FIGURES
 from ray_mm.figures import size
 from ray_mm.progress import Progress
 
-_METRICS = ("accuracy", "mae")
+_METRICS = tuple(dict.fromkeys(task.main for task in FIGURES.values()))
 """Of a validation: one of them is there."""
+
+_LINES = 20
+"""That the pace is taken from."""
+_SHARE_OF_A_STEP = 1 / 3
+"""That a batch of a validation takes, before one was timed: it has no gradient."""
 
 _WAITING = "data_wait"
 _MUCH_WAITING = 0.1
@@ -22,13 +30,21 @@ class ShownTraining:
     Args:
         bar: with the steps that an earlier run did as ``done``.
         epochs: of the whole training.
-        validates: whether an epoch ends with a validation.
+        validation_batches: of the validation that an epoch ends with; 0: there is none.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, bar: Progress, epochs: int, validates: bool) -> None:
+    def __init__(
+        self, bar: Progress, epochs: int, validation_batches: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._bar = bar
         self._epochs = epochs
-        self._validates = validates
+        self._validation_batches = validation_batches
+        self._clock = clock
+        self._last: Mapping[str, Any] = {}
+        self._step_s: float | None = None
+        self._validation_s: float | None = None
+        bar.foretell = self._seconds_left
         # What an earlier run wrote is not told again.
         self._told_step = bar.done
         self._train: Mapping[str, Any] = {}
@@ -38,11 +54,12 @@ class ShownTraining:
         self._bar.tick()
         if not lines:
             return
+        self._take_pace(lines)
         shown: dict[str, float | str] = {}
         for line in lines:
             if line["kind"] == "train":
                 shown["loss"] = round(line["loss"], 4)
-                if self._train and line["epoch"] > self._train["epoch"] and not self._validates:
+                if self._train and line["epoch"] > self._train["epoch"] and not self._validation_batches:
                     self._tell(self._train)
                 self._train = line
             else:
@@ -61,9 +78,41 @@ class ShownTraining:
         elif shown.items() - self._bar.shown.items():
             self._bar.advance(0, **shown)
 
+    def _take_pace(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """How long a step takes, and a validation."""
+        self._last = lines[-1]
+        steps, seconds = 0, 0.0
+        for before, line in list(pairwise(lines))[-_LINES:]:
+            taken = line["time"] - before["time"]
+            if line["kind"] == "validation":
+                self._validation_s = taken
+            elif before["kind"] == "train" and line["step"] > before["step"] and "first_batch_s" not in line:
+                steps, seconds = steps + line["step"] - before["step"], seconds + taken
+        if steps:
+            self._step_s = seconds / steps
+
+    def _seconds_left(self) -> float | None:
+        """The steps and the validations that are left, at the pace of the last ones."""
+        rate = self._bar.rate()
+        step_s = self._step_s or (1 / rate if rate else None)
+        if step_s is None or self._bar.total is None:
+            return None
+        seconds = max(self._bar.total - self._bar.done, 0) * step_s
+        if self._validation_batches and self._last:
+            of_one = self._validation_s
+            if of_one is None:
+                of_one = _SHARE_OF_A_STEP * step_s * self._validation_batches
+            is_over = self._last["kind"] == "validation"
+            left = self._epochs - self._last["epoch"] + (not is_over)
+            # Of the one that is under way, a part is done.
+            going = not is_over and "epoch_loss" in self._last
+            done = min(of_one, max(0.0, self._clock() - self._last["time"])) if going else 0.0
+            seconds += left * of_one - done
+        return seconds
+
     def end(self) -> None:
         """After the last lines."""
-        if not self._validates and self._train:
+        if not self._validation_batches and self._train:
             self._tell(self._train)
 
     def _tell(self, line: Mapping[str, Any]) -> None:

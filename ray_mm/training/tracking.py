@@ -5,8 +5,10 @@
      "machine_cpu", "machine_memory", with texts "tokens_per_s", with pictures or videos "pixels_per_s",
      on a GPU "device_memory_bytes", "device_memory", "flops_per_s", and "mfu" where its peak is known,
      with a decoded cache "cached", in the first line "first_batch_s", and in the last one of an epoch's training
-     "epoch_loss", "epoch_samples_per_s", "epoch_data_wait"}
-    {"kind": "validation", "step", "time", "epoch", "loss", "accuracy" | "mae" and "rmse", "num_samples"}
+     "epoch_loss", "epoch_samples_per_s", "epoch_data_wait", of several fields "gradient_share/<field>" and, where they are
+     modulated, "gradient_factor/<field>", see ``field_balance``}
+    {"kind": "validation", "step", "time", "epoch", "loss", "accuracy" and "macro_f1" | "micro_f1", "macro_f1" and "map" |
+     "mae" and "rmse", "num_samples", of several fields "alone/<field>" and "adds/<field>", see ``validation``}
 
 A train line is about the time since the line before, means over the ranks: ``loss`` per sample; ``data_wait`` and
 ``data_transfer`` the shares of the time spent waiting for batches and bringing them to the device, ``checkpoint_wait`` that in
@@ -26,8 +28,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from ray_mm.storage import write_atomic
 
 METRICS_FILE = "metrics.jsonl"
@@ -42,6 +42,9 @@ class Tracker:
     """
 
     def __init__(self, run: Path, step: int) -> None:
+        # Only rank 0 writes, and TensorBoard is slow to import.
+        from torch.utils.tensorboard import SummaryWriter
+
         path = run / METRICS_FILE
         kept = [line for line in read_metrics(run) if line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -20,30 +20,32 @@ import ray.train.torch
 from ray_mm.config.augment import check_augment, check_pairs
 from ray_mm.config.model import check_model
 from ray_mm.config.source import source_of, train_sources
+from ray_mm.config.tasks import FIGURES
 from ray_mm.config.train import SETTLED, TrainJob
-from ray_mm.data.feed import Feed
 from ray_mm.data.foresight import check_cache
 from ray_mm.data.loader import Loader
 from ray_mm.data.manifest import Dataset
-from ray_mm.data.order import Shuffle
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import check_dataset_fits, preprocessor_for
 from ray_mm.data.row_cache import cache_notices
-from ray_mm.data.samples import open_planned, plan_samples, select_all
-from ray_mm.data.source import READERS_PER_CPU, feed_dataset
+from ray_mm.data.samples import class_counts, class_shares, open_planned, plan_samples, select_all
+from ray_mm.data.source import READERS_PER_CPU
 from ray_mm.data.store_limits import StoreLimits, limits_for
 from ray_mm.errors import DatasetError, RayMMError, UsageError
+from ray_mm.models.own import try_own
 from ray_mm.placement import Placement, object_store_bytes, place
 from ray_mm.progress import Progress, notice, progress
 from ray_mm.run_folder import RunFolder, check_output, open_run_folder
 from ray_mm.session import cause_of, ray_session
 from ray_mm.storage import local_path
-from ray_mm.training.advice import warnings
+from ray_mm.training.advice import imbalance, warnings
 from ray_mm.training.failures import StopAtOnce
+from ray_mm.training.feeding import FEED, FeedConfig, plan_feed
 from ray_mm.training.mlflow_sink import mlflow_run, send_the_rest
 from ray_mm.training.mlflow_store import require_mlflow
 from ray_mm.training.parallel import Ranks, use_cores, use_precision
 from ray_mm.training.plan import Training
+from ray_mm.training.pretrained import begins_with
 from ray_mm.training.profile import DrawProfile, ProfileWatch, behind_the_end
 from ray_mm.training.resume import Resume, force_resume
 from ray_mm.training.scaling import Trainer, told_what_is_waited_for
@@ -51,7 +53,6 @@ from ray_mm.training.shown import ShownTraining
 from ray_mm.training.state import (
     TrainingState,
     attempt_starts,
-    begin_attempt,
     current_attempt,
     find_start,
     latest_checkpoint,
@@ -59,9 +60,9 @@ from ray_mm.training.state import (
 )
 from ray_mm.training.stopping import StopSign
 from ray_mm.training.tracking import read_metrics
+from ray_mm.training.validation import of_fields
 from ray_mm.training.worker import run_worker
 
-_FEED = "train"
 _RAY_NOTES = "ray_train"
 """Folder in the run's."""
 _POLL_S = 0.5
@@ -96,8 +97,12 @@ def run_train(job: TrainJob, resume: Resume = "exact", draw_profile: DrawProfile
         latest, state = find_start(training.run, training.data_digest)
         for warning in warnings(training.schedule, _validates_on_training_data(training)):
             notice(warning)
+        for warning in imbalance(job, [dataset.manifest.label_counts for dataset in open_planned(training.train)]):
+            notice(warning)
         for warning in _cache_notices(training):
             notice(warning)
+        if training.initial is not None:
+            notice(f"begins with {', '.join(training.initial.moved)} of {training.initial.path}.")
         if latest is not None:
             notice(f"goes on at step {state.step:,} of {training.schedule.num_steps:,}.")
         with mlflow_run(training) as sink:
@@ -119,7 +124,7 @@ def plan_training(job: TrainJob) -> Training:
     datasets, train = plan_samples(train_sources(job.data.train), job.data.balance, job.data.epoch_samples)
     named = [("data.train", dataset) for dataset in datasets]
     if job.data.cache.remote is not None:
-        check_cache(job.data.cache.remote, datasets, job.data.shuffle)
+        check_cache(job.data.cache.remote, datasets, train.stream_sizes, job.data.shuffle)
     validation = None
     if job.data.validation is not None:
         dataset, validation = select_all(source_of(job.data.validation), "data.validation")
@@ -127,12 +132,19 @@ def plan_training(job: TrainJob) -> Training:
     check_model(job.model, datasets[0].manifest.fields)
     # Of several datasets the first one says how all are read: its tokenizers, its statistics.
     preprocessor = preprocessor_for(datasets[0], job.data.fields, {*job.model.fields, job.model.task.label})
+    preprocessor, initial = begins_with(job, preprocessor)
+    try_own(job.model, preprocessor)
     if job.train.augment is not None:
         check_augment(job.train.augment, job.model, preprocessor.fields)
         check_pairs(job.train.augment, job.data.batch_size, job.resources.range)
     for key, dataset in named:
         check_dataset_fits(dataset, preprocessor)
         _check_labelled(job.model.task.label, key, dataset)
+    task = job.model.task
+    counts = None
+    if task.needs_class_counts:
+        counted = class_counts if FIGURES[task.type].target == "class" else class_shares
+        counts = tuple(counted(datasets, train, task.label).tolist())
     training = Training(
         job=job,
         run=local_path(job.output),
@@ -145,62 +157,14 @@ def plan_training(job: TrainJob) -> Training:
             batch_size=job.data.batch_size,
             epochs=job.train.epochs,
         ),
+        class_counts=counts,
+        initial=initial,
     )
     if job.train.profile is not None:
         wrong = behind_the_end(job.train.profile, training.schedule.num_steps)
         if wrong is not None:
             raise UsageError(wrong)
     return training
-
-
-def plan_feed(training: Training, world_size: int, first_item: int, limits: StoreLimits | None = None) -> Feed:
-    """What decides which batch of a training comes when.
-
-    Args:
-        training: what to do.
-        world_size: number of workers.
-        first_item: where it starts or resumes.
-        limits: what it may take in Ray's object store. None: what Ray thinks right.
-    """
-    job = training.job
-    return Feed(
-        train=training.train,
-        validation=training.validation,
-        preprocessor=training.preprocessor,
-        shuffle=Shuffle(
-            seed=job.seed,
-            digest=training.train.digest,
-            chunk_samples=job.data.shuffle.chunk_samples,
-            window_chunks=job.data.shuffle.window_chunks,
-        ),
-        schedule=training.schedule,
-        world_size=world_size,
-        first_item=first_item,
-        quarantine=training.quarantine,
-        cache=job.data.cache.remote,
-        decoded=job.data.cache.decoded,
-        head_samples=job.data.head_samples,
-        limits=limits,
-    )
-
-
-class FeedConfig(ray.train.DataConfig):  # type: ignore[misc]  # Ray is not typed
-    """Plans the data anew for every group of workers: the one place that decides where it starts.
-
-    Ray calls ``configure`` once per group, when the number of its workers is known.
-    """
-
-    def __init__(self, training: Training, limits: dict[int, StoreLimits]) -> None:
-        super().__init__()
-        self._training = training
-        self._limits = limits
-
-    def configure(self, datasets: dict[str, Any], world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
-        """The splits of the feed, one per rank."""
-        attempt = begin_attempt(self._training.run, self._training.data_digest)
-        feed = plan_feed(self._training, world_size, attempt.first_item, self._limits[world_size])
-        splits = feed_dataset(feed).streaming_split(world_size, equal=False, locality_hints=None)
-        return [{_FEED: split} for split in splits]
 
 
 def _fit(training: Training, draw_profile: DrawProfile | None) -> None:
@@ -233,7 +197,7 @@ def _fit(training: Training, draw_profile: DrawProfile | None) -> None:
             callbacks=[StopAtOnce()],
         ),
         # The feed is built in FeedConfig, which knows the number of workers; this is only its name.
-        datasets={_FEED: ray.data.range(1)},
+        datasets={FEED: ray.data.range(1)},
         dataset_config=FeedConfig(training, limits),
     )
     with _shown_progress(training, ProfileWatch(training, draw_profile)), told_what_is_waited_for(placement):
@@ -286,7 +250,7 @@ def _worker(config: dict[str, Any]) -> None:
     use_cores(context.get_local_world_size(), config["threads"])
     use_precision(training.job.train.precision, ranks.device)
     # A barrier for all ranks, after which the attempt is decided.
-    shard = ray.train.get_dataset_shard(_FEED)
+    shard = ray.train.get_dataset_shard(FEED)
     attempt = current_attempt(training.run)
     feed = plan_feed(training, ranks.world_size, attempt.first_item, config["limits"][ranks.world_size])
     prefetch = training.job.data.prefetch_batches
@@ -334,8 +298,9 @@ def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
             f"{state.best_step:,}."
         )
     lines = [line for line in read_metrics(training.run) if line["kind"] == "train"]
+    fields = of_fields(state.best, FIGURES[training.job.model.task.type].main)
     metrics = {
-        **state.best,
+        **{name: value for name, value in state.best.items() if "/" not in name},
         "best_step": state.best_step,
         "steps": state.step,
         "train_loss": lines[-1]["loss"],
@@ -345,6 +310,7 @@ def _result(folder: RunFolder, training: Training) -> dict[str, Any]:
         "bad_steps": state.bad_steps,
         "stopped_early": state.stopped,
         "starts": len(attempt_starts(training.run)),
+        **({"fields": fields} if fields else {}),
     }
     best = "best" if (training.run / "best").is_dir() else "last"
     return folder.write_result("done", metrics, checkpoint=str(training.run / best), data_digest=training.data_digest)
@@ -371,7 +337,7 @@ class _shown_progress:  # noqa: N801 - a context manager, read as a verb phrase
         schedule = self._training.schedule
         _, state = find_start(self._training.run, self._training.data_digest)
         with progress("train", schedule.num_steps, "steps", done=state.step, waiting="starting the workers") as bar:
-            shown = ShownTraining(bar, self._training.job.train.epochs, schedule.validation_batches > 0)
+            shown = ShownTraining(bar, self._training.job.train.epochs, schedule.validation_batches)
             # Until the workers have begun, what stands there is of an earlier run.
             while not self._stop.wait(_POLL_S) and self._last_lines() == self._earlier:
                 bar.tick()

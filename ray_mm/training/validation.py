@@ -1,13 +1,19 @@
-"""A validation: batches → metrics over all ranks, in sums that are added up once."""
+"""A validation: batches → metrics over all ranks, in sums that are added up once.
+
+Of a model with several fields it tells two more figures of each: ``alone/<field>``, the main figure of its task (accuracy, mean
+absolute error, …) where the model is given this field only, and ``adds/<field>``, how much better it is with all fields than
+without this one. A field that adds nothing while others do is one that the training has passed over.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.model import ClassifyTask
+from ray_mm.config.tasks import FIGURES
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import QuarantineBudgetError
@@ -15,6 +21,16 @@ from ray_mm.models.losses import loss_per_sample, sample_weights
 from ray_mm.training.bad_steps import diverged
 from ray_mm.training.parallel import Ranks, autocast
 from ray_mm.training.plan import Training
+from ray_mm.training.scores import task_scores
+
+
+def of_fields(metrics: Mapping[str, float], figure: str) -> dict[str, dict[str, float]]:
+    """Field → ``<figure>_alone`` and ``<figure>_added``, from the flat figures of a validation; the figure is the main one."""
+    names = [name.partition("/")[2] for name in metrics if name.startswith("alone/")]
+    return {
+        name: {f"{figure}_alone": metrics[f"alone/{name}"], f"{figure}_added": metrics[f"adds/{name}"]}
+        for name in names
+    }
 
 
 class ValidationSums:
@@ -25,8 +41,17 @@ class ValidationSums:
         self._task = training.job.model.task
         self._preprocessor = training.preprocessor
         self._ranks = ranks
-        # Of the samples that count: loss, two figures and their number; samples met, and those that can't be read.
-        self._sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)
+        self._scores = task_scores(training)
+        # Of the samples that count: loss and their number; samples met, and those that can't be read.
+        self._sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+        fields = sorted(training.job.model.fields) if len(training.job.model.fields) > 1 else []
+        self._alone = {field: frozenset({field}) for field in fields}
+        self._without = {field: frozenset(fields) - {field} for field in fields}
+        # Of two fields, one alone is the model without the other. All together come last.
+        self._subsets = [*dict.fromkeys([*self._alone.values(), *self._without.values()])]
+        num_main, num_more = self._scores.num_main, self._scores.num_more
+        self._main = torch.zeros(len(self._subsets) + 1, num_main, dtype=torch.float64, device=ranks.device)
+        self._more = torch.zeros(num_more, dtype=torch.float64, device=ranks.device)
 
     @torch.no_grad()
     def add(self, model: nn.Module, tensors: dict[str, Tensor], precision: str) -> None:
@@ -39,22 +64,21 @@ class ValidationSums:
         """
         model.eval()
         with autocast(precision, self._ranks.device):
-            output = model(tensors)
+            if self._subsets:
+                outputs = model(tensors, [*self._subsets, frozenset(self._alone)])
+            else:
+                outputs = model(tensors)[None]
         weights = sample_weights(self._task, tensors)
         counted = weights > 0
-        losses = loss_per_sample(self._task, output, tensors, self._preprocessor)
+        losses = loss_per_sample(self._task, outputs[-1], tensors, self._preprocessor)
         label = tensors[self._task.label]
-        if isinstance(self._task, ClassifyTask):
-            first, second = (output.argmax(dim=-1) == label).double(), torch.zeros_like(losses)
-        else:
-            statistics = self._preprocessor.statistics[self._task.label]
-            error = output.float() * statistics.std[0] + statistics.mean[0] - label
-            first, second = error.abs().double(), error.square()
-        for place, values in enumerate((losses, first, second, torch.ones_like(losses))):
-            self._sums[place] += torch.where(counted, values.double(), 0.0).sum()
+        for place, output in enumerate(outputs):
+            self._main[place] += self._scores.main(output, label, counted)
+        self._more += self._scores.more(outputs[-1], label, counted)
         met = tensors[POSITION] >= 0
-        self._sums[4] += met.sum()
-        self._sums[5] += (met & (tensors[WEIGHT] == 0)).sum()
+        self._sums[0] += torch.where(counted, losses.double(), 0.0).sum()
+        for place, which in enumerate((counted, met, met & (tensors[WEIGHT] == 0)), start=1):
+            self._sums[place] += which.sum()
 
     def read(self, step: int) -> dict[str, float]:
         """The metrics over all ranks; then starts anew.
@@ -63,8 +87,14 @@ class ValidationSums:
             QuarantineBudgetError: too many samples can't be read, or none could be scored.
             TrainingDivergedError: the loss is not finite.
         """
-        loss, first, second, count, met, quarantined = self._ranks.sum(self._sums.tolist())
-        self._sums.zero_()
+        loss, count, met, quarantined, *others = self._ranks.sum(
+            torch.cat([self._sums, self._main.flatten(), self._more]).tolist()
+        )
+        each = self._scores.num_main
+        *of_subsets, main = (others[place * each : (place + 1) * each] for place in range(len(self._main)))
+        more = others[self._main.numel() :]
+        for sums in (self._sums, self._main, self._more):
+            sums.zero_()
         folder = self._training.quarantine
         check_budget(self._training.job.data.bad_samples, round(quarantined), round(met), folder)
         if count == 0:
@@ -74,8 +104,13 @@ class ValidationSums:
             )
         if not math.isfinite(loss):
             raise diverged(f"the validation loss at step {step} is {loss / count}")
-        if isinstance(self._task, ClassifyTask):
-            metrics = {"loss": loss / count, "accuracy": first / count}
-        else:
-            metrics = {"loss": loss / count, "mae": first / count, "rmse": math.sqrt(second / count)}
-        return {**metrics, "num_samples": round(count)}
+        figure, sign = self._scores.figure, FIGURES[self._task.type].sign
+        found = {subset: figure(sums, count) for subset, sums in zip(self._subsets, of_subsets, strict=True)}
+        whole = figure(main, count)
+        return {
+            "loss": loss / count,
+            **self._scores.figures(main, more, count),
+            "num_samples": round(count),
+            **{f"alone/{field}": found[subset] for field, subset in self._alone.items()},
+            **{f"adds/{field}": sign * (whole - found[subset]) for field, subset in self._without.items()},
+        }

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.model import ClassifyTask
+from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER
 from ray_mm.config.train import TrainJob
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.quarantine import check_budget
@@ -30,15 +30,14 @@ from ray_mm.training.optim import learning_rate
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
 from ray_mm.training.profile import StepProfiler
+from ray_mm.training.saving import publish, save_state
 from ray_mm.training.sharding import Writers, local
 from ray_mm.training.state import (
     Attempt,
     TrainingState,
     checkpoint_folder,
     initial_state,
-    publish,
     read_state,
-    save_state,
 )
 from ray_mm.training.stopping import Ask, LeaveRequested, StopSign
 from ray_mm.training.tracking import Tracker
@@ -107,6 +106,8 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     line["lr"] = learning_rate(
                         job.train.optimizer.lr, job.train.schedule, item.step, schedule.num_steps
                     )
+                    if item.ends_phase:
+                        line |= learner.balance()
                     writer.check()
                     if tracker is not None:
                         tracker.write("train", item.step, {"epoch": item.epoch + 1, **line})
@@ -293,15 +294,16 @@ _STAGES = {
 
 
 def is_better(job: TrainJob, metrics: dict[str, float], best: dict[str, float]) -> bool:
-    """Whether a validation beats the best before it: by the job's metric, or accuracy, then loss; in a regression the RMSE."""
+    """Whether a validation beats the best before it: by the job's metric, or by those that choose for its task."""
     if not best:
         return True
-    metric = job.train.best_metric
-    if metric is None:
-        if isinstance(job.model.task, ClassifyTask):
-            return (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"])
-        metric = "rmse"
-    return metrics[metric] > best[metric] if metric == "accuracy" else metrics[metric] < best[metric]
+    given = job.train.best_metric
+    names = FIGURES[job.model.task.type].best if given is None else (given,)
+
+    def rank(of: dict[str, float]) -> list[float]:
+        return [of[name] if name in HIGHER_IS_BETTER else -of[name] for name in names]
+
+    return rank(metrics) > rank(best)
 
 
 def _check_epoch(state: TrainingState, training: Training) -> None:

@@ -53,7 +53,7 @@ class Search:
         # Seconds from a trial's start to its first epoch, and from one epoch to the next.
         self._firsts: list[float] = []
         self._gaps: list[float] = []
-        bar.foretell = self.seconds_left
+        bar.foretell, bar.tells_rate = self.seconds_left, False
 
     @property
     def num_left(self) -> int:

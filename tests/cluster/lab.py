@@ -35,6 +35,7 @@ import sys, ray
 from ray_mm.training import scaling
 scaling._LOOK_EVERY_S = 3.0
 scaling._LOOK_FOR_ROOM_EVERY_S = 1.0
+scaling._TELL_AGAIN_EVERY_S = 2.0
 # Not by --address: ray_mm need not travel to where it is already, and where two of Ray's machines are one, the second unpacks it
 # anew while processes of the first read it.
 ray.init(address=sys.argv.pop(1), log_to_driver=False, configure_logging=False)
@@ -55,23 +56,48 @@ class Outcome(enum.Enum):
     REFUSED = "refused at once with what there is (exit 2)"
 
 
+_MOST_AGAIN = {
+    Outcome.NOT_AGAIN: 0,
+    # A checkpoint that is still being written is none; the next one waits for it.
+    Outcome.AGAIN: 2 * EVERY_STEPS,
+    Outcome.AGAIN_FROM_BEFORE: 3 * EVERY_STEPS,
+}
+"""Steps."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something that goes wrong: a row of the table.
+
+    Attributes:
+        happens: what goes wrong, for people.
+        outcomes: all that comes of it.
+        more: what else there is to say; it follows the outcomes.
+    """
+
+    happens: str
+    outcomes: tuple[Outcome, ...]
+    more: str = ""
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A fault: a row of the table, and how it is tried.
+    """One fault or several, one after the other in one run: to start anew for each would take most of the time.
 
     Attributes:
         name: of its test.
-        happens: what goes wrong, for people.
-        outcomes: all that comes of it. What the lab has seen in the end must be these.
-        more: what else there is to say; it follows the outcomes.
-        run: tries it.
+        rows: in the order in which they happen. What the lab has seen in the end must be their outcomes.
+        run: tries them.
     """
 
     name: str
-    happens: str
-    outcomes: tuple[Outcome, ...]
+    rows: tuple[Row, ...]
     run: Callable[[Lab], None]
-    more: str = ""
+
+    @property
+    def outcomes(self) -> set[Outcome]:
+        """Of all of it."""
+        return {outcome for row in self.rows for outcome in row.outcomes}
 
 
 @dataclass
@@ -90,7 +116,8 @@ class Calm:
         key = json.dumps(settings, sort_keys=True)
         known = self.curves.get(key, {})
         if ("train", steps) not in known:
-            training = make_training(self.folder, f"calm-{len(self.curves)}", **settings)
+            # A folder of its own: in one that is there, another training would go on.
+            training = make_training(self.folder, f"calm-{len(list(self.folder.glob('calm-*')))}", **settings)
             items = training.schedule.items_per_epoch
             with contextlib.suppress(Killed):
                 train(training, stop_before=(steps // training.schedule.train_batches + 1) * items)
@@ -227,36 +254,23 @@ class Lab:
         assert self._training is not None
         return -1 if item < 0 else self._training.schedule.item(item).step
 
-    def require_exact(
-        self,
-        training: Training,
-        attempts: int,
-        until: int | None = None,
-        saved: bool = False,
-        checkpoints_lost: int = 0,
-    ) -> None:
+    def require_exact(self, training: Training, *ended: Outcome, until: int | None = None) -> None:
         """Proves from the ledger and the metrics that nothing was lost, repeated or learned otherwise.
 
         Args:
             training: that was run.
-            attempts: starts of the workers that there must have been.
+            ended: what came of the steps of each start but the last: whether any was done again, and from where on.
             until: of a training that was ended before: steps that it did.
-            saved: whether every start saved before it ended, so that no step was done twice.
-            checkpoints_lost: that were damaged.
         """
         starts, schedule = attempt_starts(self.run), training.schedule
-        assert len(starts) == attempts, (starts, self.told)
+        assert len(starts) == len(ended) + 1, (starts, self.told)
         audits = audit(self.run / "ledger", schedule, starts)
         whole = schedule.epochs if until is None else until // schedule.train_batches
         assert whole > 0 and all(epoch.exact for epoch in audits[:whole])
-        again = [
-            sum(entry.item >= starts[number + 1] for entry in _entries(self.run, number))
-            for number in sorted(starts)[:-1]
-        ]
-        # One that is still being written is none; the next one waits for it.
-        assert max(again, default=0) <= (0 if saved else EVERY_STEPS * (2 + checkpoints_lost)), again
-        done_again = Outcome.AGAIN_FROM_BEFORE if checkpoints_lost else Outcome.AGAIN
-        self.outcomes |= {Outcome.EXACT, Outcome.NOT_AGAIN if saved else done_again}
+        for number, how in zip(sorted(starts), ended, strict=False):
+            again = sum(entry.item >= starts[number + 1] for entry in _entries(self.run, number))
+            assert again <= _MOST_AGAIN[how], (number, how, again)
+        self.outcomes |= {Outcome.EXACT, *ended}
         found = {(line["kind"], line["step"]): line["loss"] for line in read_metrics(self.run)}
         calm = self.calm.curve(self._settings, until or schedule.num_steps)
         common = [key for key in calm if until is None or key[1] <= until]

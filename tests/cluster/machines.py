@@ -14,6 +14,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
+from ray_mm.session import ended_on_error
+
 ROOT = Path(__file__).parents[2]
 _STORE_BYTES = 100 << 20
 _STARTS = 4
@@ -26,19 +28,21 @@ class Machines:
         self._start()
 
     def _start(self) -> None:
+        self._is_drained = False
         # Ray gives a machine half a minute to start, which is too little on a busy one.
         for start in range(1, _STARTS + 1):
             try:
-                self._cluster = Cluster(
-                    initialize_head=True,
-                    head_node_args={
-                        "num_cpus": 3,
-                        "object_store_memory": _STORE_BYTES,
-                        "include_dashboard": False,
-                        # So that a machine that is gone is missed after some seconds.
-                        "_system_config": {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000},
-                    },
-                )
+                with ended_on_error():
+                    self._cluster = Cluster(
+                        initialize_head=True,
+                        head_node_args={
+                            "num_cpus": 3,
+                            "object_store_memory": _STORE_BYTES,
+                            "include_dashboard": False,
+                            # So that a machine that is gone is missed after some seconds.
+                            "_system_config": {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000},
+                        },
+                    )
                 break
             except Exception:
                 if start == _STARTS:
@@ -53,7 +57,8 @@ class Machines:
     def _add(self) -> Any:
         for start in range(1, _STARTS + 1):
             try:
-                return self._cluster.add_node(num_cpus=2, object_store_memory=_STORE_BYTES)
+                with ended_on_error():
+                    return self._cluster.add_node(num_cpus=2, object_store_memory=_STORE_BYTES)
             except Exception:
                 if start == _STARTS:
                     raise
@@ -65,9 +70,12 @@ class Machines:
         self.second = None
 
     def have_second(self) -> None:
-        """There are two machines, or again."""
+        """There are two machines, or again; none of them is one that will be taken back."""
+        if self._is_drained and self.second is not None:
+            self.lose_second()
         if self.second is None:
             self.second = self._add()
+            self._is_drained = False
 
     def drain_second(self, grace_s: float) -> None:
         """The second machine is told that it will be taken back, as a cloud does with one that it lends for less."""
@@ -79,6 +87,7 @@ class Machines:
             int((time.time() + grace_s) * 1000),
         )
         assert accepted, why
+        self._is_drained = True
 
     def restart(self) -> None:
         """All of Ray goes, and comes again, at another address."""

@@ -14,9 +14,9 @@ _BEGIN, _END = "<!-- trainings: begin -->\n", "<!-- trainings: end -->\n"
 def table() -> str:
     """The table, as Markdown."""
     lines = ["| what happens | what ray_mm does | test |", "|---|---|---|"]
-    for fault in FAULTS:
-        does = "; ".join(outcome.value for outcome in fault.outcomes) + (f"; {fault.more}" if fault.more else "")
-        lines.append(f"| {fault.happens} | {does} | `{fault.name}` |")
+    for name, row in ((fault.name, row) for fault in FAULTS for row in fault.rows):
+        does = "; ".join(outcome.value for outcome in row.outcomes) + (f"; {row.more}" if row.more else "")
+        lines.append(f"| {row.happens} | {does} | `{name}` |")
     return "\n".join(lines) + "\n"
 
 

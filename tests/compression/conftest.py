@@ -30,9 +30,9 @@ from tests.factories import make_dataset
 CASES: dict[str, tuple[dict[str, str | None], str]] = {
     "concat": ({"image": None, "points": None, "text": "recurrent"}, "label"),
     "gated": ({"audio": None, "series": "recurrent", "text": "transformer"}, "label"),
-    "cross_attention": ({"series": "cnn", "vector": None}, "number"),
+    "latent": ({"series": "cnn", "vector": None}, "number"),
 }
-"""Fusion → field → encoder, and the label. Together they have every encoder."""
+"""Fusion → field → encoder, and the label. Graphs of the other fusions and encoders are made in tests/models/test_export.py."""
 
 
 @dataclass(frozen=True)

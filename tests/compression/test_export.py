@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from ray_mm.compression.export import OPSET, check_parity, export_onnx, input_fields, random_batch, to_tensors
-from ray_mm.config.fields import AudioField, ImageField, LabelField, PointsField, TextField, VectorField
+from ray_mm.config.fields import AudioField, ImageField, LabelField, PointsField, TextField, VectorField, VideoField
 from ray_mm.data.fields import field_arrays, length_name, presence_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import RayMMError
@@ -22,6 +22,7 @@ from tests.compression.conftest import Exported, model_config
 FIELDS = Preprocessor(
     fields={
         "camera": ImageField(height=8, width=6),
+        "clip": VideoField(num_frames=3, height=8, width=8),
         "sound": AudioField(rate_hz=1000, max_seconds=0.05),
         "order": TextField(max_tokens=7, vocabulary_size=20),
         "radar": PointsField(channels=4, max_points=5),

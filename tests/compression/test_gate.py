@@ -137,6 +137,7 @@ def test_the_outcome_is_the_conjunction_of_the_checks(
 def test_a_classifier_loses_what_its_accuracy_loses() -> None:
     assert metric_drop("classify", {"accuracy": 0.9}, {"accuracy": 0.85}) == pytest.approx(0.05)
     assert metric_drop("classify", {"accuracy": 0.9}, {"accuracy": 0.95}) == pytest.approx(-0.05)
+    assert metric_drop("multilabel", {"micro_f1": 0.9}, {"micro_f1": 0.85}) == pytest.approx(0.05)
 
 
 def test_a_regression_loses_the_relative_rise_of_its_error() -> None:
@@ -145,9 +146,11 @@ def test_a_regression_loses_the_relative_rise_of_its_error() -> None:
     assert metric_drop("regress", {"rmse": 0.0}, {"rmse": 0.1}) is None
 
 
-@given(st.sampled_from(["classify", "regress"]), st.sampled_from([None, math.nan, math.inf]), st.booleans())
+@given(
+    st.sampled_from(["classify", "multilabel", "regress"]), st.sampled_from([None, math.nan, math.inf]), st.booleans()
+)
 def test_a_missing_metric_gives_no_drop(task: str, value: float | None, first: bool) -> None:
-    name = {"classify": "accuracy", "regress": "rmse"}[task]
+    name = {"classify": "accuracy", "multilabel": "micro_f1", "regress": "rmse"}[task]
     pair = ({name: value}, {name: 0.5}) if first else ({name: 0.5}, {name: value})
     assert metric_drop(task, *pair) is None
     assert metric_drop(task, {}, {name: 0.5}) is None

@@ -105,11 +105,23 @@ fields = st.one_of(
     st.just({"type": "points", "channels": 4, "raw_float32": True}),
     _with({"type": st.just("vector")}, size=counts, path=paths),
     _with({"type": st.just("label")}, target=st.just("class"), classes=st.none() | classes),
+    _with({"type": st.just("label")}, target=st.just("classes"), classes=st.none() | classes),
     st.just({"type": "label", "target": "number"}),
 )
 fusions = st.one_of(
-    _with({"method": st.sampled_from(["concat", "gated"])}, dim=counts.map(lambda n: 8 * n), dropout=below_one),
-    _with({"method": st.just("cross_attention")}, dim=st.just(64), heads=st.just(4), layers=st.integers(1, 24)),
+    _with(
+        {"method": st.sampled_from(["late", "concat", "gated", "film", "experts"])},
+        dim=counts.map(lambda n: 8 * n),
+        dropout=below_one,
+    ),
+    _with({"method": st.just("low_rank")}, rank=st.integers(1, 64)),
+    _with(
+        {"method": st.sampled_from(["cross_attention", "latent"])},
+        dim=st.just(64),
+        heads=st.just(4),
+        layers=st.integers(1, 24),
+    ),
+    _with({"method": st.just("bottleneck")}, heads=st.just(8), tokens=st.integers(1, 64)),
 )
 encoders = _sometimes(
     encoder=st.none() | st.sampled_from(["cnn", "recurrent", "mlp"]),
@@ -117,7 +129,23 @@ encoders = _sometimes(
     dropout=below_one,
 )
 tasks = st.one_of(
-    _with({"type": st.just("classify"), "label": st.just("the_label")}, label_smoothing=below_one),
+    _with(
+        {"type": st.just("classify"), "label": st.just("the_label")},
+        label_smoothing=below_one,
+        loss=st.just("cross_entropy"),
+        class_weights=st.none() | st.dictionaries(st.text(max_size=8), positive, max_size=3),
+        logit_adjustment=st.none() | positive,
+    ),
+    _with(
+        {"type": st.just("classify"), "label": st.just("the_label"), "loss": st.just("focal")},
+        focal_gamma=st.none() | positive,
+        class_weights=st.sampled_from([None, "balanced"]),
+    ),
+    _with(
+        {"type": st.just("multilabel"), "label": st.just("the_label"), "loss": st.just("focal")},
+        focal_gamma=st.none() | positive,
+        pos_weight=st.sampled_from([None, "balanced"]) | st.dictionaries(st.text(max_size=8), positive, max_size=3),
+    ),
     _with({"type": st.just("regress"), "label": st.just("the_label")}, loss=st.sampled_from(["mse", "huber"])),
 )
 input_names = names.filter(lambda name: name != "the_label")

@@ -41,6 +41,8 @@ def _check(config: dict[str, Any], *inputs: str, task: str = "classify") -> None
 )
 def test_every_field_takes_what_suits_it(field: str, augment: dict[str, Any]) -> None:
     _check({"fields": {field: augment}}, field)
+    with pytest.raises(UsageError, match="a field of type text"):
+        _check({"fields": {"text": augment}}, "text")
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,11 @@ def test_a_misspelled_key_in_a_tagged_section_finds_the_nearest(write: Write) ->
         ("output", "", "output: string should have at least 1 character; found ''."),
         ("data", ["data/train"], "data: input should be an object; found ['data/train']."),
         ("train.precision", "fp23", "must be one of auto, bf16, fp16, tf32, fp32; found 'fp23'. Did you mean 'fp32'?"),
-        ("model.task.type", "clasify", "model.task.type: must be one of classify, regress; found 'clasify'."),
+        (
+            "model.task.type",
+            "clasify",
+            "model.task.type: must be one of classify, multilabel, regress; found 'clasify'.",
+        ),
         ("model.task", {"label": "label"}, "model.task.type: this key is required and is missing"),
         ("model.fields", {}, "model.fields: dictionary should have at least 1 item"),
         ("model.fields", {"a.b": {}}, "model.fields.a.b: string should match pattern"),

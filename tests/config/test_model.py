@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ray_mm.config.encoders import ENCODERS, EncoderConfig, encoder_name
 from ray_mm.config.fields import FieldSpec, ImageField, LabelField, TextField, VectorField
-from ray_mm.config.model import ENCODERS, EncoderConfig, ModelConfig, check_model, encoder_name
+from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.errors import UsageError
 
 FIELDS: dict[str, FieldSpec] = {
@@ -46,7 +47,7 @@ def test_every_encoder_named_for_its_type_passes() -> None:
         ({"fields": {"angle": {}}}, r"^model\.fields\.angle: 'angle' is a label"),
         (
             {"fields": {"camera": {"encoder": "recurrent"}}},
-            r"^model\.fields\.camera\.encoder: 'recurrent' does not take a field of type image; choose cnn",
+            r"^model\.fields\.camera\.encoder: 'recurrent' does not take a field of type image; choose cnn or vit",
         ),
         ({"task": {"type": "classify", "label": "goal"}}, r"^model\.task\.label: .*'goal'; labels are action, angle"),
         ({"task": {"type": "classify", "label": "order"}}, r"^model\.task\.label: 'order' is a field of type text"),
@@ -62,6 +63,34 @@ def test_every_encoder_named_for_its_type_passes() -> None:
         (
             {"fusion": {"method": "cross_attention", "dim": 128, "heads": 5}},
             r"^model\.fusion\.heads: 5 heads do not divide the width model\.fusion\.dim of 128",
+        ),
+        (
+            {"fields": {"camera": {"encoder": "vit", "patch": 7}}},
+            r"^model\.fields\.camera\.patch: 7 pixels do not divide pictures of 48×32",
+        ),
+        (
+            {"fields": {"state": {"patch": 8}}},
+            r"^model\.fields\.state\.patch: only vit has this key, and the encoder is mlp",
+        ),
+        (
+            {"fields": {"camera": {"cell": "lstm"}}},
+            r"^model\.fields\.camera\.cell: only recurrent has this key, and the encoder is cnn",
+        ),
+        (
+            {"fields": {"state": {"layers": 2}}},
+            r"^model\.fields\.state\.layers: only recurrent has this key, and the encoder is mlp",
+        ),
+        (
+            {"fields": {"state": {"cells": 8}}},
+            r"^model\.fields\.state\.cells: only pillars has this key, and the encoder is mlp",
+        ),
+        (
+            {"fields": {"state": {"extent": [0, 10, -5, 5]}}},
+            r"^model\.fields\.state\.extent: only pillars has this key, and the encoder is mlp",
+        ),
+        (
+            {"fusion": {"method": "film", "condition": "order"}},
+            r"^model\.fusion\.condition: 'order' is no input of the model; choose one of camera, state",
         ),
     ],
 )

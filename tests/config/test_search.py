@@ -65,6 +65,9 @@ def test_the_train_job_is_read_from_beside_the_file(folder: Path, monkeypatch: p
     job = load(folder)
     assert job.train == load_job(folder / "train.yaml")
     assert (job.metric, job.higher_is_better, num_trials(job)) == ("accuracy", True, 16)
+    for metric, better in (("macro_f1", True), ("loss", False)):
+        other = load(folder, **{"job.train.best_metric": metric})
+        assert (other.metric, other.higher_is_better) == (metric, better)
     # As it is kept in the run's folder it is whole, and the same.
     assert load_job(json.loads(json.dumps(job.model_dump(mode="json")))) == job
 

@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_mm.data.collate import Collator
-from ray_mm.data.decode.decoder import Arrays
-from ray_mm.data.fields import field_arrays
+from ray_mm.data.fields import Arrays, field_arrays
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.preprocessing.tokenizer import train_tokenizer
-from tests.factories import SPECS, class_of, member_of, number_of
+from tests.factories import MORE_SPECS, SPECS, class_of, member_of, number_of, tags_of
 
 _PREPROCESSOR = Preprocessor(fields=SPECS, tokenizers={"text": train_tokenizer(["please turn left here"])})
 _COLLATOR = Collator(_PREPROCESSOR)
@@ -89,3 +88,14 @@ def test_an_empty_batch_is_all_padding() -> None:
     arrays = _COLLATOR.empty(4)
     assert (arrays["position"] == -1).all() and not arrays["weight"].any()
     assert all(np.asarray(array).shape[0] == 4 for array in arrays.values())
+
+
+def test_of_several_classes_a_row_says_of_each_whether_it_is_there() -> None:
+    collator = Collator(Preprocessor(fields={name: MORE_SPECS[name] for name in ("tags",)}))
+    payloads = [*(member_of("tags", i)[1] for i in range(3)), b"null", b"[0, 3]"]
+    arrays, bad = collator.collate([{"tags": payload} for payload in payloads])
+    assert arrays["tags"].dtype == np.float32 and arrays["tags"].shape == (5, 3)
+    assert [np.flatnonzero(row).tolist() for row in arrays["tags"][:3]] == [tags_of(i) for i in range(3)]
+    assert [] in [tags_of(i) for i in range(3)], "one of them has none, and a label all the same"
+    assert arrays["tags.presence"].tolist() == [True, True, True, False, False]
+    assert list(bad) == [4] and arrays["weight"].tolist() == [1, 1, 1, 1, 0] and not arrays["tags"][3:].any()

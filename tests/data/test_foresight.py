@@ -15,7 +15,7 @@ from ray_mm.config.source import Balance, TrainSource
 from ray_mm.config.train import ShuffleConfig
 from ray_mm.data.epochs import Epochs, sequence
 from ray_mm.data.foresight import Foresight, check_cache
-from ray_mm.data.manifest import ShardInfo, open_dataset
+from ray_mm.data.manifest import Dataset, ShardInfo, open_dataset
 from ray_mm.data.members import SampleReader
 from ray_mm.data.mixture import Mixture, Stream
 from ray_mm.data.order import Order, Shuffle
@@ -137,21 +137,48 @@ def test_a_cache_that_is_too_small_for_a_window_is_refused(tmp_path: Path) -> No
     remote = replace(large, root="s3://bucket/train")
     cache = RemoteCache(folder=str(tmp_path / "cache"), size=10**8)
     few = ShuffleConfig(chunk_samples=2, window_chunks=4)
-    refused = r"data\.cache\.remote\.size: 100,000,000 .* needs \(160,000,000 bytes: 8 chunks"
+    refused = r"data\.cache\.remote\.size: 100,000,000 .* needs \(160,000,000 bytes: a window of the shuffle, 8 chunks"
     with pytest.raises(UsageError, match=refused):
-        check_cache(cache, [local, remote], few.model_copy(update={"window_chunks": 8}))
-    check_cache(cache, [local, remote], few)
+        check_cache(cache, [local, remote], [[40], [40]], few.model_copy(update={"window_chunks": 8}))
+    check_cache(cache, [local, remote], [[40], [40]], few)
     # All of it fits, or none of it goes there.
-    check_cache(cache, [replace(local, root="s3://bucket/train")], ShuffleConfig())
-    check_cache(cache, [large], ShuffleConfig())
+    check_cache(cache, [replace(local, root="s3://bucket/train")], [[40]], ShuffleConfig())
+    check_cache(cache, [large], [[40]], ShuffleConfig())
     # What is kept of a gzip file is what it unpacks to.
     packed = replace(remote, shards=tuple(_packed(shard) for shard in remote.shards))
     with pytest.raises(UsageError, match=refused):
-        check_cache(cache, [packed], few.model_copy(update={"window_chunks": 8}))
+        check_cache(cache, [packed], [[40]], few.model_copy(update={"window_chunks": 8}))
     # Of a dataset that lies here but for a shard, that one alone, which is a quarter of a window as well.
     elsewhere = replace(large, shards=(replace(large.shards[0], path="s3://bucket/0.tar"), *large.shards[1:]))
-    check_cache(cache, [elsewhere], few.model_copy(update={"window_chunks": 16}))
-    with pytest.raises(UsageError, match=r"99,999,999 bytes .* needs \(100,000,000 bytes: 20 chunks"):
+    check_cache(cache, [elsewhere], [[40]], few.model_copy(update={"window_chunks": 16}))
+    with pytest.raises(
+        UsageError, match=r"99,999,999 bytes .* needs \(100,000,000 bytes: a window of the shuffle, 20 chunks"
+    ):
         check_cache(
-            cache.model_copy(update={"size": 99_999_999}), [elsewhere], few.model_copy(update={"window_chunks": 20})
+            cache.model_copy(update={"size": 99_999_999}),
+            [elsewhere],
+            [[40]],
+            few.model_copy(update={"window_chunks": 20}),
         )
+
+
+def test_every_stream_of_a_mixture_needs_a_window_of_its_own(tmp_path: Path) -> None:
+    local = open_dataset(make_dataset(tmp_path / "train", 40, ("label",), num_shards=4))
+    shards = tuple(replace(shard, size_bytes=10**8) for shard in local.shards)  # 10 MB for a sample
+    one, other = (replace(local, shards=shards, root=f"s3://bucket/{name}") for name in ("one", "other"))
+    few = ShuffleConfig(chunk_samples=2, window_chunks=4)  # 80 MB
+
+    def needed(*datasets: Dataset, drawn: list[list[int]]) -> str:
+        cache = RemoteCache(folder=str(tmp_path / "cache"), size=7 * 10**7)
+        with pytest.raises(UsageError, match=r"data\.cache\.remote\.size") as refused:
+            check_cache(cache, datasets, drawn, few)
+        return str(refused.value).partition("(")[2].partition(" of the shuffle")[0]
+
+    assert needed(one, drawn=[[40]]) == "80,000,000 bytes: a window"
+    assert needed(one, other, drawn=[[40], [40]]) == "160,000,000 bytes: 2 windows"
+    # Samples of a class, and those of a part, lie all over their dataset: it is read from more of its blocks.
+    assert needed(one, drawn=[[20, 20]]) == "320,000,000 bytes: 2 windows"
+    assert needed(one, other, drawn=[[16], [40]]) == "280,000,000 bytes: 2 windows"
+    # Never more than there is of it, however many streams it has, and what lies here needs none.
+    assert needed(one, one, drawn=[[10, 10], [10, 10]]) == "400,000,000 bytes: 4 windows"
+    assert needed(one, local, drawn=[[40], [40]]) == "80,000,000 bytes: a window"

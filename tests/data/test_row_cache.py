@@ -18,9 +18,8 @@ from ray_mm.config.source import TrainSource
 from ray_mm.data.blocks import Work
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import Draw
-from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.epochs import Epochs, sequence
-from ray_mm.data.fields import WEIGHT
+from ray_mm.data.fields import WEIGHT, Arrays
 from ray_mm.data.index import index_shard
 from ray_mm.data.manifest import Dataset, ShardInfo, open_dataset, write_dataset
 from ray_mm.data.order import Shuffle

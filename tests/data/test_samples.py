@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ray_mm.config.fields import LabelField
 from ray_mm.config.source import Balance, Source, TrainSource
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.manifest import Dataset
 from ray_mm.data.order import Shuffle
-from ray_mm.data.samples import Samples, open_planned, plan_samples, select_all
+from ray_mm.data.samples import Samples, class_counts, class_shares, open_planned, plan_samples, select_all
+from ray_mm.data.sidecar import index_path, read_index, write_index
 from ray_mm.errors import DatasetError
 from tests.factories import edit_manifest, make_dataset
 
@@ -205,3 +208,96 @@ def test_rows_of_an_epoch_are_within_their_shards(folder: Path) -> None:
         row < sizes[number][shard] for number, shard, row in zip(*(column.tolist() for column in places), strict=True)
     )
     assert np.bincount(places.datasets).tolist() == [selection.num_samples for selection in samples.selections]
+
+
+@pytest.mark.parametrize(
+    ("sources", "more"),
+    [
+        ([{"path": "first"}], {}),
+        ([{"path": "first"}, {"path": "second"}], {}),
+        ([{"path": "first", "require": ("image",)}, {"path": "second", "limit": 20}], {}),
+        ([{"path": "first", "where": {"label": ("left", "stop")}}], {}),
+        ([{"path": "first", "weight": 3}, {"path": "second", "weight": 1}], {"epoch_samples": 240}),
+        ([{"path": "first"}], {"balance": Balance(label="label")}),
+        ([{"path": "first"}, {"path": "second"}], {"balance": Balance(label="label", method="square_root")}),
+    ],
+)
+def test_classes_are_counted_as_epochs_draw_them(
+    folder: Path, sources: list[dict[str, Any]], more: dict[str, Any]
+) -> None:
+    datasets, samples = _plan(folder, sources, **more)
+    facts = [_facts(folder / source["path"]) for source in sources]
+    epochs, drawn = 30, np.zeros(3)
+    for epoch in range(epochs):
+        for key in _keys(datasets, samples, epoch, SHUFFLE):
+            label = facts[int(key[0])]["0/" + key[2:]]["label"]
+            drawn[label] += label >= 0
+    counts = class_counts(datasets, samples, "label")
+    assert counts == pytest.approx(drawn / epochs, abs=1.0)
+    if "weight" not in sources[0]:
+        assert counts == pytest.approx(drawn / epochs, rel=1e-12), "of what is drawn once, or by its class"
+    # What dataset.json says and what the indexes say is the same.
+    unaware = [replace(each, manifest=each.manifest.model_copy(update={"label_counts": {}})) for each in datasets]
+    assert class_counts(unaware, samples, "label") == pytest.approx(counts, rel=1e-12)
+
+
+def test_classes_are_counted_where_another_label_is_balanced(tmp_path: Path) -> None:
+    weather = LabelField(classes=("dry", "wet"))
+    dataset = make_dataset(tmp_path / "data", 60, FIELDS, num_shards=3)
+
+    def add_weather(content: dict[str, Any]) -> None:
+        content["fields"]["weather"] = weather.model_dump(mode="json")
+        content["members"]["weather"] = ["weather.cls"]
+        content["presence"]["weather"] = 60
+
+    edit_manifest(dataset, add_weather)
+    wet = {}
+    for path in sorted(dataset.glob("shards/*.tar")):
+        index = read_index(index_path(path), str(path))
+        # Most samples of the last class are wet, and no other.
+        values = ((index.labels["label"] == 2) & (np.arange(len(index)) % 4 > 0)).astype(np.int32)
+        write_index(index_path(path), replace(index, labels=index.labels | {"weather": values}))
+        wet |= dict(zip(index.keys, values.tolist(), strict=True))
+    assert 0 < sum(wet.values()) < 20
+    datasets, samples = _plan(tmp_path, [{"path": "data"}], balance=Balance(label="weather"), epoch_samples=600)
+    counts = class_counts(datasets, samples, "label")
+    drawn = Counter(int(_facts(dataset)[key]["label"]) for key in _keys(datasets, samples, shuffle=SHUFFLE))
+    assert counts == pytest.approx([drawn[label] for label in range(3)], abs=20)
+    assert counts[2] > 300 and counts.sum() == pytest.approx(600)
+
+
+def test_where_no_sample_has_the_label_nothing_can_be_counted(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", 12, FIELDS, missing={"label": 1.0})
+    datasets, samples = _plan(tmp_path, [{"path": dataset.name}])
+    with pytest.raises(DatasetError, match=r"data\.train: no selected sample has the label 'label'"):
+        class_counts(datasets, samples, "label")
+
+
+def test_of_several_classes_the_share_of_each_is_that_of_all_datasets(tmp_path: Path) -> None:
+    for name, count, seed in (("first", 60, 0), ("second", 30, 1)):
+        make_dataset(tmp_path / name, count, ("vector", "tags"), seed=seed, missing={"tags": 0.3})
+    sources = [
+        TrainSource(path=str(tmp_path / "first"), weight=1.0),
+        TrainSource(path=str(tmp_path / "second"), weight=3.0),
+    ]
+    datasets, samples = plan_samples(sources, None, 40)
+    having, labelled = np.zeros(3), 0.0
+    for dataset, drawn in zip(datasets, (10, 30), strict=True):
+        manifest = dataset.manifest
+        having += drawn / manifest.num_samples * np.array([*manifest.label_counts["tags"].values()])
+        labelled += drawn / manifest.num_samples * manifest.presence["tags"]
+    shares = class_shares(datasets, samples, "tags")
+    assert shares == pytest.approx(having / labelled)
+    assert 1 > shares[0] > shares[1] > shares[2] == 0
+
+
+@pytest.mark.parametrize("key", ["where", "balance"])
+def test_what_needs_one_class_per_sample_says_so(tmp_path: Path, key: str) -> None:
+    source = TrainSource(path=str(make_dataset(tmp_path / "data", 12, ("vector", "tags"))))
+    balance = Balance(label="tags") if key == "balance" else None
+    if key == "where":
+        source = source.model_copy(update={"where": {"tags": ("moves",)}})
+    with pytest.raises(
+        DatasetError, match=rf"{key}.*'tags' is not a class label .*any number of classes \(target: classes\)"
+    ):
+        plan_samples([source], balance, None)

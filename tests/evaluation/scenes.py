@@ -23,6 +23,8 @@ from ray_mm.evaluation.subsets import Subset
 from ray_mm.models.multimodal import build_model
 from tests.factories import make_dataset
 
+TASKS = {"label": "classify", "number": "regress", "tags": "multilabel"}
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -48,7 +50,7 @@ def make_scene(
         {
             "fields": {name: {} for name in inputs},
             "fusion": {"method": "gated", "dim": 8},
-            "task": {"type": "classify" if label == "label" else "regress", "label": label},
+            "task": {"type": TASKS[label], "label": label},
         }
     )
     with torch.random.fork_rng(devices=[]):

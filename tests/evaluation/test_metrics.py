@@ -106,7 +106,7 @@ def test_a_class_that_neither_occurs_nor_is_predicted_is_left_out_of_macro_f1() 
     sums = sums_of(np.array([0, 1, 1]), probabilities)
     # Class 0: F1 2/3. Class 1: never predicted, 0. Class 2: predicted, never right, 0. Class 3: left out.
     assert classification_metrics(sums)[0]["macro_f1"] == pytest.approx((2 / 3 + 0 + 0) / 3)
-    figures = per_class(sums, 0)
+    figures = per_class(sums.hits[0], sums.predicted[0], sums.support)
     assert [each.precision for each in figures] == [0.5, None, 0.0, None]
     assert [each.recall for each in figures] == [1.0, 0.0, None, None]
     assert figures[3].f1 is None

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ray_mm.evaluation.evaluate import run_evaluate
 from tests.evaluation.scenes import Scene, make_scene
 from tests.evaluation.test_evaluate import job_for
 from tests.object_store import Fault, Proxy, Request, upload
@@ -30,16 +31,16 @@ def evaluate(scene: Scene, output: Path, **settings: Any) -> subprocess.Complete
 
 
 def test_with_faults_the_figures_are_those_of_the_disk_and_a_shard_that_is_gone_stops_it(
-    bucket: str, proxy: Proxy, tmp_path: Path
+    bucket: str, proxy: Proxy, local_ray: None, tmp_path: Path
 ) -> None:
     scene = make_scene(tmp_path / "scene", ["image", "vector"], corrupt=[(7, "image")], missing={"image": 0.3})
     upload(proxy.endpoint, Path(scene.dataset.root), f"{bucket}/data")
     remote = f"s3://{bucket}/data"
     kinds = itertools.cycle([None, Fault("status"), Fault("cut", at=100), Fault("short", at=100), Fault("shifted")])
     proxy.faults = lambda request: next(kinds) if request.method == "GET" and ".tar" in request.path else None
-    for name, data in (("disk", str(scene.dataset.root)), ("store", remote)):
-        ran = evaluate(scene, tmp_path / name, data=data)
-        assert ran.returncode == 0, ran.stderr
+    run_evaluate(job_for(scene, tmp_path / "disk"))
+    ran = evaluate(scene, tmp_path / "store", data=remote)
+    assert ran.returncode == 0, ran.stderr
     disk, store = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("disk", "store"))
     assert store["metrics"] == disk["metrics"] and disk["metrics"]["num_quarantined"] == 1
     assert len(proxy.gets(".tar")) > 4

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.data.epochs import sequence
 from ray_mm.evaluation.metrics import confusion_matrix, per_class
-from ray_mm.evaluation.outcome import report_content
-from ray_mm.evaluation.report.content import ClassificationDetails, ReportContent, SubsetScore
+from ray_mm.evaluation.outcome import report_content, result_details, result_metrics
+from ray_mm.evaluation.report.content import ClassificationDetails, MultilabelDetails, ReportContent, SubsetScore
 from ray_mm.evaluation.report.curves import read_curves
 from ray_mm.evaluation.report.plots import error_plot, scatter_plot
 from ray_mm.evaluation.report.render import render
@@ -25,8 +25,10 @@ from ray_mm.evaluation.report.svg import figure, number, span, ticks
 from ray_mm.evaluation.report.tables import class_rows, confusions, matrix, metric_text, subset_table, summary, tiles
 from ray_mm.evaluation.subsets import field_subsets
 from ray_mm.evaluation.tally import Tally
+from ray_mm.evaluation.tasks import evaluated_task
 from ray_mm.predictor import load_predictor
 from tests.evaluation.scenes import Scene, make_scene, scored_blocks
+from tests.factories import TAGS
 
 ALL = ["image", "text", "audio", "series", "points", "vector"]
 
@@ -46,8 +48,7 @@ def content_of(scene: Scene, **settings: Any) -> ReportContent:
     )
     subsets = field_subsets(scene.inputs, job.subsets)
     predictor = load_predictor(scene.checkpoint)
-    classes = 3 if scene.label == "label" else None
-    tally = Tally(scene.label, scene.inputs, subsets, classes, 10.0, job.examples)
+    tally = Tally(scene.label, scene.inputs, subsets, evaluated_task(predictor).tally(len(subsets)), job.examples)
     for rows, keys in scored_blocks(scene, subsets):
         tally.add(rows, keys)
     return report_content(job, predictor, sequence(scene.dataset), subsets, tally)
@@ -77,6 +78,11 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> ReportContent:
     return content_of(make_scene(tmp_path_factory.mktemp("number"), ["image", "vector"], "number"))
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> ReportContent:
+    return content_of(make_scene(tmp_path_factory.mktemp("tags"), ["image", "vector"], "tags", missing={"tags": 0.2}))
+
+
 def test_every_field_of_every_example_is_drawn_or_said_to_be_absent(content: ReportContent) -> None:
     cards = [*content.worst, *content.best]
     assert len(cards) == 8
@@ -101,6 +107,38 @@ def test_the_page_asks_for_nothing_and_runs_nothing(content: ReportContent, regr
         assert not re.search(r"""(?:src|href)=["'](?!data:)""", html)
         assert not re.search(r"@import|url\((?!data:)|https?://", html)
         assert "default-src 'none'" in html
+
+
+def test_of_several_classes_each_has_a_row_and_a_card_names_all(several: ReportContent) -> None:
+    details = several.details
+    assert isinstance(details, MultilabelDetails) and details.classes == TAGS
+    html = render(several)
+    assert (
+        "average precision" in html
+        and "Which classes it finds" in html
+        and "confusion" not in html.lower().split("</style>")[1]
+    )
+    assert [tile.name for tile in tiles(several)] == ["Micro F1", "Macro F1", "Mean average precision", "Log loss"]
+    assert "micro F1 of" in summary(several) and "more than half of the samples have" in summary(several)
+    cards = [*several.worst, *several.best]
+    assert {card.true for card in cards} <= {"moves, odd", "moves", "no class"} and len(
+        {card.true for card in cards}
+    ) > 1
+    for card in cards:
+        assert card.right == (card.true == card.predicted)
+        true = [] if card.true == "no class" else card.true.split(", ")
+        assert sorted(bar.name for bar in card.bars if bar.true) == sorted(true)
+    told = result_metrics(several)
+    assert set(told["subsets"]) == {"image", "vector", "image+vector"} and "interval" not in told
+    classes = result_details(several)["classes"]
+    assert (
+        list(classes) == list(TAGS)
+        and classes["turns"]["support"] == 0
+        and classes["turns"]["average_precision"] is None
+    )
+    assert sum(several.contributions.values()) == pytest.approx(  # type: ignore[union-attr]
+        float(several.metrics["micro_f1"] or 0) - float(several.baseline["micro_f1"] or 0)
+    )
 
 
 def test_what_stands_in_the_data_can_not_break_out_of_the_page(content: ReportContent) -> None:
@@ -160,7 +198,10 @@ def test_many_classes_become_a_list_of_mistakes_instead_of_a_matrix(content: Rep
 
     sums = classification_sums(labels, predictions[None], np.full((1, 2000), 0.5), np.full((1, 2000), 0.5), 40)
     details = replace(
-        base, classes=tuple(f"class {index}" for index in range(40)), figures=per_class(sums, 0), confusion=found
+        base,
+        classes=tuple(f"class {index}" for index in range(40)),
+        figures=per_class(sums.hits[0], sums.predicted[0], sums.support),
+        confusion=found,
     )
     assert matrix(details) is None
     mistakes = confusions(details)

@@ -14,7 +14,12 @@ from ray_mm.evaluation.examples import Example, Extremes
 from ray_mm.evaluation.predictions import predictions_writer
 from ray_mm.evaluation.subsets import field_subsets
 from ray_mm.evaluation.tally import Tally
+from ray_mm.evaluation.tasks.classify import ClassEvaluation
+from ray_mm.evaluation.tasks.multilabel import MultilabelEvaluation
+from ray_mm.evaluation.tasks.regress import NumberTally
 from tests.evaluation.scenes import make_scene, scored_blocks
+
+KINDS = ClassEvaluation(("a", "b", "c"))
 
 
 def example(position: int, loss: float) -> Example:
@@ -53,7 +58,7 @@ def test_a_tally_does_not_depend_on_how_the_rows_are_cut(tmp_path: Path) -> None
     rows, keys = next(scored_blocks(scene, subsets, batch_size=40))
     tallies = []
     for size in (40, 7):
-        tally = Tally("label", scene.inputs, subsets, 3, 0.0, examples=3)
+        tally = Tally("label", scene.inputs, subsets, KINDS.tally(len(subsets)), examples=3)
         for start in range(0, 40, size):
             part = {name: array[start : start + size] for name, array in rows.items()}
             tally.add(part, keys[start : start + size])
@@ -62,12 +67,12 @@ def test_a_tally_does_not_depend_on_how_the_rows_are_cut(tmp_path: Path) -> None
     assert (whole.num_seen, whole.num_quarantined) == (40, 1)
     assert whole.num_scored + whole.num_unlabelled == 39
     assert whole.num_unlabelled > 0
-    assert whole.metrics() == parts.metrics()
-    assert whole.baseline() == parts.baseline()
+    assert whole.of_task.metrics() == parts.of_task.metrics()
+    assert whole.of_task.baseline() == parts.of_task.baseline()
     assert whole.covered.tolist() == parts.covered.tolist()
     assert whole.present.tolist() == [int(rows[f"{name}.presence"][_scored(rows)].sum()) for name in scene.inputs]
     assert whole.extremes.worst() == parts.extremes.worst()
-    assert np.array_equal(whole.confusion, parts.confusion)
+    assert np.array_equal(whole.of_task.confusion, parts.of_task.confusion)
 
 
 def _scored(rows: dict[str, np.ndarray]) -> np.ndarray:
@@ -75,7 +80,7 @@ def _scored(rows: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_drawn_values_are_a_fair_and_bounded_sample() -> None:
-    tally = Tally("number", ["vector"], [frozenset({"vector"})], None, 0.0, examples=0)
+    tally = Tally("number", ["vector"], [frozenset({"vector"})], NumberTally(1, 0.0), examples=0)
     labels = np.arange(20_000, dtype=np.float32)
     for start in range(0, len(labels), 1000):
         part = labels[start : start + 1000]
@@ -88,22 +93,68 @@ def test_drawn_values_are_a_fair_and_bounded_sample() -> None:
             "score.predictions": part[:, None] + 1,
         }
         tally.add(rows, [""] * len(part))
-    drawn = np.array(tally.drawn)
+    drawn = np.array(tally.of_task.drawn)
     assert len(drawn) == len(np.unique(drawn[:, 0])) == 1500
     assert drawn[:, 0].mean() == pytest.approx(10_000, rel=0.05)
-    assert tally.metrics()[0]["mae"] == 1.0
+    assert tally.of_task.metrics()[0]["mae"] == 1.0
     assert tally.running() == {"mae": 1.0}
+
+
+def test_figures_of_several_classes_are_those_of_the_samples() -> None:
+    evaluation = MultilabelEvaluation(("a", "b", "c", "d"))
+    random = np.random.default_rng(0)
+    # The last class nobody has; the first one most samples have.
+    labels = (random.random((50, 4)) < (0.7, 0.3, 0.1, 0)).astype(np.float32)
+    outputs = random.random((2, 50, 4)).astype(np.float32)
+    outputs[1] = np.clip(0.6 * labels + 0.5 * outputs[1], 0, 1)
+    found = evaluation.scored(outputs, labels)
+    whole, parts = evaluation.tally(2), evaluation.tally(2)
+    losses = whole.add(labels, found)
+    for start in range(0, 50, 7):
+        parts.add(labels[start : start + 7], {name: array[start : start + 7] for name, array in found.items()})
+    assert whole.metrics() == parts.metrics() and whole.details() == parts.details()
+    for subset, metrics in enumerate(whole.metrics()):
+        predicted, having = outputs[subset] > 0.5, labels > 0.5
+        hits = (predicted & having).sum()
+        assert metrics["micro_f1"] == pytest.approx(2 * hits / (predicted.sum() + having.sum()))
+        right = np.where(having, outputs[subset], 1 - outputs[subset]).astype(np.float64)
+        assert metrics["log_loss"] == pytest.approx(-np.log(np.maximum(right, 1.2e-7)).mean(), rel=1e-5)
+    assert losses.mean() == pytest.approx(whole.metrics()[-1]["log_loss"])
+    assert whole.running() == {"micro_f1": whole.metrics()[-1]["micro_f1"]}
+    assert whole.metrics()[1]["map"] > 0.9 > whole.metrics()[0]["map"] > 0.2
+    support = labels.sum(axis=0)
+    baseline = whole.baseline()
+    assert baseline["micro_f1"] == pytest.approx(2 * support[0] / (50 + support.sum()))
+    assert baseline["map"] == pytest.approx(support[:3].mean() / 50)
+    figures = whole.details().figures
+    assert [each.support for each in figures] == support.tolist()
+    assert figures[3].average_precision is None and figures[3].recall is None
+    assert evaluation.arrays(labels[:1], np.array([True]), {n: a[:1] for n, a in found.items()})[
+        "label"
+    ].to_pylist() == [None]
+
+
+def test_of_very_many_classes_only_all_fields_together_have_an_average_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray_mm.evaluation.tasks.multilabel.MAX_HISTOGRAMS", 5)
+    evaluation = MultilabelEvaluation(("a", "b", "c"))
+    labels = np.eye(3, dtype=np.float32)
+    tally = evaluation.tally(2)
+    tally.add(labels, evaluation.scored(np.stack([labels * 0 + 0.4, labels]), labels))
+    assert [each["map"] for each in tally.metrics()] == [None, 1.0]
+    assert [each["micro_f1"] for each in tally.metrics()] == [0.0, 1.0]
 
 
 def test_predictions_are_whole_or_not_there(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, ["vector"], num_samples=10)
     subsets = field_subsets(["vector"], "all")
     path = tmp_path / "predictions.parquet"
-    with pytest.raises(RuntimeError), predictions_writer(path, "label", ["vector"], ("a", "b", "c")) as writer:
+    with pytest.raises(RuntimeError), predictions_writer(path, "label", ["vector"], KINDS) as writer:
         writer.add(*next(scored_blocks(scene, subsets)))
         raise RuntimeError
     assert sorted(child.name for child in tmp_path.iterdir()) == ["checkpoint", "data"]
-    with predictions_writer(path, "label", ["vector"], ("a", "b", "c")) as writer:
+    with predictions_writer(path, "label", ["vector"], KINDS) as writer:
         for rows, keys in scored_blocks(scene, subsets, batch_size=3):
             writer.add(rows, keys)
     file = pq.ParquetFile(path)

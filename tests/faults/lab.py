@@ -34,10 +34,11 @@ from ray_mm.data.source import feed_dataset
 from ray_mm.errors import RayMMError
 from ray_mm.session import cause_of
 from ray_mm.storage.cache import BlockCache
+from ray_mm.training.feeding import plan_feed
 from ray_mm.training.ledger import Entry, Ledger, audit, read_entries
 from ray_mm.training.plan import Training
 from ray_mm.training.state import attempt_starts
-from ray_mm.training.train import plan_feed, plan_training, run_train
+from ray_mm.training.train import plan_training, run_train
 from tests.faults.samples import require_own
 from tests.object_store import Proxy
 

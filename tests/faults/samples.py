@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ray_mm.config.fields import ImageField, LabelField, VectorField
-from ray_mm.data.decode.decoder import Arrays
-from ray_mm.data.fields import WEIGHT, presence_name
+from ray_mm.data.fields import WEIGHT, Arrays, presence_name
 from ray_mm.data.index import index_shard
 from ray_mm.data.manifest import ShardInfo, Statistics, write_dataset
 from ray_mm.data.sidecar import index_path, write_index

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ray_mm.config.encoders import ENCODERS
 from ray_mm.config.fields import (
     AudioField,
     FieldSpec,
@@ -19,9 +20,10 @@ from ray_mm.config.fields import (
     SeriesField,
     TextField,
     VectorField,
+    VideoField,
 )
-from ray_mm.config.model import ENCODERS, ModelConfig
-from ray_mm.data.fields import length_name, presence_name
+from ray_mm.config.model import ModelConfig
+from ray_mm.data.fields import length_name, presence_name, time_name
 from ray_mm.data.manifest import Statistics
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.models.multimodal import MultimodalModel, build_model
@@ -34,6 +36,7 @@ FIELDS: dict[str, FieldSpec] = {
     "series": SeriesField(channels=3, max_length=11),
     "text": TextField(max_tokens=7, vocabulary_size=16),
     "vector": VectorField(size=5),
+    "video": VideoField(num_frames=5, height=12, width=16),
 }
 """A field of every type that can be an input, named after its type."""
 
@@ -46,8 +49,13 @@ STATISTICS = {
     "series": Statistics(mean=(0.5, -1.0, 0.0), std=(1.0, 2.0, 0.5)),
     "amount": Statistics(mean=(20.0,), std=(4.0,)),
 }
-FUSIONS = ("concat", "gated", "cross_attention")
-ALL_ENCODERS = [(kind, encoder) for kind in FIELDS for encoder in ENCODERS[kind]]
+FUSIONS = (
+    *("late", "concat", "gated", "low_rank", "film", "experts"),
+    *("cross_attention", "bottleneck", "latent"),
+)
+ENCODERS_OF = {kind: (*ENCODERS[kind], *(("lstm",) if "recurrent" in ENCODERS[kind] else ())) for kind in FIELDS}
+"""Field type → the encoders that take it; ``lstm`` is the recurrent one in another form."""
+ALL_ENCODERS = [(kind, encoder) for kind in FIELDS for encoder in ENCODERS_OF[kind]]
 
 
 def model_config(
@@ -63,11 +71,18 @@ def model_config(
     """A narrow model. ``encoders`` names those that are not the default; ``more`` goes to the fusion."""
     return ModelConfig.model_validate(
         {
-            "fields": {name: {"encoder": encoders.get(name), "dropout": dropout} for name in fields},
+            "fields": {name: encoder_content(encoders.get(name)) | {"dropout": dropout} for name in fields},
             "fusion": {"method": fusion, "dim": dim, "dropout": dropout, **more},
             "task": {"type": task, "label": "kind" if task == "classify" else "amount"},
         }
     )
+
+
+def encoder_content(encoder: str | None) -> dict[str, Any]:
+    """What a config says of an encoder of these fields."""
+    if encoder == "lstm":
+        return {"encoder": "recurrent", "cell": "lstm", "layers": 2}
+    return {"encoder": encoder, **({"patch": 4} if encoder == "vit" else {})}
 
 
 def preprocessor_of(config: ModelConfig, fields: Mapping[str, FieldSpec] = FIELDS) -> Preprocessor:
@@ -107,6 +122,16 @@ def _noise_of(name: str, spec: FieldSpec, size: int, random: np.random.Generator
     match spec:
         case ImageField(height=height, width=width, channels=channels):
             return {name: random.integers(0, 256, (size, height, width, channels)).astype(np.uint8)}
+        case VideoField(num_frames=longest, height=height, width=width, channels=channels):
+            lengths = random.integers(1, longest + 1, size)
+            inside = np.arange(longest) < lengths[:, None]
+            frames = random.integers(0, 256, (size, longest, height, width, channels)) * inside[..., None, None, None]
+            times = np.arange(longest, dtype=np.float32) / 4 * inside
+            return {
+                name: frames.astype(np.uint8),
+                time_name(name): times.astype(np.float32),
+                length_name(name): lengths.astype(np.int32),
+            }
         case VectorField(size=width):
             return {name: random.normal(size=(size, width)).astype(np.float32)}
         case TextField(max_tokens=longest, vocabulary_size=vocabulary):

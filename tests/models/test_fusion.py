@@ -65,7 +65,7 @@ def test_fusing_an_encoded_batch_equals_running_it_with_presence_edited(fusion: 
             assert torch.equal(model.fuse(encoded, presence), model(edited))
 
 
-@fusions
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS if name != "late"])
 def test_two_fields_of_which_neither_says_anything_alone_are_learned(fusion: str) -> None:
     # The exclusive or: the class depends on whether the two signs agree.
     fields = {"first": FIELDS["vector"], "second": FIELDS["vector"]}
@@ -84,7 +84,48 @@ def test_two_fields_of_which_neither_says_anything_alone_are_learned(fusion: str
     assert accuracy > 0.95
 
 
-def test_cross_attention_takes_any_heads_and_layers() -> None:
+@pytest.mark.parametrize("fusion", ["cross_attention", "bottleneck", "latent"])
+def test_attention_takes_any_heads_and_layers(fusion: str) -> None:
     for heads, layers in ((1, 1), (8, 3)):
-        config = model_config(["vector", "text"], "cross_attention", heads=heads, layers=layers)
+        config = model_config(["vector", "text"], fusion, heads=heads, layers=layers)
         assert seeded_model(config)(noise(config, 2)).shape == (2, 4)
+
+
+@fusions
+def test_one_field_alone_is_fused_too(fusion: str) -> None:
+    config = model_config(["vector"], fusion)
+    model = seeded_model(config).train()
+    output = model(noise(config, 3))
+    output.sum().backward()
+    assert output.shape == (3, 4)
+
+
+@fusions
+def test_every_weight_of_a_fusion_is_trained(fusion: str) -> None:
+    config = model_config(FIELDS, fusion)
+    model, batch = seeded_model(config).train(), noise(config, len(FIELDS))
+    # Each field is there in some samples and absent in others; in one there is none.
+    for number, name in enumerate(FIELDS):
+        batch[f"{name}.presence"] = torch.arange(len(FIELDS)) != number
+    batch = {name: torch.cat([values, values[:1]]) for name, values in batch.items()}
+    for name in FIELDS:
+        batch[f"{name}.presence"][-1] = False
+    model(batch).square().sum().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not idle
+
+
+def test_the_late_mean_is_that_of_the_fields_that_are_there() -> None:
+    config = model_config(["image", "text", "vector"], "late")
+    model, batch = seeded_model(config), noise(config, 3)
+    batch["text.presence"] = torch.zeros(3, dtype=torch.bool)
+    with torch.no_grad():
+        both = model(batch)
+        alone = [model({**batch, f"{name}.presence": torch.zeros(3, dtype=torch.bool)}) for name in ("image", "vector")]
+    torch.testing.assert_close(both, torch.stack(alone).mean(0))
+
+
+def test_a_field_that_conditions_the_others_is_an_input() -> None:
+    config = model_config(["image", "text"], "film", condition="text")
+    model, batch = seeded_model(config), noise(config, 2)
+    assert model.fusion.modulate.in_features == 16 and model(batch).isfinite().all()

@@ -13,7 +13,7 @@ from ray_mm.errors import UsageError
 from ray_mm.models.losses import loss_per_sample
 from ray_mm.models.multimodal import build_model, input_arrays, num_parameters
 from tests.models.batches import (
-    ALL_ENCODERS,
+    ENCODERS_OF,
     FIELDS,
     FUSIONS,
     model_config,
@@ -22,8 +22,11 @@ from tests.models.batches import (
     seeded_model,
 )
 
-ENCODER_SETS = [dict(ALL_ENCODERS), dict(reversed(ALL_ENCODERS))]
-"""Two sets that together have every encoder: a dict keeps the last of a type."""
+ENCODER_SETS = [
+    {kind: encoders[min(number, len(encoders) - 1)] for kind, encoders in ENCODERS_OF.items()}
+    for number in range(max(len(encoders) for encoders in ENCODERS_OF.values()))
+]
+"""Sets that together have every encoder."""
 
 
 def test_classes_become_logits_and_numbers_a_value() -> None:
@@ -37,9 +40,10 @@ def test_classes_become_logits_and_numbers_a_value() -> None:
 @pytest.mark.parametrize("encoders", ENCODER_SETS)
 def test_gradients_reach_every_parameter(fusion: str, encoders: dict[str, str]) -> None:
     config = model_config(encoders, fusion, encoders=encoders)
-    model, batch = seeded_model(config).train(), noise(config, 8)
+    model, batch = seeded_model(config).train(), noise(config, len(config.fields) + 2)
     for turn, name in enumerate(config.fields):
-        batch[f"{name}.presence"][turn] = False
+        # One sample lacks just this field, the last lacks all, and the one before it none.
+        batch[f"{name}.presence"][[turn, -1]] = False
     loss_per_sample(config.task, model(batch), batch, preprocessor_of(config)).sum().backward()
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     # A key's bias adds the same to every score of a softmax, so nothing depends on it.

@@ -190,7 +190,17 @@ def test_a_cloud_without_points_is_an_absent_field(tmp_path: Path) -> None:
 
 def test_a_class_becomes_its_number_and_a_number_stays_exact() -> None:
     member = _member(LabelField(classes=("no", "7")), 7)
-    assert (member.extension, member.payload, member.class_name) == ("cls", b"1", "7")
+    assert (member.extension, member.payload, member.class_names) == ("cls", b"1", ("7",))
     member = _member(LabelField(target="number"), "0.1")
     assert (member.extension, json.loads(member.payload)) == ("json", 0.1)
     assert member.values is not None and member.values.tolist() == [[pytest.approx(0.1)]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "numbers", "names"), [(["b", "a"], "[0, 1]", ("b", "a")), ([], "[]", ()), ("b;", "[1]", ("b",))]
+)
+def test_classes_become_a_list_of_their_numbers_and_no_class_is_no_absence(
+    cell: object, numbers: str, names: tuple[str, ...]
+) -> None:
+    member = _member(LabelField(target="classes", classes=("a", "b")), cell)
+    assert (member.extension, member.payload.decode(), member.class_names) == ("json", numbers, names)

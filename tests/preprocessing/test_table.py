@@ -12,6 +12,7 @@ from ray_mm.config.fields import LabelField
 from ray_mm.data.decode.numeric import class_text
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.table import (
+    cell_classes,
     label_classes,
     open_source,
     read_table,
@@ -193,3 +194,52 @@ def test_numbers_are_checked_with_row_and_value(tmp_path: Path) -> None:
         UsageError, match=r"fields\.number: 3 rows: row 4 \('high'\), row 5 \('nan'\), row 6 \('-inf'\) in"
     ):
         require_numbers(source, "number")
+
+
+_SETS = LabelField(target="classes")
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        (["b", "a", "b"], ["b", "a"]),
+        ([], []),
+        ([1, 2.0, True], ["1", "2", "true"]),
+        ("b; a;b;", ["b", "a"]),
+        ("one class, with a comma", ["one class, with a comma"]),
+        ("[]", []),
+        (' ["x;y", 3]', ["x;y", "3"]),
+    ],
+)
+def test_a_cell_names_any_number_of_classes(cell: object, names: list[str]) -> None:
+    assert cell_classes(cell) == names
+
+
+def test_classes_of_several_per_row_are_all_that_occur_or_those_given(tmp_path: Path) -> None:
+    rows = [{"text": "x", "tags": tags} for tags in (["b", "a"], [], None, ["b", "c"])]
+    source = _open(
+        write_json_lines(tmp_path / "t.jsonl", rows), fields={"tags": {"type": "label", "target": "classes"}}
+    )
+    assert label_classes(source, "tags", _SETS) == ("a", "b", "c")
+    given = _SETS.model_copy(update={"classes": ("c", "b", "a", "d")})
+    assert label_classes(source, "tags", given) == ("c", "b", "a", "d")
+    with pytest.raises(
+        UsageError, match=r"fields\.tags: 2 rows: row 1 \('b' is none of the 2 classes\), row 4 .*; between them"
+    ):
+        label_classes(source, "tags", _SETS.model_copy(update={"classes": ("a", "c")}))
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ([3, 4], r"row 1 \(has '3', expected a list of classes\)"),
+        ([["a", ""], ["b"]], r"row 1 \(has '' in its list, which can't name a class\)"),
+        (["[1", "a"], r"1 row: row 1 \(not readable JSON"),
+        ([None, []], r"no row of column 'tags' .* names a class; list them in classes"),
+    ],
+)
+def test_a_cell_that_names_no_classes_is_refused(tmp_path: Path, tags: list[object], reason: str) -> None:
+    table = write_json_lines(tmp_path / "t.jsonl", [{"text": "x", "tags": each} for each in tags])
+    source = _open(table, fields={"tags": {"type": "label", "target": "classes"}})
+    with pytest.raises(UsageError, match=rf"fields\.tags: .*{reason}"):
+        label_classes(source, "tags", _SETS)

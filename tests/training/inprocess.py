@@ -26,6 +26,11 @@ from ray_mm.training.worker import run_worker
 
 def make_training(folder: Path, run: str = "run", inputs: tuple[str, ...] = ("vector",), **overrides: Any) -> Training:
     """A small training on the datasets ``train`` and, if it is there, ``validation`` in a folder."""
+    return plan_training(make_job(folder, run, inputs, **overrides))
+
+
+def make_job(folder: Path, run: str = "run", inputs: tuple[str, ...] = ("vector",), **overrides: Any) -> TrainJob:
+    """Its job."""
     has_validation = (folder / "validation").exists()
     content: dict[str, Any] = {
         "kind": "train",
@@ -43,7 +48,7 @@ def make_training(folder: Path, run: str = "run", inputs: tuple[str, ...] = ("ve
         content["data"]["validation"] = str(folder / "validation")
     job = load_job(content, overrides)
     assert isinstance(job, TrainJob)
-    return plan_training(job)
+    return job
 
 
 def batches(training: Training, first_item: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[LoadedBatch]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from ray_mm.checkpoint import load_checkpoint
 from ray_mm.data.device import CudaStream
@@ -114,6 +115,60 @@ def test_computing_again_instead_of_keeping_changes_nothing(data: Path) -> None:
     assert counts[1] == 2 * counts[0]
 
 
+@pytest.mark.parametrize("balance", [None, {"label": "label", "method": "square_root"}])
+@pytest.mark.parametrize("task", [{"class_weights": "balanced"}, {"logit_adjustment": 1.0}])
+def test_a_step_makes_up_for_how_often_classes_are_drawn(
+    tmp_path: Path, task: dict[str, Any], balance: dict[str, str] | None
+) -> None:
+    make_dataset(tmp_path / "train", 48, ("vector", "label"), missing={"label": 0.3})
+    overrides: dict[str, Any] = {
+        "data.train": {"path": str(tmp_path / "train"), "where": {"label": ["left", "stop"]}}
+        if balance is None
+        else None,
+        "data.balance": balance,
+        # The whole epoch in one step.
+        "data.batch_size": 48,
+        "model.fields": {"vector": {"dropout": 0.0}},
+        "model.fusion": {"method": "gated", "dim": 16, "dropout": 0.0},
+        "model.task": {"type": "classify", "label": "label", **task},
+        "train.modality_dropout": 0.0,
+    }
+    training = make_training(tmp_path, **{key: value for key, value in overrides.items() if value is not None})
+    batch = next(batches(training))
+    there = batch.tensors["label.presence"] & (batch.tensors["weight"] > 0)
+    label = batch.tensors["label"][there]
+    counts = torch.bincount(label, minlength=3).double()
+    assert training.class_counts == pytest.approx(counts.tolist()), "of what is drawn, not of what there is"
+    if balance is None:
+        assert counts[1] == 0 and counts[0] != counts[2]
+    learner = Learner(training, ONE)
+    with torch.no_grad():
+        logits = learner.model(batch.tensors)[there]
+    if "logit_adjustment" in task:
+        share = torch.where(counts > 0, counts, counts[counts > 0].min()) / counts.sum()
+        expected = F.cross_entropy(logits + share.log().float(), label)
+    else:
+        weights = torch.where(counts > 0, 1 / counts, 0.0).float()
+        expected = F.cross_entropy(logits, label, weight=weights)
+    step = learner.train(batch)
+    assert step.weight_sum == len(label)
+    torch.testing.assert_close(step.loss_sum / step.weight_sum, expected)
+
+
+def test_a_training_for_rare_classes_goes_on_after_a_kill(data: Path) -> None:
+    task = {"type": "classify", "label": "label", "loss": "focal", "class_weights": "balanced", "label_smoothing": 0.1}
+    settings: dict[str, Any] = {"model.task": task, "train.augment.mixup": 0.3, "train.checkpoints.every_steps": 2}
+    plain = _training(data, "plain", **{"train.augment.mixup": 0.3})
+    calm, killed = (_training(data, name, **settings) for name in ("calm", "killed"))
+    train(plain)
+    train(calm)
+    with pytest.raises(Killed):
+        train(killed, stop_before=3)
+    train(_training(data, "killed", **settings))
+    assert curve(killed) == pytest.approx(curve(calm), abs=1e-6)
+    assert curve(calm) != pytest.approx(curve(plain), rel=0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -200,7 +255,7 @@ def test_a_step_does_not_wait_for_its_gpu(data: Path) -> None:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch in given[1:]:
-            learner.train(batch)
+        steps = [learner.train(batch) for batch in given[1:]]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert torch.stack([step.loss_sum for step in steps]).isfinite().all()

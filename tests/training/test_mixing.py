@@ -239,3 +239,19 @@ def _rank(rank: int, training: Training, rendezvous: Path) -> None:
     ranks = Ranks(rank, 2, torch.device("cpu"))
     run_worker(training, ranks, current_attempt(training.run), batches(training, 0, rank, 2))
     dist.destroy_process_group()
+
+
+def test_of_several_classes_a_mixed_sample_has_the_share_of_each(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "train", 16, ("vector", "tags"), missing={"tags": 0.2})
+    task = {"model.task": {"type": "multilabel", "label": "tags"}, "train.augment.mixup": 0.8}
+    before, after = _mixed(make_training(tmp_path, **task))
+    assert "tags.share" not in after
+    found = (after["tags"] != before["tags"]).any(dim=1)
+    assert found.any()
+    neighbour = before["tags"].reshape(-1, 2, 3).flip(1).reshape(16, 3)
+    # Where the two differ, the share of the sample's own classes and that of its neighbour's are all there is.
+    differ = before["tags"] != neighbour
+    share = torch.where(before["tags"] > 0, after["tags"], 1 - after["tags"])
+    for row in range(16):
+        own = share[row][differ[row]]
+        assert torch.allclose(own, own[:1].expand_as(own)) and ((own >= 0) & (own <= 1)).all()

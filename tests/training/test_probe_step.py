@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ray_mm.training.feeding import plan_feed
 from ray_mm.training.probe_data import probe_data
 from ray_mm.training.probe_step import _measured, probe_step
-from ray_mm.training.train import plan_feed
 from tests.factories import make_dataset
 from tests.training.inprocess import make_training
 

@@ -36,6 +36,14 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:
     pairs.append([_without_dropout(tmp_path, f"freeze-{size}", "gated", **freeze) for size in (1, 2)])
     parts: dict[str, Any] = {"train.micro_batches": 3, "train.ema": 0.9}
     pairs.append([_without_dropout(tmp_path, f"micro-{size}", "cross_attention", **parts) for size in (1, 2)])
+    rare: list[dict[str, Any]] = [
+        {"loss": "focal", "class_weights": {"left": 1, "right": 4, "stop": 9}, "label_smoothing": 0.1},
+        {"class_weights": "balanced"},
+        {"logit_adjustment": 1.0},
+    ]
+    for number, task in enumerate(rare):
+        settings = {"model.task": {"type": "classify", "label": "label"} | task, "train.micro_batches": 2}
+        pairs.append([_without_dropout(tmp_path, f"rare-{number}-{size}", "gated", **settings) for size in (1, 2)])
     for one, two in pairs:
         train(one)
         begin_attempt(two.run, two.data_digest)

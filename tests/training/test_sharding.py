@@ -15,13 +15,19 @@ import torch.distributed as dist
 from torch.distributed import checkpoint as dcp
 
 from ray_mm.checkpoint import load_checkpoint
-from ray_mm.errors import StorageError, UsageError
+from ray_mm.config.load import load_job
+from ray_mm.config.train import SETTLED, TrainJob
+from ray_mm.errors import OutputFolderError, StorageError, UsageError
 from ray_mm.models.multimodal import build_model
+from ray_mm.run_folder import check_output
 from ray_mm.tensor_files import Part, read_tensors
 from ray_mm.training import sharding
 from ray_mm.training.ledger import audit
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
+from ray_mm.training.profile import profile_folder, read_profiles
+from ray_mm.training.resume import force_resume
+from ray_mm.training.saving import save_state
 from ray_mm.training.sharding import Writers
 from ray_mm.training.snapshot import Snapshot
 from ray_mm.training.state import (
@@ -30,10 +36,10 @@ from ray_mm.training.state import (
     initial_state,
     latest_checkpoint,
     read_state,
-    save_state,
 )
+from ray_mm.training.train import plan_training
 from tests.factories import SPECS, make_dataset
-from tests.training.inprocess import batches, curve, make_training, newest
+from tests.training.inprocess import batches, curve, make_training, newest, train
 from tests.training.together import Start, train_together
 
 INPUTS = tuple(name for name in SPECS if name not in ("label", "number"))
@@ -83,6 +89,19 @@ SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, Any], float]] = {
         {"model.fields": {"series": {"encoder": "recurrent", "dropout": 0.0}, "vector": {"dropout": 0.0}}},
         1e-5,
     ),
+    "augmented and profiled": (
+        ("image", "series"),
+        {
+            "data.batch_size": 8,
+            "train.augment": {
+                "fields": {"image": {"color": {"brightness": 0.4}, "erase": 0.5}, "series": {"noise": 0.1}},
+                "mixup": 0.4,
+                "cutmix": 1.0,
+            },
+            "train.profile": {"start": 2, "steps": 2},
+        },
+        1e-4,
+    ),
     # Its matrices are made orthogonal in bf16.
     "muon": (("vector",), {"train.optimizer": {"name": "muon", "lr": 0.01}, "model.fusion.method": "concat"}, 1e-2),
     "bf16": (INPUTS, {"train.precision": "bf16"}, 0.05),
@@ -114,6 +133,12 @@ def test_a_divided_model_learns_what_a_whole_one_does(data: Path, tmp_path: Path
             read_state(newest(fsdp)).best["loss"]
         )
     assert read_state(newest(starts["fp16", "fsdp"].training)).loss_scale["scale"] > 1
+    profiled = starts["augmented and profiled", "fsdp"].training
+    config = profiled.job.train.profile
+    assert config is not None
+    for rank, found in enumerate(read_profiles(profile_folder(profiled.run, config))):
+        assert (found.rank, found.world_size, found.first_step, found.num_steps) == (rank, 2, 2, 2)
+        assert found.parts["all-reduce"] > 0 and min(found.parts.values()) >= 0
     # Moments and averages, too, each rank's in a file of its own.
     for kind in ("optimizer", "average"):
         ours, theirs = (
@@ -183,6 +208,32 @@ def test_a_checkpoint_in_parts_is_a_checkpoint_like_any_other(saved: Training) -
     assert weights.keys() == published.keys()
     assert all(torch.equal(tensor, published[name]) for name, tensor in weights.items())
     assert "digest" not in json.loads((newest(saved) / "training.json").read_text())
+
+
+def test_a_checkpoint_in_parts_goes_on_with_other_settings_by_force(saved: Training, tmp_path: Path) -> None:
+    shutil.copytree(saved.run, tmp_path / "run")
+    job = saved.job.model_copy(update={"output": str(tmp_path / "run")})
+    (tmp_path / "run" / "job.json").write_text(job.model_dump_json())
+    changes: dict[str, Any] = {
+        "train.epochs": 2,
+        "train.optimizer.lr": 1e-3,
+        "seed": 5,
+        "resources.workers": {"min": 1, "max": 2},
+    }
+    changed = load_job(job.model_dump(mode="json"), changes)
+    assert isinstance(changed, TrainJob)
+    training = plan_training(changed)
+    with pytest.raises(OutputFolderError, match="resume force"):
+        check_output(changed, SETTLED)
+    force_resume(training, SETTLED, job.model_dump(mode="json"))
+    assert list(newest(training).glob("optimizer-*-of-00002.safetensors"))
+    train(training)  # divided for two, it goes on with one
+    state = read_state(newest(training))
+    assert (state.step, state.epochs) == (training.schedule.num_steps, 2)
+    starts = attempt_starts(training.run)
+    assert starts[2] == training.schedule.items_per_epoch
+    *_, last = audit(training.run / "ledger", training.schedule, starts)
+    assert last.exact
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")

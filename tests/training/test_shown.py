@@ -19,6 +19,7 @@ def train(step: int, epoch: int, loss: float, data_wait: float = 0.25) -> Line:
     return {
         "kind": "train",
         "step": step,
+        "time": 2.0 * step,
         "epoch": epoch,
         "loss": loss,
         "samples_per_s": 22.0,
@@ -30,7 +31,7 @@ def train(step: int, epoch: int, loss: float, data_wait: float = 0.25) -> Line:
 
 
 def validation(step: int, epoch: int) -> Line:
-    return {"kind": "validation", "step": step, "epoch": epoch, "loss": 0.5, "accuracy": 0.875}
+    return {"kind": "validation", "step": step, "time": 2.0 * step + 9, "epoch": epoch, "loss": 0.5, "accuracy": 0.875}
 
 
 def bar_with_notes(done: int = 0) -> tuple[Progress, list[str]]:
@@ -41,7 +42,7 @@ def bar_with_notes(done: int = 0) -> tuple[Progress, list[str]]:
 
 def test_an_epoch_is_told_once_with_its_validation() -> None:
     bar, notes = bar_with_notes()
-    shown = ShownTraining(bar, 3, validates=True)
+    shown = ShownTraining(bar, 3, validation_batches=9)
     shown.show([])
     assert bar.line() == "train: starting"
     lines = [train(10, 1, 0.9), train(20, 1, 0.75)]
@@ -61,13 +62,13 @@ def test_an_epoch_is_told_once_with_its_validation() -> None:
 
 def test_an_epoch_that_hardly_waited_fits_into_a_narrow_terminal() -> None:
     bar, notes = bar_with_notes()
-    ShownTraining(bar, 12, validates=True).show([train(20, 1, 0.75123, 0.02), validation(20, 1)])
+    ShownTraining(bar, 12, validation_batches=9).show([train(20, 1, 0.75123, 0.02), validation(20, 1)])
     assert notes == ["epoch 1/12: loss 0.8512, validation loss 0.5, accuracy 0.875, 1,234 samples/s"]
 
 
 def test_waiting_for_data_is_shown_while_it_is_worth_it() -> None:
     bar, _ = bar_with_notes()
-    shown = ShownTraining(bar, 3, validates=True)
+    shown = ShownTraining(bar, 3, validation_batches=9)
     texts = []
     for step, share in ((1, 0.42), (2, 0.1), (3, 0.0999), (4, 0.0)):
         shown.show([train(step, 1, 0.5, share)])
@@ -87,19 +88,19 @@ def test_a_line_of_a_log_tells_all_that_is_known() -> None:
         "flops_per_s": 1e14,
         "mfu": 0.384,
     }
-    ShownTraining(bar, 3, validates=True).show([line])
+    ShownTraining(bar, 3, validation_batches=9).show([line])
     assert bar.line() == (
         "train: 30/60 steps (50%), loss 0.5000  epoch 2/3, 45.1k samples/s, data wait 2%, MFU 38%, GPU memory 3.2 GB (4%), "
         "812 tokens/s, 15.6M pixels/s"
     )
     del line["mfu"]
-    ShownTraining(bar, 3, validates=True).show([line | {"step": 31}])
+    ShownTraining(bar, 3, validation_batches=9).show([line | {"step": 31}])
     assert "MFU unknown" in bar.line()
 
 
 def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_the_end() -> None:
     bar, notes = bar_with_notes()
-    shown = ShownTraining(bar, 2, validates=False)
+    shown = ShownTraining(bar, 2, validation_batches=0)
     shown.show([train(10, 1, 0.9), train(20, 1, 0.8)])
     shown.show([train(20, 1, 0.8), train(30, 2, 0.7), train(40, 2, 0.6)])
     shown.end()
@@ -108,21 +109,49 @@ def test_without_a_validation_an_epoch_is_told_when_the_next_one_begins_and_at_t
 
 def test_an_epoch_that_was_not_trained_to_its_end_is_not_told() -> None:
     bar, notes = bar_with_notes()
-    shown = ShownTraining(bar, epochs=3, validates=False)
-    stopped = {key: value for key, value in train(30, 2, 0.4).items() if not key.startswith("epoch_")}
-    shown.show([train(20, 1, 0.6), stopped])
+    shown = ShownTraining(bar, epochs=3, validation_batches=0)
+    shown.show([train(20, 1, 0.6), within(train(30, 2, 0.4))])
     shown.end()
     assert [note.split(":")[0] for note in notes] == ["epoch 1/3"]
 
 
 def test_what_an_earlier_run_wrote_is_not_told_again_and_a_restart_goes_back() -> None:
     bar, notes = bar_with_notes(done=20)
-    shown = ShownTraining(bar, 3, validates=True)
+    shown = ShownTraining(bar, 3, validation_batches=9)
     shown.show([train(20, 1, 0.8), validation(20, 1)])
     shown.show([train(20, 1, 0.8), validation(20, 1), train(40, 2, 0.6), validation(40, 2)])
     assert [note.split(":")[0] for note in notes] == ["epoch 2/3"] and bar.done == 40
     shown.show([train(30, 2, 0.6)])
     assert bar.done == 30
+
+
+def within(line: Line) -> Line:
+    """A line that is not the last of its epoch."""
+    return {key: value for key, value in line.items() if not key.startswith("epoch_")}
+
+
+def test_the_time_left_counts_steps_and_validations() -> None:
+    now = [0.0]
+    bar = Progress("train", 60, "steps")
+    shown = ShownTraining(bar, 3, validation_batches=6, clock=lambda: now[0])
+    assert bar.seconds_left() is None
+    lines = [within(train(10, 1, 0.9)), within(train(15, 1, 0.9))]
+    shown.show(lines)
+    # 45 steps of 2 s; of each batch of the three validations a third of that.
+    assert bar.seconds_left() == pytest.approx(45 * 2 + 3 * 6 * 2 / 3)
+    lines.append(train(20, 1, 0.8))
+    now[0] = lines[-1]["time"] + 3
+    shown.show(lines)
+    assert bar.seconds_left() == pytest.approx(40 * 2 + 3 * 4 - 3), "it is in the first validation"
+    now[0] += 100
+    assert bar.seconds_left() == pytest.approx(40 * 2 + 2 * 4)
+    lines.append(validation(20, 1))
+    shown.show(lines)
+    assert bar.seconds_left() == pytest.approx(40 * 2 + 2 * 9), "a validation takes 9 s"
+    # The workers were started again: the time without a step is none of the steps'.
+    lines.append(within(train(30, 2, 0.7)) | {"time": 1000.0, "first_batch_s": 3.0})
+    shown.show(lines)
+    assert bar.seconds_left() == pytest.approx(30 * 2 + 2 * 9)
 
 
 def test_the_course_of_a_training_is_told_in_words() -> None:

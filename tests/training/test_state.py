@@ -19,6 +19,7 @@ from ray_mm.errors import CheckpointError, StorageError
 from ray_mm.training.learner import Learner
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
+from ray_mm.training.saving import save_state
 from ray_mm.training.state import (
     STATE_VERSION,
     Attempt,
@@ -29,7 +30,6 @@ from ray_mm.training.state import (
     find_start,
     initial_state,
     latest_checkpoint,
-    save_state,
 )
 from tests.factories import make_dataset
 from tests.training.inprocess import make_training

@@ -78,23 +78,20 @@ def test_tf32_is_refused_where_there_is_no_gpu(local_ray: None, data: Path) -> N
 def test_with_decoded_samples_kept_it_learns_the_same(
     local_ray: None, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # One that holds a part of them; that one which holds all is whole after a restart is seen in tests/cluster.
     flips = {"data.fields": {"image": {"type": "image", "random_flip": 0.5}}, "train.epochs": 3}
     run_train(train_job(data, **flips))
-    cache = {"data.cache.decoded": {"folder": str(data / "cache"), "size": "10MB"}}
-    run_train(train_job(data, **flips, **cache, output=str(data / "cached")))
+    assert "hold" not in capsys.readouterr().err
+    small = {"data.cache.decoded": {"folder": str(data / "cache"), "size": "120kB"}}
+    run_train(train_job(data, **flips, **small, output=str(data / "cached")))
+    assert "data.cache.decoded.size: 120.0 kB hold" in " ".join(capsys.readouterr().err.split())
     plain, cached = read_metrics(data / "run"), read_metrics(data / "cached")
     assert [line["loss"] for line in cached] == pytest.approx([line["loss"] for line in plain], rel=1e-5)
     assert not any("cached" in line for line in plain)
-    assert {line["epoch"]: line["cached"] for line in cached if line["kind"] == "train"} == {1: 0, 2: 1, 3: 1}
-    assert "hold" not in capsys.readouterr().err
-    # Another run finds them, and one whose cache is too small keeps a part.
-    run_train(train_job(data, **flips, **cache, output=str(data / "again")))
-    assert {line["cached"] for line in read_metrics(data / "again") if line["kind"] == "train"} == {1}
-    small = {"data.cache.decoded": {"folder": str(data / "small"), "size": "120kB"}}
-    run_train(train_job(data, **flips, **small, output=str(data / "less")))
-    less = [line["cached"] for line in read_metrics(data / "less") if line["kind"] == "train" and line["epoch"] > 1]
-    assert 0.5 < sum(less) / len(less) < 0.7
-    assert "data.cache.decoded.size: 120.0 kB hold" in " ".join(capsys.readouterr().err.split())
+    first, *later = (
+        [line["cached"] for line in cached if line.get("epoch") == epoch and "cached" in line] for epoch in (1, 2, 3)
+    )
+    assert set(first) == {0} and all(0.5 < sum(shares) / len(shares) < 0.7 for shares in later)
 
 
 @pytest.mark.ray

@@ -207,11 +207,13 @@ def test_a_classifier_is_better_by_accuracy_then_loss(
     assert is_better(make_training(data).job, metrics, best) is better
 
 
-@pytest.mark.parametrize(("metric", "better"), [("accuracy", True), ("loss", False)])
+@pytest.mark.parametrize(("metric", "better"), [("accuracy", True), ("macro_f1", False), ("loss", False)])
 def test_a_job_may_say_what_better_means(data: Path, metric: str, better: bool) -> None:
     job = make_training(data, **{"train.best_metric": metric}).job
-    assert is_better(job, {"accuracy": 0.6, "loss": 2.0}, {"accuracy": 0.5, "loss": 1.0}) is better
-    assert is_better(job, {"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.5, "loss": 1.0}) is False
+    before = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 1.0}
+    assert is_better(job, {"accuracy": 0.6, "macro_f1": 0.3, "loss": 2.0}, before) is better
+    assert is_better(job, {"accuracy": 0.4, "macro_f1": 0.5, "loss": 0.5}, before) is not (metric == "accuracy")
+    assert is_better(job, before, before) is False
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_a_job_may_say_what_better_means(data: Path, metric: str, better: bool) 
     [
         (
             {"train.best_metric": "rmse"},
-            r"train\.best_metric 'rmse' is no figure of the task classify; choose accuracy or loss",
+            r"train\.best_metric 'rmse' is no figure of the task classify; choose accuracy, macro_f1 or loss",
         ),
         ({"data.validation": None, "train.best_metric": "loss"}, r"train\.best_metric loss needs a validation"),
         ({"data.validation": None, "train.patience": 3}, r"train\.patience 3 needs a validation"),

@@ -13,16 +13,19 @@ from typing import Any
 
 import pytest
 
+from ray_mm.check import check_job
 from ray_mm.config.load import load_job
 from ray_mm.config.train import TrainJob
 from ray_mm.errors import DatasetError, OutputFolderError, RayMMError, UsageError
 from ray_mm.placement import Node
 from ray_mm.progress import Progress
 from ray_mm.training.stopping import StopSign
+from ray_mm.training.train import plan_training, run_train
 from ray_mm.tuning.search import Search
 from ray_mm.tuning.table import State, Table
 from ray_mm.tuning.tune import _Draw, run_tune, trials_at_once
 from tests.factories import make_dataset
+from tests.training.inprocess import Killed, curve, train
 from tests.tuning.searches import make_table, tune_job
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +68,14 @@ def test_a_bad_trial_is_stopped_a_failing_one_is_recorded_and_the_best_can_be_ru
     best = load_job(data / "search" / "best.yaml")
     assert isinstance(trial, TrainJob) and isinstance(best, TrainJob)
     assert best.model_copy(update={"output": ""}) == trial.model_copy(update={"output": ""})
+    # Both are jobs like any other: the trial is done, the best one begins anew and learns what its trial did.
+    assert run_train(trial)["status"] == "unchanged"
+    assert "train: 570 steps" in "".join(check_job(best))
+    anew = plan_training(best)
+    with pytest.raises(Killed):
+        train(anew, stop_before=anew.schedule.items_per_epoch)
+    losses = curve(plan_training(trial))
+    assert curve(anew) == pytest.approx({key: losses[key] for key in curve(anew)}, abs=1e-4)
     assert (data / "search" / "report.html").stat().st_size > 10_000
     assert run_tune(job)["status"] == "unchanged"
 
@@ -82,21 +93,32 @@ def test_too_many_failures_end_the_search_with_the_reason(local_ray: None, data:
     assert not (data / "search" / "result.json").exists()
 
 
+_ON_THREE_CPUS = """
+import ray
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False)
+from ray_mm.cli import main
+main()
+"""
+
+
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
+def test_trials_run_side_by_side_and_a_search_that_is_killed_goes_on_as_if_it_had_not_been(
+    data: Path, tmp_path: Path
+) -> None:
     output = data / "search"
-    command = [sys.executable, "-m", "ray_mm", "run", str(ROOT / "jobs/quickstart/tune.yaml")]
+    command = [sys.executable, "-c", _ON_THREE_CPUS, "run", str(ROOT / "jobs/quickstart/tune.yaml")]
     overrides = {
         "job.data.train": data / "train",
         "job.data.validation": data / "validation",
-        "job.data.batch_size": 4,
+        "job.data.batch_size": 8,
         "job.model.fields": "{vector: {}}",
         "job.model.task.label": "label",
-        "job.train.epochs": 20,
-        "search": "{train.optimizer.lr: {log_uniform: [1e-3, 1e-2]}}",
+        "job.resources.cpus_per_worker": 0.5,
+        "search": "{train.epochs: {grid: [12, 40]}}",
         "method": "random",
         "trials": 2,
+        "resources.trials_at_once": 2,
         "output": output,
     }
     for key, value in overrides.items():
@@ -109,14 +131,14 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(data: Path, tmp_p
     ):
         try:
             give_up = time.monotonic() + _GIVE_UP_S
-            while not any(line["kind"] == "validation" and line["epoch"] >= 3 for line in lines_of(second)):
+            while not (_states(output) == ["done", "begun"] and _epochs(second) >= 3):
                 assert driver.poll() is None and time.monotonic() < give_up, (tmp_path / "log").read_text()
                 time.sleep(0.05)
         finally:
             driver.send_signal(signal.SIGKILL)
     drawn = json.loads((output / "trials.json").read_text())["trials"]
-    assert [trial["state"] for trial in drawn] == ["done", "begun"]
     finished = (first / "result.json").stat().st_mtime_ns
+    assert (second / "attempts/0001.json").stat().st_mtime_ns < finished, "they ran side by side"
 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=_GIVE_UP_S)
     assert done.returncode == 0, done.stderr
@@ -124,13 +146,22 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(data: Path, tmp_p
     assert "tune quickstart-tune: done in" in done.stdout
     after = json.loads((output / "trials.json").read_text())["trials"]
     assert [trial["settings"] for trial in after] == [trial["settings"] for trial in drawn]
-    assert [trial["state"] for trial in after] == ["done", "done"]
+    assert _states(output) == ["done", "done"]
     assert (first / "result.json").stat().st_mtime_ns == finished, "a finished trial is not touched"
     assert len(list((first / "attempts").glob("*.json"))) == 1
     attempts = [json.loads(path.read_text()) for path in sorted((second / "attempts").glob("*.json"))]
     assert len(attempts) == 2 and attempts[1]["first_item"] > 0, "it went on from a checkpoint"
     result = json.loads((output / "result.json").read_text())
-    assert [row["epochs"] for row in result["trials"]] == [20, 20], "every epoch is counted once"
+    assert sorted(row["epochs"] for row in result["trials"]) == [12, 40], "every epoch is counted once"
+
+
+def _states(output: Path) -> list[str]:
+    path = output / "trials.json"
+    return [trial["state"] for trial in json.loads(path.read_text())["trials"]] if path.exists() else []
+
+
+def _epochs(run: Path) -> int:
+    return max((line["epoch"] for line in lines_of(run) if line["kind"] == "validation"), default=0)
 
 
 def test_what_does_not_fit_is_refused_before_ray_starts(data: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 from typing_extensions import assert_never
 
 from ray_mm.config.fields import (
@@ -24,6 +22,7 @@ from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.decode.image import decode_image, decode_whole
 from ray_mm.data.decode.numeric import (
+    decode_classes,
     decode_label,
     fill_points,
     fill_series,
@@ -35,13 +34,12 @@ from ray_mm.data.decode.numeric import (
 from ray_mm.data.decode.streams import Payloads, read_streams
 from ray_mm.data.decode.text import ReplacementCount, decode_text, load_tokenizer, read_text
 from ray_mm.data.decode.video import decode_video, decode_whole_clip
-from ray_mm.data.fields import length_name, size_name, time_name
+from ray_mm.data.fields import Arrays, length_name, size_name, time_name
 from ray_mm.data.preprocessor import Preprocessor
 
-Arrays = dict[str, npt.NDArray[np.generic]]
 Payload = bytes | memoryview
 
-__all__ = ["Arrays", "DecodeError", "Decoder", "Draw", "decoder_for"]
+__all__ = ["DecodeError", "Decoder", "Draw", "decoder_for"]
 
 
 class Decoder(Protocol):
@@ -71,7 +69,7 @@ def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
         case ImageField():
             return _image(name, spec)
         case TextField():
-            return _text(name, spec, preprocessor.tokenizers[name])
+            return _text(name, spec, preprocessor.tokenizers[name], preprocessor.first_id(name))
         case AudioField():
             return _audio(name, spec)
         case VideoField():
@@ -109,7 +107,7 @@ def whole_decoder(name: str, spec: ImageField | VideoField) -> Decoder:
     return decode
 
 
-def _text(name: str, spec: TextField, tokenizer_json: str) -> Decoder:
+def _text(name: str, spec: TextField, tokenizer_json: str, first_id: int) -> Decoder:
     tokenizer, replaced = load_tokenizer(tokenizer_json), ReplacementCount(name)
 
     def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
@@ -119,7 +117,7 @@ def _text(name: str, spec: TextField, tokenizer_json: str) -> Decoder:
         text, lost = found
         if lost:
             replaced.add()
-        decode_text(text, tokenizer, arrays[name][row])
+        decode_text(text, tokenizer, arrays[name][row], first_id)
         return True
 
     return decode
@@ -224,10 +222,23 @@ def _vector(name: str, spec: VectorField) -> Decoder:
 
 
 def _label(name: str, spec: LabelField) -> Decoder:
+    if spec.target == "classes":
+        return _classes(name, spec)
+
     def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
         value = decode_label(payload, spec)
         if value is not None:
             arrays[name][row] = value
         return value is not None
+
+    return decode
+
+
+def _classes(name: str, spec: LabelField) -> Decoder:
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        numbers = decode_classes(payload, spec)
+        if numbers is not None:
+            arrays[name][row, numbers] = 1
+        return numbers is not None
 
     return decode

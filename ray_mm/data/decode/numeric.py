@@ -191,6 +191,57 @@ def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float |
     return value
 
 
+def decode_classes(payload: bytes | memoryview, spec: LabelField) -> list[int] | None:
+    """The numbers of the classes in a JSON list of their numbers or names, each once.
+
+    Returns:
+        None where the JSON is null, or has nothing at ``path``: that sample has no label, where one with an empty list has none
+        of the classes.
+
+    Raises:
+        DecodeError: no such list, or something in it is not one of the classes.
+    """
+    texts = class_texts(payload, spec)
+    if texts is None:
+        return None
+    if spec.written_as == "name":
+        return [_class_named(text, spec) for text in texts]
+    count, numbers = len(spec.classes or ()), []
+    for text in texts:
+        if not text.isdecimal() or int(text) >= count:
+            raise DecodeError(f"class {text[:40]!r} is not in 0 … {count - 1}")
+        numbers.append(int(text))
+    return list(dict.fromkeys(numbers))
+
+
+def class_texts(payload: bytes | memoryview, spec: LabelField) -> list[str] | None:
+    """What stands in the JSON list of a label with any number of classes, as texts, each once; None as in ``decode_classes``."""
+    found = parse_json(payload)
+    if spec.path is not None:
+        found = at_path(found, spec.path)
+    return None if found is None else listed_classes(found)
+
+
+def listed_classes(found: Any) -> list[str]:
+    """The classes that a list names, each once.
+
+    Raises:
+        DecodeError: it is no list, or something in it can't name a class.
+    """
+    if not isinstance(found, list):
+        raise DecodeError(f"has {str(found)[:40]!r}, expected a list of classes")
+    texts = []
+    for value in found:
+        text = "" if value is None or isinstance(value, (dict, list)) else class_text(value).strip()
+        if not text or len(text) > _LONGEST_CLASS:
+            raise DecodeError(f"has {str(value)[:40]!r} in its list, which can't name a class")
+        texts.append(text)
+    return list(dict.fromkeys(texts))
+
+
+_LONGEST_CLASS = 200
+
+
 def _class_named(text: str, spec: LabelField) -> int:
     assert spec.classes is not None, "require_complete comes first"
     try:

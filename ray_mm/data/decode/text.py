@@ -51,16 +51,18 @@ def read_text(payload: bytes | memoryview, spec: TextField) -> tuple[str, int] |
     return text, lost
 
 
-def decode_text(text: str, tokenizer: Tokenizer, out: npt.NDArray[np.int32]) -> None:
+def decode_text(text: str, tokenizer: Tokenizer, out: npt.NDArray[np.int32], first_id: int = 0) -> None:
     """Tokenises one text.
 
     Args:
         text: from ``read_text``.
         tokenizer: from ``load_tokenizer``.
         out: int32 [max_tokens], zeros; filled from the start.
+        first_id: what the tokenizer's 0 becomes: 1 where it stands for a token, for here 0 stands for none.
     """
+    tokens = [token + first_id for token in tokenizer.encode(text).ids[: len(out)]]
     # A text that is there but has no token must not look like one that is absent.
-    tokens = tokenizer.encode(text).ids[: len(out)] or [UNKNOWN_ID]
+    tokens = tokens or [UNKNOWN_ID]
     out[: len(tokens)] = tokens
 
 

@@ -38,7 +38,7 @@ class Card:
     Attributes:
         key: of the sample.
         shard: where it lies, relative to the dataset.
-        right: whether the class is right; None for a regression.
+        right: whether the class is right, or all of several; None for a regression.
         true: the label.
         predicted: the prediction.
         figure: what it cost, in words.
@@ -89,18 +89,34 @@ def make_cards(examples: Sequence[Example], epochs: Epochs, preprocessor: Prepro
 
 def _verdict(example: Example, spec: object) -> tuple[bool | None, str, str, str, tuple[Bar, ...]]:
     assert isinstance(spec, LabelField)
+    label, prediction = example.label, example.prediction
+    if isinstance(label, tuple) or isinstance(prediction, tuple):
+        assert isinstance(label, tuple) and isinstance(prediction, tuple)
+        return _several(example, label, prediction, spec.classes or ())
     if spec.target == "number":
-        error = example.prediction - example.label
+        error = prediction - label
         sign = "+" if error >= 0 else ""
-        return None, figure(example.label), figure(example.prediction), f"error {sign}{figure(error)}", ()
+        return None, figure(label), figure(prediction), f"error {sign}{figure(error)}", ()
     classes = spec.classes or ()
-    true, predicted = int(example.label), int(example.prediction)
+    true, predicted = int(label), int(prediction)
+    bars = _bars(example, classes, _NUM_BARS, (true,))
+    return true == predicted, classes[true], classes[predicted], f"loss {example.loss:.3g}", bars
+
+
+def _several(
+    example: Example, true: tuple[int, ...], predicted: tuple[int, ...], classes: Sequence[str]
+) -> tuple[bool, str, str, str, tuple[Bar, ...]]:
+    """Of any number of classes: all that are predicted are drawn, and all that are true."""
+    said, wanted = (", ".join(classes[number] for number in numbers) or "no class" for numbers in (predicted, true))
+    bars = _bars(example, classes, max(_NUM_BARS, len(predicted)), true)
+    return true == predicted, wanted, said, f"loss {example.loss:.3g}", bars
+
+
+def _bars(example: Example, classes: Sequence[str], count: int, true: tuple[int, ...]) -> tuple[Bar, ...]:
+    """The most probable classes, so many, then the true ones that are not among them."""
     ranked = sorted(range(len(classes)), key=lambda index: (-example.probabilities[index], index))
-    chosen = ranked[:_NUM_BARS]
-    if true not in chosen:
-        chosen.append(true)
-    bars = tuple(
-        Bar(classes[index], example.probabilities[index], percent(example.probabilities[index]), index == true)
+    chosen = [*ranked[:count], *(index for index in ranked[count:] if index in true)]
+    return tuple(
+        Bar(classes[index], example.probabilities[index], percent(example.probabilities[index]), index in true)
         for index in chosen
     )
-    return true == predicted, classes[true], classes[predicted], f"loss {example.loss:.3g}", bars

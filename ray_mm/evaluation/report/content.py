@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,31 @@ class RegressionDetails:
 
 
 @dataclass(frozen=True)
+class LabelFigures(ClassFigures):
+    """One of several classes per sample; ``average_precision`` is None where no sample has it."""
+
+    average_precision: float | None
+
+
+@dataclass(frozen=True)
+class MultilabelDetails:
+    """What only several classes per sample have.
+
+    Attributes:
+        classes: in the order of their numbers.
+        figures: of each class.
+        classes_per_sample: how many a sample has, on average.
+    """
+
+    classes: tuple[str, ...]
+    figures: Sequence[LabelFigures]
+    classes_per_sample: float
+
+
+Details: TypeAlias = ClassificationDetails | MultilabelDetails | RegressionDetails
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything that stands in a report.
 
@@ -75,6 +100,7 @@ class ReportContent:
         dataset_path: where it lies.
         dataset_digest: of its content.
         label: the field that is predicted.
+        main: the metric by which subsets are compared.
         num_samples: samples that were scored.
         num_quarantined: samples that could not be read.
         num_unlabelled: samples without the label; predicted, not scored.
@@ -98,6 +124,7 @@ class ReportContent:
     dataset_path: str
     dataset_digest: str
     label: str
+    main: str
     num_samples: int
     num_quarantined: int
     num_unlabelled: int
@@ -106,14 +133,9 @@ class ReportContent:
     subsets: Sequence[SubsetScore]
     baseline: Metrics
     contributions: dict[str, float] | None
-    details: ClassificationDetails | RegressionDetails
+    details: Details
     curves: Curves | None
     worst: Sequence[Card]
     best: Sequence[Card]
     finished: str
     versions: dict[str, str]
-
-    @property
-    def main(self) -> Literal["accuracy", "mae"]:
-        """The metric by which subsets are compared."""
-        return "accuracy" if isinstance(self.details, ClassificationDetails) else "mae"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_mm.config.tasks import FIGURES
+
 _MAX_POINTS = 240
 
 Points = tuple[tuple[float, float], ...]
@@ -21,7 +23,7 @@ class Curves:
     Attributes:
         train_loss: means over neighbouring steps where there are too many to draw.
         validation_loss: once an epoch; empty without validation.
-        validation_metric: accuracy or mean absolute error, once an epoch.
+        validation_metric: the main figure of the task, such as the accuracy, once an epoch.
         metric: its name, or nothing.
         epochs: number of the last epoch that was written, counted from 1.
     """
@@ -51,7 +53,12 @@ def read_curves(checkpoint: Path) -> Curves | None:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # the last line of a run that was killed may be cut
     metric = next(
-        (name for name in ("accuracy", "mae") if any(name in record for record in records["validation"].values())), ""
+        (
+            task.main
+            for task in FIGURES.values()
+            if any(task.main in record for record in records["validation"].values())
+        ),
+        "",
     )
     curves = Curves(
         _points(records["train"], "loss"),

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from ray_mm.evaluation.metrics import Bin
 from ray_mm.evaluation.report.curves import Curves
 from ray_mm.evaluation.report.svg import Frame, Range, number, percent, picture, short_percent, span
+from ray_mm.evaluation.report.words import WORDS
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,14 +39,15 @@ def metric_plot(curves: Curves) -> Markup:
     """The validation metric over the steps."""
     points = curves.validation_metric
     low, high = span(value for _, value in points)
-    share = curves.metric == "accuracy"
+    words = WORDS[curves.metric]
+    share = words.is_share
     frame = Frame(
         _steps((*points, *curves.train_loss)), (max(0.0, low), min(1.0, high)) if share else (max(0.0, low), high)
     )
     show = short_percent if share else number
-    parts = [frame.axes("step", f"validation {curves.metric}", y_format=show), *_with_dots(frame, points)]
+    parts = [frame.axes("step", f"validation {words.heading}", y_format=show), *_with_dots(frame, points)]
     final = percent(points[-1][1]) if share else number(points[-1][1])
-    return picture(parts, f"Validation {curves.metric} over the training steps; {final} at the end.")
+    return picture(parts, f"Validation {words.name} over the training steps; {final} at the end.")
 
 
 def reliability_plot(bins: Sequence[Bin]) -> Markup:

@@ -8,8 +8,14 @@ import jinja2
 from markupsafe import Markup
 
 from ray_mm.evaluation.report import plots, tables
-from ray_mm.evaluation.report.content import ClassificationDetails, RegressionDetails, ReportContent
+from ray_mm.evaluation.report.content import (
+    ClassificationDetails,
+    MultilabelDetails,
+    RegressionDetails,
+    ReportContent,
+)
 from ray_mm.evaluation.report.svg import percent
+from ray_mm.evaluation.report.words import WORDS
 from ray_mm.storage import write_atomic
 
 _HERE = Path(__file__).parent
@@ -33,6 +39,7 @@ def render(content: ReportContent) -> str:
     details = content.details
     values: dict[str, object] = {
         "content": content,
+        "words": WORDS[content.main],
         "style": Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         "presence": tables.presence_text(content.presence),
         "tiles": tables.tiles(content),
@@ -40,6 +47,7 @@ def render(content: ReportContent) -> str:
         "subsets": tables.subset_table(content),
         "contributions": tables.contribution_rows(content),
         "classify": None,
+        "multilabel": None,
         "regress": None,
         "loss_plot": plots.loss_plot(content.curves) if content.curves else None,
         "metric_plot": plots.metric_plot(content.curves)
@@ -57,6 +65,9 @@ def render(content: ReportContent) -> str:
             "reliability": plots.reliability_plot(details.bins),
             "confidence": plots.confidence_plot(details.bins),
         }
+    elif isinstance(details, MultilabelDetails):
+        rows, left_out = tables.class_rows(details)
+        values["multilabel"] = {"rows": rows, "left_out": left_out}
     elif isinstance(details, RegressionDetails):
         values["regress"] = {
             "scatter": plots.scatter_plot(details.true, details.predicted),

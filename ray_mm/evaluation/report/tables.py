@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ray_mm.evaluation.report.content import ClassificationDetails, RegressionDetails, ReportContent, SubsetScore
+from ray_mm.evaluation.report.content import (
+    ClassificationDetails,
+    LabelFigures,
+    MultilabelDetails,
+    RegressionDetails,
+    ReportContent,
+    SubsetScore,
+)
 from ray_mm.evaluation.report.svg import figure, percent
+from ray_mm.evaluation.report.words import SHARES, WORDS
 
 MAX_MATRIX = 20
 """More classes than this make a matrix that nobody can read."""
@@ -42,10 +50,10 @@ class SubsetTable:
 
 def subset_table(content: ReportContent) -> SubsetTable:
     """The subsets by number of fields; of very many, singles, leave-one-outs and the full set come first."""
-    classify = content.main == "accuracy"
+    is_share = WORDS[content.main].is_share
     values = [_value(score, content.main) for score in content.subsets]
     baseline = float(content.baseline[content.main] or 0.0)
-    top = 1.0 if classify else max([*values, baseline]) * 1.05 or 1.0
+    top = 1.0 if is_share else max([*values, baseline]) * 1.05 or 1.0
     full = content.subsets[-1]
     whole = _value(full, content.main)
     rows = [
@@ -53,7 +61,7 @@ def subset_table(content: ReportContent) -> SubsetTable:
             score.fields,
             value / top,
             metric_text(content.main, value),
-            "" if score is full else _change(value - whole, classify),
+            "" if score is full else _change(value - whole, is_share),
             "" if score.coverage == 1 else f"{percent(score.coverage)} of the samples have any of it",
             score is full,
             before is not None and len(before.fields) < len(score.fields),
@@ -87,7 +95,7 @@ def contribution_rows(content: ReportContent) -> list[ContributionRow]:
     shares = content.contributions or {}
     longest = max((abs(value) for value in shares.values()), default=0.0) or 1.0
     return [
-        ContributionRow(name, value / longest, _change(value, content.main == "accuracy"))
+        ContributionRow(name, value / longest, _change(value, WORDS[content.main].is_share))
         for name, value in sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     ]
 
@@ -101,12 +109,20 @@ class ClassRow:
     precision: float | None
     recall: float | None
     f1: float | None
+    average_precision: float | None = None
 
 
-def class_rows(details: ClassificationDetails) -> tuple[list[ClassRow], int]:
+def class_rows(details: ClassificationDetails | MultilabelDetails) -> tuple[list[ClassRow], int]:
     """The classes that occur or are predicted, and how many of them are left out: of many, the lowest F1 are shown."""
     rows = [
-        ClassRow(name, figures.support, figures.precision, figures.recall, figures.f1)
+        ClassRow(
+            name,
+            figures.support,
+            figures.precision,
+            figures.recall,
+            figures.f1,
+            figures.average_precision if isinstance(figures, LabelFigures) else None,
+        )
         for name, figures in zip(details.classes, details.figures, strict=True)
         if figures.f1 is not None
     ]
@@ -205,11 +221,31 @@ def tiles(content: ReportContent) -> list[Tile]:
                 f"guessing would cost {figure(math.log(occurring))}",
             ),
         ]
+    if isinstance(content.details, MultilabelDetails):
+        return _multilabel_tiles(content, content.details)
     baseline = figure(float(content.baseline["mae"] or 0))
     return [
         _regression_tile(content, "Mean absolute error", "mae", f"{baseline} for a constant prediction"),
         _regression_tile(content, "Root mean squared error", "rmse", "large errors weigh more"),
         _regression_tile(content, "R²", "r2", "share of the variation that is explained"),
+    ]
+
+
+def _multilabel_tiles(content: ReportContent, details: MultilabelDetails) -> list[Tile]:
+    metrics, baseline = content.metrics, content.baseline
+    return [
+        Tile("Micro F1", metric_text("micro_f1", metrics["micro_f1"]), "all classes together, predicted from ½ on"),
+        Tile("Macro F1", metric_text("macro_f1", metrics["macro_f1"]), "mean over the classes, each counts alike"),
+        Tile(
+            "Mean average precision",
+            metric_text("map", metrics["map"]),
+            f"{metric_text('map', baseline['map'])} if all samples looked alike",
+        ),
+        Tile(
+            "Log loss",
+            metric_text("log_loss", metrics["log_loss"]),
+            f"mean over the classes; a sample has {details.classes_per_sample:.3g} of {len(details.classes)}",
+        ),
     ]
 
 
@@ -223,23 +259,18 @@ def _regression_tile(content: ReportContent, name: str, metric: str, note: str) 
 
 def summary(content: ReportContent) -> str:
     """Two sentences that say what the figures mean."""
-    classify = content.main == "accuracy"
+    words = WORDS[content.main]
     full = metric_text(content.main, content.metrics[content.main])
     baseline = metric_text(content.main, content.baseline[content.main])
-    verb, object_ = ("is right on", " of the samples") if classify else ("is off by", " on average")
-    preposition = "on" if classify else "by"
-    constant = (
-        "the most frequent class would be right on" if classify else "the mean of the training data would be off by"
-    )
     singles = [score for score in content.subsets if len(score.fields) == 1]
     inputs = content.subsets[-1].fields
     who = "The model" if len(inputs) == 1 else f"With all {len(inputs)} fields the model"
     more = ""
     if len(content.subsets) > 1:
-        best = (max if classify else min)(singles, key=lambda score: _value(score, content.main))
+        best = (max if words.is_share else min)(singles, key=lambda score: _value(score, content.main))
         alone = metric_text(content.main, best.metrics[content.main])
-        more = f"; with its best single field, {best.fields[0]}, {preposition} {alone}"
-    return f"{who} {verb} {full}{object_}{more}. Always answering {constant} {baseline}."
+        more = f"; with its best single field, {best.fields[0]}, {words.preposition}{' ' if words.preposition else ''}{alone}"
+    return f"{who} {words.verb} {full}{words.object}{more}. Always answering {words.constant} {baseline}."
 
 
 def presence_text(presence: dict[str, float]) -> str:
@@ -255,7 +286,7 @@ def metric_text(name: str, value: float | None) -> str:
     """A metric as it is shown."""
     if value is None:
         return "–"
-    return percent(value) if name in ("accuracy", "macro_f1", "ece") else figure(value)
+    return percent(value) if name in SHARES else figure(value)
 
 
 def _value(score: SubsetScore, metric: str) -> float:

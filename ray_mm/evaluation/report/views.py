@@ -29,8 +29,7 @@ from ray_mm.config.fields import (
     VectorField,
     VideoField,
 )
-from ray_mm.data.decode.decoder import Arrays
-from ray_mm.data.fields import length_name
+from ray_mm.data.fields import Arrays, length_name
 from ray_mm.data.manifest import Statistics
 from ray_mm.evaluation.report.svg import dots, number, picture, polyline
 

@@ -1,4 +1,4 @@
-"""Recordings: int16 [B, S] and lengths → tokens over time, from convolutions over a log-mel spectrogram."""
+"""Recordings: int16 [B, S], or [B, S, channels], and lengths → tokens over time, from a log-mel spectrogram of each channel."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from ray_mm.config.encoders import EncoderConfig
 from ray_mm.config.fields import AudioField
-from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
 from ray_mm.models.encoders.mel import LogMel
+from ray_mm.models.encoders.patches import PatchTransformer
 from ray_mm.models.layers import MAX_TOKENS, FeedForward, MaskedConv, SharedDropout, length_mask, shortened
 
 # size → channels of each stage; each halves time and frequency
 _CHANNELS = {"small": (24, 48, 96), "base": (48, 96, 192)}
+_LEAST_PATCH = 4
+"""Frames of a patch, at least: 40 ms."""
 
 
 class MelCnn(nn.Module):
-    """The ``mel_cnn`` encoder of recordings: int16 [B, S], length int32 [B] → a token for every 80 ms or more."""
+    """The ``mel_cnn`` encoder of recordings: a token for every 80 ms or more."""
 
     def __init__(self, spec: AudioField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
         super().__init__()
-        assert spec.rate_hz is not None and spec.max_seconds is not None
-        self.spectrogram = LogMel(spec.rate_hz, round(spec.rate_hz * spec.max_seconds))
+        self.spectrogram = _Spectrogram(spec)
         frames, bands = self.spectrogram.num_frames, self.spectrogram.num_bands
-        channels = 1
+        channels = spec.channels
         stages: list[nn.Module] = []
         for following in _CHANNELS[config.size]:
             frames, bands = -(-frames // 2), -(-bands // 2)
@@ -42,11 +44,8 @@ class MelCnn(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = SharedDropout(config.dropout)
 
-    def forward(self, audio_BS: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
-        # Mixed precision would leave 8 bits of a power that spans many octaves.
-        with torch.autocast(audio_BS.device.type, enabled=False):
-            x_BTF, length_B = self.spectrogram(audio_BS, length_B)
-        x_BCTF = x_BTF[:, None]
+    def forward(self, audio: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCTF, length_B = self.spectrogram(audio, length_B)
         for stage in self.stages:
             x_BCTF, length_B = stage(x_BCTF, length_B)
         x = self.project(self.dropout(x_BCTF.permute(0, 2, 3, 1).flatten(2)))
@@ -57,6 +56,44 @@ class MelCnn(nn.Module):
                 x, length_B = conv(x, length_B)
             mask = length_mask(length_B, x.shape[1])
         return self.norm(self.mix(x + self.place)), mask
+
+
+class MelTransformer(nn.Module):
+    """The ``mel_transformer`` encoder of recordings: over patches of some frames of the spectrogram each, all bands together."""
+
+    def __init__(self, spec: AudioField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
+        super().__init__()
+        self.spectrogram = _Spectrogram(spec)
+        frames, bands = self.spectrogram.num_frames, self.spectrogram.num_bands * spec.channels
+        patch = max(_LEAST_PATCH, -(-frames // MAX_TOKENS))
+        self.patches = PatchTransformer(bands, frames, patch, config.size, config.dropout, dim)
+
+    def forward(self, audio: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCTF, length_B = self.spectrogram(audio, length_B)
+        tokens, mask = self.patches(x_BCTF.transpose(1, 2).flatten(2), length_B)
+        return tokens, mask
+
+
+class _Spectrogram(nn.Module):
+    """int16 [B, S] or [B, S, channels], lengths → log-mel [B, channels, T, F], lengths in its steps."""
+
+    def __init__(self, spec: AudioField) -> None:
+        super().__init__()
+        assert spec.rate_hz is not None and spec.max_seconds is not None
+        self.channels = spec.channels
+        self.log_mel = LogMel(spec.rate_hz, round(spec.rate_hz * spec.max_seconds))
+        self.num_frames, self.num_bands = self.log_mel.num_frames, self.log_mel.num_bands
+
+    def forward(self, audio: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
+        # Mixed precision would leave 8 bits of a power that spans many octaves.
+        with torch.autocast(audio.device.type, enabled=False):
+            if self.channels == 1:
+                x_BTF, shorter_B = self.log_mel(audio, length_B)
+                return x_BTF[:, None], shorter_B
+            each_NS = audio.transpose(1, 2).flatten(0, 1)
+            x_NTF, length_N = self.log_mel(each_NS, length_B.repeat_interleave(self.channels))
+            x_BCTF = x_NTF.reshape(-1, self.channels, self.num_frames, self.num_bands)
+            return x_BCTF, length_N.reshape(-1, self.channels)[:, 0]
 
 
 class _Stage(nn.Module):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ray_mm.config.encoders import EncoderConfig
 from ray_mm.config.fields import ImageField
-from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
 from ray_mm.models.layers import SharedDropout
 

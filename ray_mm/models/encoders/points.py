@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from ray_mm.config.encoders import EncoderConfig
 from ray_mm.config.fields import PointsField
-from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
 from ray_mm.models.layers import FeedForward, SharedDropout, length_mask, masked_max, standardise
 

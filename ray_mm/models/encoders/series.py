@@ -5,15 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ray_mm.config.encoders import EncoderConfig
 from ray_mm.config.fields import SeriesField
-from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
-from ray_mm.models.layers import MAX_TOKENS, FeedForward, MaskedConv, SharedDropout, length_mask, standardise
+from ray_mm.models.encoders.patches import PatchTransformer
+from ray_mm.models.layers import (
+    MAX_TOKENS,
+    FeedForward,
+    MaskedConv,
+    SharedDropout,
+    length_mask,
+    recurrent_layers,
+    standardise,
+)
 
 # size → (width, convolutions at least)
 _CNN = {"small": (64, 3), "base": (128, 6)}
 # size → (width of the recurrent state, recurrent layers)
 _RECURRENT = {"small": (128, 1), "base": (256, 2)}
+_LEAST_PATCH = 4
+"""Steps of a patch, at least."""
 
 
 class SeriesCnn(nn.Module):
@@ -41,7 +52,7 @@ class SeriesCnn(nn.Module):
 
 
 class SeriesRecurrent(nn.Module):
-    """The ``recurrent`` encoder of series: a GRU forward in time, after strided convolutions where a series is long."""
+    """The ``recurrent`` encoder of series: forward in time, after strided convolutions where a series is long."""
 
     def __init__(self, spec: SeriesField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
         super().__init__()
@@ -52,9 +63,7 @@ class SeriesRecurrent(nn.Module):
         width = _CNN[config.size][0]
         inputs = [spec.channels, *[width] * halvings]
         self.convs = nn.ModuleList(MaskedConv(channels, width, kernel=5, stride=2) for channels in inputs[:halvings])
-        self.recur = nn.GRU(
-            inputs[halvings], hidden, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0
-        )
+        self.recur = recurrent_layers(config.cell, inputs[halvings], hidden, config.layers or layers, config.dropout)
         self.finish = _Finish(hidden, _shortest(spec.max_length, halvings), dim, config.dropout)
 
     def forward(self, series_BTC: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,6 +72,22 @@ class SeriesRecurrent(nn.Module):
             x, length_B = conv(x, length_B)
         states, _ = self.recur(x)
         return self.finish(states), length_mask(length_B, x.shape[1])
+
+
+class SeriesTransformer(nn.Module):
+    """The ``transformer`` encoder of series: over patches of some steps each."""
+
+    def __init__(self, spec: SeriesField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
+        super().__init__()
+        assert spec.channels is not None and spec.max_length is not None
+        patch = max(_LEAST_PATCH, -(-spec.max_length // MAX_TOKENS))
+        self.standardise = standardise(statistics, spec.channels)
+        self.patches = PatchTransformer(spec.channels, spec.max_length, patch, config.size, config.dropout, dim)
+
+    def forward(self, series_BTC: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.standardise(series_BTC) * length_mask(length_B, series_BTC.shape[1])[..., None]
+        tokens, mask = self.patches(x, length_B)
+        return tokens, mask
 
 
 class _Finish(nn.Module):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ray_mm.config.encoders import EncoderConfig
 from ray_mm.config.fields import TextField
-from ray_mm.config.model import EncoderConfig
 from ray_mm.data.manifest import Statistics
-from ray_mm.models.layers import Attention, FeedForward, SharedDropout
+from ray_mm.models.layers import SharedDropout, TransformerLayer, recurrent_layers
 
 # size → (width of the embedding, width of the recurrent state, recurrent layers)
 _RECURRENT = {"small": (64, 128, 1), "base": (128, 256, 2)}
@@ -16,7 +16,7 @@ _TRANSFORMER_LAYERS = {"small": 2, "base": 4}
 
 
 class TextRecurrent(nn.Module):
-    """The ``recurrent`` encoder of texts: a GRU (arXiv 1406.1078), left to right only.
+    """The ``recurrent`` encoder of texts, left to right only.
 
     Padding stands at the end, so a state never depends on it; backwards it would come first.
     """
@@ -26,7 +26,7 @@ class TextRecurrent(nn.Module):
         assert spec.vocabulary_size is not None
         embedded, hidden, layers = _RECURRENT[config.size]
         self.embed = nn.Embedding(spec.vocabulary_size, embedded)
-        self.recur = nn.GRU(embedded, hidden, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0)
+        self.recur = recurrent_layers(config.cell, embedded, hidden, config.layers or layers, config.dropout)
         self.dropout = SharedDropout(config.dropout)
         self.project = nn.Linear(hidden, dim)
         self.norm = nn.LayerNorm(dim)
@@ -48,7 +48,7 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
         self.dropout = SharedDropout(config.dropout)
         layers = _TRANSFORMER_LAYERS[config.size]
-        self.layers = nn.ModuleList(_TransformerLayer(dim, heads, config.dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(TransformerLayer(dim, heads, config.dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, text_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,18 +59,3 @@ class TextTransformer(nn.Module):
         for layer in self.layers:
             x = layer(x, attended)
         return self.norm(x), mask
-
-
-class _TransformerLayer(nn.Module):
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
-        self.dropout = SharedDropout(dropout)
-        self.feed_forward = FeedForward(dim, dropout)
-
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        normed = self.norm(x_BTD)
-        x_BTD = x_BTD + self.dropout(self.attention(normed, normed, mask_BT))
-        result: Tensor = self.feed_forward(x_BTD)
-        return result

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ray_mm.config.model import ConcatFusion
+from ray_mm.config.fusions import ConcatFusion
 from ray_mm.models.fusion.pooling import PooledFields
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.model import GatedFusion
+from ray_mm.config.fusions import GatedFusion
 from ray_mm.models.fusion.pooling import PooledFields
 from ray_mm.models.layers import FeedForward
 

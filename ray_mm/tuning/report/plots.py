@@ -116,7 +116,7 @@ def _x_range(places: Sequence[float], are_options: bool) -> Range:
 
 def _metric_range(table: Table, values: Sequence[float]) -> Range:
     finite = sorted(value for value in values if math.isfinite(value))
-    if table.job.metric == "accuracy":
+    if table.job.higher_is_better:
         low, high = span(finite)
         return max(0.0, low), min(1.0, high)
     # A trial that was far off may tower over all others: the top is where nine in ten lie below.
@@ -125,11 +125,11 @@ def _metric_range(table: Table, values: Sequence[float]) -> Range:
 
 
 def _metric_format(table: Table) -> Format:
-    return short_percent if table.job.metric == "accuracy" else number
+    return short_percent if table.job.higher_is_better else number
 
 
 def _format(table: Table, value: float) -> str:
-    return percent(value) if table.job.metric == "accuracy" else figure(value)
+    return percent(value) if table.job.higher_is_better else figure(value)
 
 
 def _best(table: Table, trial: Trial) -> float:

@@ -65,7 +65,7 @@ def render(table: Table) -> str:
 
 
 def _value(table: Table, value: float) -> str:
-    return percent(value) if table.job.metric == "accuracy" else figure(value)
+    return percent(value) if table.job.higher_is_better else figure(value)
 
 
 def _best_value(table: Table, trial: Trial) -> float:

@@ -18,6 +18,7 @@ from ray_mm.config.fields import LabelField, PointsField, SeriesField, VectorFie
 from ray_mm.data.decode.arrays import as_finite, npz_shapes, parse_json, read_npy
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.numeric import (
+    decode_classes,
     decode_label,
     fill_points,
     fill_series,
@@ -305,3 +306,43 @@ def test_a_vector_is_gathered_from_parts() -> None:
     assert found is not None and found.tolist() == [1, 2, 3, 2.5]
     assert read_vector(b"1,2,3\n", VectorField()).tolist() == [1, 2, 3]
     assert read_vector(b"[[1, 2], [3, 4]]", VectorField()).tolist() == [1, 2, 3, 4]
+
+
+_NUMBERS = LabelField(target="classes", classes=("left", "right", "stop"))
+_NAMES = _NUMBERS.model_copy(update={"written_as": "name", "path": "tags"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "content", "wanted"),
+    [
+        (_NUMBERS, "[2, 0, 2]", [2, 0]),
+        (_NUMBERS, "[]", []),
+        (_NUMBERS, "null", None),
+        (_NUMBERS, '["1"]', [1]),
+        (_NAMES, '{"tags": ["stop", "left"]}', [2, 0]),
+        (_NAMES, '{"tags": null}', None),
+        (_NAMES, "{}", None),
+    ],
+)
+def test_a_list_has_any_number_of_classes_and_no_list_is_no_label(
+    spec: LabelField, content: str, wanted: list[int] | None
+) -> None:
+    assert decode_classes(content.encode(), spec) == wanted
+
+
+@pytest.mark.parametrize(
+    ("spec", "content", "reason"),
+    [
+        (_NUMBERS, "[3]", r"class '3' is not in 0 … 2"),
+        (_NUMBERS, "[-1]", "class '-1' is not in"),
+        (_NUMBERS, "[true]", "class 'true' is not in"),
+        (_NUMBERS, "1", "has '1', expected a list of classes"),
+        (_NUMBERS, "[[1]]", r"has '\[1\]' in its list"),
+        (_NUMBERS, "[1", "not readable JSON"),
+        (_NAMES, '{"tags": ["up"]}', "'up' is none of the 3 classes"),
+        (_NAMES, '{"tags": "stop"}', "has 'stop', expected a list of classes"),
+    ],
+)
+def test_a_list_of_something_else_can_not_be_decoded(spec: LabelField, content: str, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode_classes(content.encode(), spec)

@@ -10,9 +10,9 @@ import pytest
 
 from ray_mm.config.fields import TextField
 from ray_mm.data.decode import decoder_for
-from ray_mm.data.decode.decoder import Arrays
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.text import PAD_ID, UNKNOWN_ID, decode_text, load_tokenizer, read_text
+from ray_mm.data.fields import Arrays
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import DatasetError
 from ray_mm.preprocessing.tokenizer import train_tokenizer

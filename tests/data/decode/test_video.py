@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pytest
 
 from ray_mm.config.fields import AudioField, RandomCrop, VideoField
-from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, Draw, decoder_for
 from ray_mm.data.decode.audio import decode_audio
@@ -174,12 +173,6 @@ def test_a_field_that_needs_pyav_says_so_before_the_first_sample(monkeypatch: py
         UsageError, match=r"field 'clip' \(video\) needs PyAV; install it with pip install 'ray_mm\[video\]'"
     ):
         decoder_for("clip", Preprocessor(fields=fields))
-
-
-def test_no_encoder_takes_a_video_yet_and_the_job_is_told_so() -> None:
-    config = ModelConfig.model_validate({"fields": {"clip": {}}, "task": {"type": "classify", "label": "label"}})
-    with pytest.raises(UsageError, match=r"model\.fields\.clip: no encoder takes a field of type video yet"):
-        check_model(config, {"clip": VideoField(height=24, width=32)})
 
 
 @pytest.mark.real_data

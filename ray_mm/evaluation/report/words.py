@@ -1,0 +1,70 @@
+"""How a report speaks of the metric by which it compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_mm.config.tasks import HIGHER_IS_BETTER
+
+SHARES = HIGHER_IS_BETTER | {"ece"}
+"""Metrics between 0 and 1, shown as percentages."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Of one metric.
+
+    Attributes:
+        heading: of a column.
+        name: in full.
+        is_share: whether it is one, and then the more the better; else it is an error.
+        gain: what a field adds to.
+        verb: what a model does.
+        object: after its figure.
+        preposition: before the figure of a part of its fields.
+        constant: what always giving the same answer does.
+    """
+
+    heading: str
+    name: str
+    is_share: bool
+    gain: str
+    verb: str
+    object: str
+    preposition: str
+    constant: str
+
+
+WORDS = {
+    "accuracy": Words(
+        "accuracy",
+        "accuracy",
+        True,
+        "accuracy",
+        "is right on",
+        " of the samples",
+        "on",
+        "the most frequent class would be right on",
+    ),
+    "micro_f1": Words(
+        "micro F1",
+        "micro F1",
+        True,
+        "micro F1",
+        "finds the classes with a micro F1 of",
+        "",
+        "",
+        "those that more than half of the samples have would come to",
+    ),
+    "mae": Words(
+        "MAE",
+        "mean absolute error",
+        False,
+        "reduction of the error",
+        "is off by",
+        " on average",
+        "by",
+        "the mean of the training data would be off by",
+    ),
+}
+"""Main metric of a task → the words."""

@@ -1,0 +1,164 @@
+"""Any number of classes per sample; those that are more probable than not are predicted. What the actors find:
+
+score.bins            int16 [N, S × C]: the bin of each class's probability (``class_scores``), for S subsets of the fields
+score.loss            float32 [N, S]: the binary cross entropy, the mean over the classes
+score.probabilities   float32 [N, C]: of every class, with all fields
+
+All sums are of whole numbers: any order of the samples gives the same figures to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_mm.class_scores import (
+    NUM_SCORE_BINS,
+    OVER_HALF,
+    average_precisions,
+    f1_score,
+    macro_f1,
+    mean_average_precision,
+    score_bins,
+)
+from ray_mm.evaluation.examples import Answer
+from ray_mm.evaluation.metrics import FIXED_POINT, Metrics, fixed_point, per_class, sample_log_loss
+from ray_mm.evaluation.report.content import LabelFigures, MultilabelDetails
+from ray_mm.evaluation.tasks.base import BINS, LOSS, PROBABILITIES, Array, Rows
+from ray_mm.evaluation.tasks.classify import list_column
+
+MAX_HISTOGRAMS = 4096
+"""Subsets times classes beyond which only all fields together have an mAP: a histogram takes 24 kB."""
+
+
+class MultilabelEvaluation:
+    """See ``base.TaskEvaluation``.
+
+    Args:
+        classes: in the order of their numbers.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = tuple(classes)
+
+    def scored(self, outputs: npt.NDArray[np.float32], labels: Array) -> dict[str, Array]:
+        likely = outputs.astype(np.float64)
+        losses = sample_log_loss(np.where(labels[None] > 0.5, likely, 1 - likely)).mean(axis=2)
+        return {
+            BINS: score_bins(outputs).transpose(1, 0, 2).reshape(outputs.shape[1], -1),
+            LOSS: losses.T.astype(np.float32),
+            PROBABILITIES: outputs[-1],
+        }
+
+    def tally(self, num_subsets: int) -> MultilabelTally:
+        return MultilabelTally(self._classes, num_subsets)
+
+    @property
+    def columns(self) -> list[tuple[str, pa.DataType]]:
+        names = pa.list_(pa.string())
+        return [
+            ("label", names),
+            ("prediction", names),
+            ("correct", pa.bool_()),
+            ("probabilities", pa.list_(pa.float32())),
+        ]
+
+    def arrays(self, labels: Array, absent: npt.NDArray[np.bool_], found: Rows) -> dict[str, pa.Array]:
+        true, predicted = labels > 0.5, found[PROBABILITIES] > 0.5
+        return {
+            "label": self._names(true, absent),
+            "prediction": self._names(predicted, np.zeros_like(absent)),
+            "correct": pa.array((true == predicted).all(axis=1), mask=absent),
+            "probabilities": list_column(found[PROBABILITIES]),
+        }
+
+    def _names(self, chosen: npt.NDArray[np.bool_], absent: npt.NDArray[np.bool_]) -> pa.Array:
+        rows = [
+            None if there_is_none else [self._classes[number] for number in np.flatnonzero(row)]
+            for row, there_is_none in zip(chosen, absent.tolist(), strict=True)
+        ]
+        return pa.array(rows, pa.list_(pa.string()))
+
+
+class MultilabelTally:
+    """See ``base.TaskTally``."""
+
+    def __init__(self, classes: Sequence[str], num_subsets: int) -> None:
+        self._classes, count = tuple(classes), len(classes)
+        self._num_samples = 0
+        self._hits = np.zeros((num_subsets, count), np.int64)
+        self._predicted = np.zeros((num_subsets, count), np.int64)
+        self._support = np.zeros(count, np.int64)
+        self._loss = np.zeros(num_subsets, np.int64)
+        # Of the last ones alone where there would be too many.
+        kept = num_subsets if num_subsets * count <= MAX_HISTOGRAMS else 1
+        self._histograms = np.zeros((kept, count, 2, NUM_SCORE_BINS), np.int64)
+
+    def add(self, labels: Array, found: Rows) -> npt.NDArray[np.float64]:
+        num_subsets, num_classes = self._hits.shape
+        having = labels > 0.5
+        bins = found[BINS].reshape(len(labels), num_subsets, num_classes)
+        predicted = bins >= OVER_HALF
+        self._num_samples += len(labels)
+        self._hits += (predicted & having[:, None]).sum(axis=0)
+        self._predicted += predicted.sum(axis=0)
+        self._support += having.sum(axis=0)
+        self._loss += fixed_point(found[LOSS].astype(np.float64)).sum(axis=0)
+        kept = len(self._histograms)
+        subsets, classes = np.arange(kept)[:, None], np.arange(num_classes)
+        places = (subsets, classes, having[:, None].astype(np.int64), bins[:, -kept:])
+        np.add.at(self._histograms, places, 1)
+        return found[LOSS][:, -1].astype(np.float64)
+
+    def answers(self, labels: Array, found: Rows, row: int) -> tuple[Answer, Answer]:
+        true, predicted = labels[row] > 0.5, found[PROBABILITIES][row] > 0.5
+        return tuple(np.flatnonzero(true).tolist()), tuple(np.flatnonzero(predicted).tolist())
+
+    def metrics(self) -> list[Metrics]:
+        without = len(self._hits) - len(self._histograms)
+        found: list[Metrics] = []
+        for subset, (hits, predicted) in enumerate(zip(self._hits, self._predicted, strict=True)):
+            found.append(
+                {
+                    "micro_f1": _micro_f1(hits, predicted, self._support),
+                    "macro_f1": macro_f1(hits.tolist(), predicted.tolist(), self._support.tolist()),
+                    "map": mean_average_precision(self._histograms[subset - without]) if subset >= without else None,
+                    "log_loss": int(self._loss[subset]) / FIXED_POINT / self._num_samples,
+                }
+            )
+        return found
+
+    def baseline(self) -> Metrics:
+        """What always predicting the classes that more than half of the samples have would score."""
+        usual = 2 * self._support > self._num_samples
+        hits, predicted = np.where(usual, self._support, 0), np.where(usual, self._num_samples, 0)
+        occurring = self._support[self._support > 0]
+        shares = [int(count) / self._num_samples for count in occurring]
+        return {
+            "micro_f1": _micro_f1(hits, predicted, self._support),
+            "macro_f1": macro_f1(hits.tolist(), predicted.tolist(), self._support.tolist()),
+            # Of samples that all look alike the precision is the share that has the class.
+            "map": math.fsum(shares) / len(shares) if shares else 0.0,
+        }
+
+    def running(self) -> dict[str, float]:
+        return {"micro_f1": _micro_f1(self._hits[-1], self._predicted[-1], self._support)}
+
+    def details(self) -> MultilabelDetails:
+        precisions = average_precisions(self._histograms[-1]).tolist()
+        figures = [
+            LabelFigures(**asdict(each), average_precision=None if math.isnan(precision) else precision)
+            for each, precision in zip(
+                per_class(self._hits[-1], self._predicted[-1], self._support), precisions, strict=True
+            )
+        ]
+        return MultilabelDetails(self._classes, figures, int(self._support.sum()) / self._num_samples)
+
+
+def _micro_f1(hits: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], support: npt.NDArray[np.int64]) -> float:
+    return f1_score(int(hits.sum()), int(predicted.sum()), int(support.sum())) or 0.0
