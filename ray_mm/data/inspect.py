@@ -270,12 +270,14 @@ def _fields_table(dataset: Dataset, sizes: Mapping[str, npt.NDArray[np.int64]]) 
 
 
 def _label_table(field: str, counts: Mapping[str, int], total: int) -> Table:
-    """Of several classes per sample the shares add up to more than all."""
+    """Of several classes per sample the shares add up to more than all, and how many samples the rest has is unknown."""
     shown = list(counts.items())[:_MAX_CLASSES]
     rows = tuple((name, f"{count:,}", f"{count / total:.1%}" if total else "–") for name, count in shown)
     if len(counts) > len(shown):
         rest = sum(counts.values()) - sum(count for _, count in shown)
-        rows = (*rows, (f"… {len(counts) - len(shown):,} more", f"{rest:,}", f"{rest / total:.1%}" if total else "–"))
+        known = 0 < sum(counts.values()) <= total
+        rest_row = (f"{rest:,}", f"{rest / total:.1%}") if known else ("–", "–")
+        rows = (*rows, (f"… {len(counts) - len(shown):,} more", *rest_row))
     return Table(f"label {field}", ("class", "samples", "share"), rows)
 
 

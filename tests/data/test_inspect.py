@@ -48,12 +48,17 @@ def test_a_dataset_is_described_by_field_label_and_statistics(tmp_path: Path) ->
 
 
 def test_of_many_classes_the_first_are_shown(tmp_path: Path) -> None:
-    root = make_dataset(tmp_path / "train", num_samples=6)
+    root = make_dataset(tmp_path / "train", num_samples=200)
     names = [f"c{number:03d}" for number in range(100)]
     edit_manifest(root, lambda content: content["fields"]["label"].update(classes=names))
     edit_manifest(root, lambda content: content["label_counts"].update(label=dict.fromkeys(names, 2)))
     labels = _table(_described(root).tables, "label label")
     assert len(labels) == 31 and labels["… 70 more"] == {"class": "… 70 more", "samples": "140", "share": "70.0%"}
+    edit_manifest(root, lambda content: content["label_counts"].update(label=dict.fromkeys(names, 3)))
+    several = _table(_described(root).tables, "label label")
+    assert several["c000"]["share"] == "1.5%" and several["… 70 more"] == dict.fromkeys(("samples", "share"), "–") | {
+        "class": "… 70 more"
+    }
 
 
 def test_tars_are_described_without_writing_anything(tmp_path: Path) -> None:
