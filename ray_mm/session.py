@@ -19,6 +19,7 @@ import psutil
 
 from ray_mm.auth import protect_token
 from ray_mm.errors import RayMMError, UsageError
+from ray_mm.forking.start import forked_workers, in_place_of_python
 from ray_mm.progress import notice
 from ray_mm.quiet import quiet_core, quiet_data, quiet_raylet, without_token_notice
 from ray_mm.travel import cluster_has_this_code, with_the_job
@@ -31,6 +32,10 @@ CONNECT_TIMEOUT_S = 10.0
 
 _WARM_PROCESSES_PER_CPU = 4
 """That a private Ray keeps while they have nothing to do: readers, and those that hand out what they read."""
+
+_MODEL_MODULES = ("torch",)
+_RAY_MODEL_MODULES = ("ray.train.torch", "ray_mm.training.worker", "ray_mm.data.feed_reader")
+"""That the processes of a stage with a model import, besides what all do."""
 
 _STARTS = 2
 """Of a private Ray, until one is in time."""
@@ -53,13 +58,14 @@ def use_address(address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None = None, announce: bool = False) -> Iterator[None]:
+def ray_session(address: str | None = None, announce: bool = False, with_models: bool = True) -> Iterator[None]:
     """Joins the Ray that is already there, or starts a private one and stops it at the end.
 
     Args:
         address: of a cluster. None: what ``use_address`` says, else the cluster of the Ray job that this process
             belongs to (``RAY_ADDRESS``), else a private Ray on this machine.
         announce: whether to say on stderr that Ray is started or joined, which takes some seconds.
+        with_models: whether its processes will need PyTorch; a private Ray then has them forked from one that has imported it.
 
     Raises:
         UsageError: nothing answers at the address.
@@ -89,10 +95,13 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
         options = {"include_dashboard": False, "num_cpus": local_cpus()}
     else:
         _require_reachable(address)
+    stack = contextlib.ExitStack()
     try:
         with without_token_notice(), quiet_core():
             if address == "local":
-                _start_private(options)
+                modules = (_MODEL_MODULES, _RAY_MODEL_MODULES) if with_models else ((), ())
+                with in_place_of_python(stack.enter_context(forked_workers(*modules))):
+                    _start_private(options)
             else:
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
             # A submitted job has brought its ray_mm already; elsewhere it must be this very version, too.
@@ -100,6 +109,7 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
                 ray.shutdown()
                 ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=with_the_job())
     except ConnectionError as error:
+        stack.close()
         raise UsageError(
             f"--address {address}: no Ray cluster there ({error}); start one, or leave the address out to run on this "
             "machine alone."
@@ -109,6 +119,7 @@ def ray_session(address: str | None = None, announce: bool = False) -> Iterator[
             yield
     finally:
         ray.shutdown()
+        stack.close()
 
 
 def _start_private(options: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import shared_ray
 from tests.fuzzing import DAMAGED, REAL_DATA
 from tests.object_store import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
 
@@ -52,11 +53,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A private Ray with two CPUs, started once for all tests that ask for it."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    shared_ray.start()
     yield
-    ray.shutdown()
+    shared_ray.stop()
 
 
 @pytest.fixture(scope="session")

@@ -177,7 +177,7 @@ def _report(place: Sidecar, index: ShardIndex, is_new: bool) -> ShardReport:
 def _with_ray(places: Sequence[Sidecar], settings: IndexSettings) -> Iterator[ShardReport]:
     from ray_mm.session import map_on_ray, ray_session
 
-    with ray_session():
+    with ray_session(with_models=False):
         tasks = max(1, len(places) // _SHARDS_PER_TASK)
         yield from map_on_ray(partial(make_index, settings=settings), places, tasks)
 

@@ -128,7 +128,7 @@ def make_in_place(plan: PlacePlan, folder: RunFolder) -> dict[str, Any]:
     for old in output.glob("*/dataset.json"):
         shutil.rmtree(old.parent)
     summaries = {shard: found for shard in plan.shards if (found := read_summary(shard, settings)) is not None}
-    with ray_session():
+    with ray_session(with_models=False):
         missing = [shard for shard in plan.shards if shard not in summaries]
         for shard, found in _on_ray("look", plan, missing, lambda shard: find_facts(shard, settings)):
             summaries[shard] = found

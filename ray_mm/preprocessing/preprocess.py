@@ -160,7 +160,7 @@ def _write(
     written: dict[ShardPlan, ShardSummary] = {}
     if not missing:
         return written, 0.0
-    with ray_session(announce=True), progress("preprocess", total, "samples", done=before) as bar:
+    with ray_session(announce=True, with_models=False), progress("preprocess", total, "samples", done=before) as bar:
         started = time.monotonic()
         for number, summary in _run_tasks(job, plan, missing):
             written[missing[number]] = summary

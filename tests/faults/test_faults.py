@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import shared_ray
 from tests.faults.lab import Fault, Lab
 from tests.faults.table import FAULTS, PAGE, page
 from tests.object_store import ENVIRONMENT, Proxy, faulty_proxy, make_bucket
@@ -28,18 +29,11 @@ def store(s3_endpoint: str) -> Iterator[Proxy]:
         for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
             environment.setenv(name, value)
         had_ray = ray.is_initialized()
-        ray.shutdown()
-        _start_ray()
+        shared_ray.start()
         yield proxy
-        ray.shutdown()
+        shared_ray.stop()
     if had_ray:
-        _start_ray()  # for the tests that share it
-
-
-def _start_ray() -> None:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        shared_ray.start()  # with the environment of the tests that share it
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from ray_mm.config.load import load_job
 from ray_mm.config.train import TrainJob
@@ -23,7 +22,7 @@ def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("ray_mm.training.train.ray_session", refuse)
     monkeypatch.setattr("ray_mm.training.train._fit", refuse)
 
 
