@@ -6,13 +6,19 @@ import bisect
 import contextlib
 import contextvars
 import math
+import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ray_mm.config.base import Resources, TrainResources
 from ray_mm.errors import UsageError
 from ray_mm.progress import notice
+
+_ASKED_AT_ONCE = 32
+_ANSWER_TIMEOUT_S = 2.0
 
 _share: contextvars.ContextVar[float] = contextvars.ContextVar("ray_mm_share", default=1.0)
 
@@ -98,17 +104,30 @@ def place(resources: Resources | TrainResources) -> Placement:
     return placement if share == 1 else placement.within(share, sum(node.cpus for node in nodes))
 
 
-def ray_nodes() -> list[Node]:
-    """The machines of the Ray that is running."""
+def ray_nodes(must_answer: bool = False) -> list[Node]:
+    """The machines of the Ray that is running.
+
+    Args:
+        must_answer: leaves out those that no longer do. Ray takes up to half a minute to notice that a machine is gone.
+    """
     import ray
 
     # Nothing new is started on a machine that will be taken back.
     draining = ray._private.state.state.get_draining_nodes()
-    return [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in draining
-    ]
+    found = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
+    if must_answer and len(found) > 1:
+        with ThreadPoolExecutor(min(len(found), _ASKED_AT_ONCE)) as threads:
+            found = [node for node, answers in zip(found, threads.map(_answers, found), strict=True) if answers]
+    return [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in found]
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    try:
+        where = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        socket.create_connection(where, timeout=_ANSWER_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def object_store_bytes() -> float:

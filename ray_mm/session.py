@@ -10,6 +10,7 @@ import pickle
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ _STARTS = 2
 _END_TIMEOUT_S = 10.0
 
 _address: contextvars.ContextVar[str | None] = contextvars.ContextVar("ray_mm_address", default=None)
+_ahead: contextvars.ContextVar[list[Path | None] | None] = contextvars.ContextVar("ray_mm_ahead", default=None)
 
 
 @contextlib.contextmanager
@@ -55,6 +57,30 @@ def use_address(address: str | None) -> Iterator[None]:
         yield
     finally:
         _address.reset(token)
+
+
+@contextlib.contextmanager
+def private_ray_ahead(with_models: bool = True) -> Iterator[None]:
+    """Begins what a private Ray of the block will need, beside what is done before it is started; see ``ray_session``."""
+    is_running = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if is_running or _wanted_address() != "local":
+        yield
+        return
+    with _forked(with_models) as executable:
+        token = _ahead.set([executable])
+        try:
+            yield
+        finally:
+            _ahead.reset(token)
+
+
+def _forked(with_models: bool) -> contextlib.AbstractContextManager[Path | None]:
+    modules = (_MODEL_MODULES, _RAY_MODEL_MODULES) if with_models else ((), ())
+    return forked_workers(*modules)
+
+
+def _wanted_address() -> str:
+    return _address.get() or os.environ.get("RAY_ADDRESS") or "local"
 
 
 @contextlib.contextmanager
@@ -77,7 +103,7 @@ def ray_session(address: str | None = None, announce: bool = False, with_models:
         with quiet_data(), _own_interrupt():
             yield
         return
-    address = address or _address.get() or os.environ.get("RAY_ADDRESS") or "local"
+    address = address or _wanted_address()
     options: dict[str, Any] = {}
     if announce:
         notice("starting Ray" if address == "local" else f"joining Ray at {address}")
@@ -99,8 +125,8 @@ def ray_session(address: str | None = None, announce: bool = False, with_models:
     try:
         with without_token_notice(), quiet_core():
             if address == "local":
-                modules = (_MODEL_MODULES, _RAY_MODEL_MODULES) if with_models else ((), ())
-                with in_place_of_python(stack.enter_context(forked_workers(*modules))):
+                ahead = _ahead.get()  # it serves one Ray
+                with in_place_of_python(ahead.pop() if ahead else stack.enter_context(_forked(with_models))):
                     _start_private(options)
             else:
                 ray.init(address=address, log_to_driver=False, configure_logging=False)

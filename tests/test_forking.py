@@ -139,6 +139,14 @@ def test_a_process_and_the_one_that_stands_for_it_end_together(
             wait_for(lambda process=process: not process.is_running())
 
 
+def test_where_processes_would_draw_the_same_ids_none_is_forked(worker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (worker.parent / "draws_when_imported.py").write_text("import ray\nray.ObjectRef.from_random()\n")
+    monkeypatch.syspath_prepend(worker.parent)
+    with forked_workers(ray_modules=["draws_when_imported"]) as executable:
+        assert executable is not None
+        assert [_said(executable, worker)["parent"] for _ in range(2)] == [os.getpid(), os.getpid()]
+
+
 def test_without_the_server_processes_are_started(worker: Path) -> None:
     with forked_workers() as executable:
         assert executable is not None
@@ -177,14 +185,20 @@ with ray_session(with_models=False):
     @ray.remote(num_cpus=0, runtime_env={{"env_vars": {{"GIVEN": "yes"}}}})
     class Actor:
         def given(self):
-            import psutil
-            return psutil.Process(os.getppid()).cmdline(), os.environ["GIVEN"], os.getpid()
-    actor = Actor.remote()
-    parent, given, pid = ray.get(actor.given.remote())
-    print(any("forking/server.py" in word for word in parent))
-    print(given)
-    ray.kill(actor)
-    print(pid)
+            import psutil, threading
+            ids = [ray.ObjectRef.from_random().hex()]
+            thread = threading.Thread(target=lambda: ids.append(ray.ObjectRef.from_random().hex()))
+            thread.start()
+            thread.join()
+            return psutil.Process(os.getppid()).cmdline(), os.environ["GIVEN"], ids, os.getpid()
+    actors = [Actor.remote() for _ in range(3)]
+    told = ray.get([actor.given.remote() for actor in actors])
+    print(all(any("forking/server.py" in word for word in parent) for parent, *_ in told))
+    print(all(given == "yes" for _, given, *_ in told))
+    # From a generator that was seeded before the fork all would draw the same, and Ray would take their objects for each other.
+    print(len(set(sum((ids for *_, ids, _ in told), []))))
+    ray.kill(actors[0])
+    print(told[0][-1])
     if {killed}:
         os.kill(os.getpid(), 9)
 """
@@ -205,8 +219,8 @@ def test_tasks_and_actors_of_a_private_ray_are_forked_and_none_is_left(
         timeout=120,
     )
     assert done.returncode == (-9 if killed else 0)
-    forked, given, pid = done.stdout.split()
-    assert forked == "True" and given == "yes"
+    forked, given, different, pid = done.stdout.split()
+    assert (forked, given, different) == ("True", "True", "6")
     wait_for(lambda: not psutil.pid_exists(int(pid)))
     wait_for(lambda: _forking() <= before)
     assert set(Path(tempfile.gettempdir()).glob("ray-mm-*")) <= left

@@ -19,8 +19,10 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _NUM_FILES = 3
 _SETUP, _WORKER = "setup_worker.py", "default_worker.py"
@@ -105,6 +107,7 @@ class Server:
         self._listener = listener
         self._ray_modules = ray_modules
         self._home: list[str | None] | None = None
+        self._is_fit = False
         self._launchers: dict[int, socket.socket] = {}  # by the process that each stands for
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = os.pipe()
@@ -161,8 +164,10 @@ class Server:
         if self._home is None and home[0] not in _NO_JOB:
             self._home = home
             os.environ.update(worker.environ)
-            _import(self._ray_modules)
-        return home == self._home
+            with contextlib.suppress(ImportError), _class_ids_of_the_system():
+                _import(self._ray_modules)
+            self._is_fit = _draw_apart()
+        return self._is_fit and home == self._home
 
     def _leave(self, launcher: socket.socket) -> None:
         """Closes in a new process what is the server's."""
@@ -217,6 +222,45 @@ def _receive(launcher: socket.socket) -> Worker:
         order += part
     argv, environ, folder, mask = marshal.loads(order)
     return Worker(argv, environ, folder, mask, list(files))
+
+
+@contextlib.contextmanager
+def _class_ids_of_the_system() -> Iterator[None]:
+    """Has the random ids of actor classes, which some modules make when they are imported, come from the system.
+
+    Ray's library would seed its generator for them, once for this process and all that are forked from it: they would give the
+    same ids to different objects.
+    """
+    import ray.actor
+
+    class FromSystem(ray.actor.ActorClassID):  # type: ignore[misc]
+        @classmethod
+        def from_random(cls) -> Any:
+            return ids(os.urandom(ids.size()))
+
+    ids, ray.actor.ActorClassID = ray.actor.ActorClassID, FromSystem
+    try:
+        yield
+    finally:
+        ray.actor.ActorClassID = ids
+
+
+def _draw_apart() -> bool:
+    """Whether two processes that are forked now draw different ids of objects. If not, nothing may be forked."""
+    if "ray" not in sys.modules:
+        return True
+    drawn = []
+    for _ in range(2):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, sys.modules["ray"].ObjectRef.from_random().binary())
+            os._exit(0)
+        os.close(writer)
+        drawn.append(os.read(reader, 1 << 10))
+        os.close(reader)
+        os.waitpid(child, 0)
+    return all(drawn) and drawn[0] != drawn[1]
 
 
 def _num_threads() -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _SWITCH = "RAY_MM_FORK"
-_STOP_TIMEOUT_S = 10.0
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -53,7 +52,7 @@ esac
 
 @contextlib.contextmanager
 def forked_workers(modules: Sequence[str] = (), ray_modules: Sequence[str] = ()) -> Iterator[Path | None]:
-    """Starts a fork server for the block.
+    """Starts a fork server for the block, in which one Ray may be started.
 
     Args:
         modules: that it imports besides those that all processes need.
@@ -113,12 +112,9 @@ def _server(modules: list[str], ray_modules: list[str]) -> Iterator[Path]:
             listener.close()
             yield executable
         finally:
+            server.kill()  # Ray has ended its processes; this one may still import
+            server.wait()
             server.stdin.close()
-            try:
-                server.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:  # it still imports
-                server.kill()
-                server.wait()
 
 
 @contextlib.contextmanager

@@ -79,9 +79,10 @@ class _RoomForData(ElasticScalingPolicy):  # type: ignore[misc]
         self._placement, self._run = placement, run
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        # What Ray reserves is up to 20 s old; the machines that are there now are the limit.
+        # What Ray reserves is up to 20 s old; the machines that are there now are the limit. With workers on one that is gone,
+        # a start would wait for them for a minute.
         possible: int = super()._count_possible_workers(reserved_resources)
-        return min(possible, self._placement.fits(ray_nodes()))
+        return min(possible, self._placement.fits(ray_nodes(must_answer=True)))
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)

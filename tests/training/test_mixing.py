@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F  # noqa: N812
 
 from ray_mm.config.fields import VideoField
@@ -25,6 +24,7 @@ from ray_mm.training.state import begin_attempt, current_attempt
 from ray_mm.training.worker import run_worker
 from tests.factories import make_dataset
 from tests.training.inprocess import Killed, batches, curve, make_training, train
+from tests.training.together import run_ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 INPUTS = ("audio", "image", "series", "vector")
@@ -200,7 +200,7 @@ def test_two_ranks_change_samples_as_one_does(data: Path, tmp_path: Path) -> Non
     one, two = (make_training(data, f"ranks-{size}", INPUTS, **settings) for size in (1, 2))
     train(one)
     begin_attempt(two.run, two.data_digest)
-    mp.spawn(_rank, args=(two, tmp_path / "rendezvous"), nprocs=2)
+    run_ranks(_rank, (two, tmp_path / "rendezvous"), 2)
     assert curve(two) == pytest.approx(curve(one), abs=1e-5)
 
 

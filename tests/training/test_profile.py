@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ray_mm.errors import UsageError
 from ray_mm.training.parallel import Ranks
@@ -25,6 +24,7 @@ from ray_mm.training.state import begin_attempt, current_attempt
 from ray_mm.training.worker import run_worker
 from tests.factories import make_dataset
 from tests.training.inprocess import Killed, batches, curve, make_training, train
+from tests.training.together import run_ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,7 +127,7 @@ def test_two_ranks_tell_what_they_exchange(tmp_path: Path) -> None:
     make_dataset(tmp_path / "train", 40, ("vector", "label"))
     training = make_training(tmp_path, **{"train.profile": {"start": 1, "steps": 2}, "train.epochs": 1})
     begin_attempt(training.run, training.data_digest)
-    mp.spawn(_rank, args=(training, tmp_path / "rendezvous"), nprocs=2)
+    run_ranks(_rank, (training, tmp_path / "rendezvous"), 2)
     found = read_profiles(folder_of(training))
     assert [(profiled.rank, profiled.world_size) for profiled in found] == [(0, 2), (1, 2)]
     for profiled in found:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from ray_mm.training.ledger import audit
@@ -19,6 +18,7 @@ from ray_mm.training.state import begin_attempt, current_attempt, read_state
 from ray_mm.training.worker import run_worker
 from tests.factories import make_dataset
 from tests.training.inprocess import batches, curve, make_training, newest, train
+from tests.training.together import run_ranks
 
 FIELDS = ("vector", "label", "number")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,7 +47,7 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:
     for one, two in pairs:
         train(one)
         begin_attempt(two.run, two.data_digest)
-    mp.spawn(_rank, args=([two for _, two in pairs], tmp_path / "rendezvous"), nprocs=2)
+    run_ranks(_rank, ([two for _, two in pairs], tmp_path / "rendezvous"), 2)
 
     for one, two in pairs:
         assert curve(two) == pytest.approx(curve(one), abs=1e-5)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
@@ -23,6 +22,7 @@ from ray_mm.training.plan import Training
 from ray_mm.training.validation import ValidationSums, of_fields
 from tests.factories import make_dataset
 from tests.training.inprocess import batches, make_training
+from tests.training.together import run_ranks
 
 SHARES = ((7, 7, 3), (7, 6, 0))
 """Samples of each rank in each batch; rows beyond them are padding."""
@@ -44,7 +44,7 @@ class _Known(nn.Module):
 def test_figures_over_uneven_ranks_are_sums_over_all_samples(tmp_path: Path) -> None:
     make_dataset(tmp_path / "train", 24, ("vector", "label", "number", "tags"))
     trainings = [make_training(tmp_path, name, **{"model.task": task}) for name, task in TASKS.items()]
-    mp.spawn(_rank, args=(trainings, tmp_path), nprocs=2)
+    run_ranks(_rank, (trainings, tmp_path), 2)
 
     for training in trainings:
         label = training.job.model.task.label

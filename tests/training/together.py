@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,6 +38,15 @@ class Start:
     min_unit: int = sharding._MIN_UNIT
 
 
+def run_ranks(function: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
+    """Calls a function of a module with each rank and the arguments, at the same time, in a process each.
+
+    The processes are forked from one that has imported PyTorch already.
+    """
+    multiprocessing.set_forkserver_preload(["torch.distributed", "ray_mm.training.worker", "tests.training.inprocess"])
+    mp.start_processes(function, arguments, ranks, start_method="forkserver")
+
+
 def train_together(starts: Sequence[Start], folder: Path) -> None:
     """Makes these starts, one after the other.
 
@@ -45,7 +56,7 @@ def train_together(starts: Sequence[Start], folder: Path) -> None:
     """
     folder.mkdir()
     most = max(start.workers for start in starts)
-    mp.spawn(_process, args=(starts, folder), nprocs=most)
+    run_ranks(_process, (starts, folder), most)
 
 
 def _process(rank: int, starts: Sequence[Start], folder: Path) -> None:

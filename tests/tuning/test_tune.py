@@ -94,8 +94,8 @@ def test_too_many_failures_end_the_search_with_the_reason(local_ray: None, data:
 
 
 _ON_THREE_CPUS = """
-import ray
-ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False)
+from ray_mm import session
+session.local_cpus = lambda: 3
 from ray_mm.cli import main
 main()
 """
