@@ -72,7 +72,10 @@ class Worker:
 
 def main() -> None:
     """Serves until stdin ends; in a process that it has forked, runs what was asked for."""
-    order = Order(**json.loads(os.read(0, 1 << 20)))
+    line = _first_line(0)
+    if not line:
+        return
+    order = Order(**json.loads(line))
     sys.path[:] = order.path
     _import(order.modules)
     worker = Server(socket.socket(fileno=order.listener), order.ray_modules).serve()
@@ -84,6 +87,17 @@ def main() -> None:
         for path in Path(order.folder).iterdir():
             path.unlink()
         Path(order.folder).rmdir()
+
+
+def _first_line(descriptor: int) -> bytes:
+    """Nothing where the stream ends before. Read without a buffer, for its end is waited for later."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(descriptor, 1 << 16)
+        if not part:
+            return b""
+        line += part
+    return line
 
 
 def _import(names: list[str]) -> None:
@@ -142,8 +156,11 @@ class Server:
         if worker is None:
             launcher.close()
             return None
+        child = -1
         # A fork has only one of a process's threads; another one might hold a lock.
-        child = os.fork() if self._is_at_home(worker) and _num_threads() == 1 else -1
+        if self._is_at_home(worker) and _num_threads() == 1:
+            with contextlib.suppress(OSError):  # no room for more processes
+                child = os.fork()
         if child == 0:
             self._leave(launcher)
             return worker

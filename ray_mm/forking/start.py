@@ -94,6 +94,7 @@ def _server(modules: list[str], ray_modules: list[str]) -> Iterator[Path]:
             [sys.executable, str(_HERE / "server.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # what modules say when they are imported; processes have streams of their own
             env=os.environ | _ONE_THREAD,
             pass_fds=[listener.fileno()],
             start_new_session=True,  # Ctrl-C is for the process that started it
@@ -107,7 +108,7 @@ def _server(modules: list[str], ray_modules: list[str]) -> Iterator[Path]:
             "ray_modules": ray_modules,
         }
         try:
-            server.stdin.write(json.dumps(order).encode())
+            server.stdin.write(json.dumps(order).encode() + b"\n")
             server.stdin.flush()
             listener.close()
             yield executable
