@@ -209,11 +209,11 @@ with ray_session():
     for _ in range(2):
         stages.append(set(ray.get([ray.remote(num_cpus=0)(work).remote() for _ in range(at_once)])))
         time.sleep(4)  # Ray ends what has idled for one second
-    print(len(stages[0]), len(stages[1] - stages[0]))
+    print(len(stages[0]), len(stages[0] - stages[1]))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    num_processes, num_new = map(int, done.stdout.split())
-    assert num_processes > local_cpus() and num_new == 0, done.stderr
+    num_processes, num_gone = map(int, done.stdout.split())
+    assert num_processes > local_cpus() and num_gone == 0, done.stderr
 
 
 @pytest.mark.ray
