@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,8 +198,12 @@ with ray_session(with_models=False):
     print(all(given == "yes" for _, given, *_ in told))
     # From a generator that was seeded before the fork all would draw the same, and Ray would take their objects for each other.
     print(len(set(sum((ids for *_, ids, _ in told), []))))
+    import psutil
+    # Ray's own agents take their time when all else is gone.
+    children = psutil.Process().children(recursive=True)
+    ours = [child.pid for child in children if "ray_mm/forking/" in " ".join(child.cmdline())]
+    print(ours + [pid for *_, pid in told])
     ray.kill(actors[0])
-    print(told[0][-1])
     if {killed}:
         os.kill(os.getpid(), 9)
 """
@@ -209,27 +214,26 @@ with ray_session(with_models=False):
 def test_tasks_and_actors_of_a_private_ray_are_forked_and_none_is_left(
     killed: bool, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
-    before, left = _forking(), set(Path(tempfile.gettempdir()).glob("ray-mm-*"))
+    folder = tempfile.mkdtemp(dir="/tmp")  # paths of sockets are short
     done = subprocess.run(
         [sys.executable, "-c", _THROUGH_RAY.format(python=sys.executable, killed=killed)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": folder},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
         timeout=120,
     )
     assert done.returncode == (-9 if killed else 0)
-    forked, given, different, pid = done.stdout.split()
+    forked, given, different, pids = done.stdout.splitlines()
     assert (forked, given, different) == ("True", "True", "6")
-    wait_for(lambda: not psutil.pid_exists(int(pid)))
-    wait_for(lambda: _forking() <= before)
-    assert set(Path(tempfile.gettempdir()).glob("ray-mm-*")) <= left
+    wait_for(lambda: not any(_runs(pid) for pid in json.loads(pids)))
+    wait_for(lambda: not list(Path(folder).glob("ray-mm-*")))
+    shutil.rmtree(folder)
 
 
-def _forking() -> set[int]:
-    """Servers and launchers that run."""
-    found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        if any("ray_mm/forking/" in word for word in process.info["cmdline"] or ()):
-            found.add(process.pid)
-    return found
+def _runs(pid: int) -> bool:
+    """One that has ended, and that nobody has asked how, does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

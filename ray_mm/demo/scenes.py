@@ -227,7 +227,9 @@ def _draw_cars(situation: Situation, rng: np.random.Generator) -> Iterator[Car]:
     for lane, near in ((-1, situation.left), (0, situation.ahead), (1, situation.right)):
         distance = float(rng.uniform(*NEAR_M)) if near else None
         far = float(rng.uniform(*FAR_M)) if rng.random() < 0.35 else None
-        for place, speed in ((distance, common + rng.normal(0.0, 0.5)), (far, rng.uniform(-8.0, 6.0))):
+        # A car that differs more from the others would contradict the situation.
+        own = common + np.clip(rng.normal(0.0, 0.5), -1.0, 1.0)
+        for place, speed in ((distance, own), (far, rng.uniform(-8.0, 6.0))):
             if place is not None:
                 yield Car(
                     x_m=lane * LANE_WIDTH_M + rng.normal(0.0, 0.22),

@@ -4,7 +4,7 @@ import itertools
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ray_mm.demo.scenes import ACTIONS, FIELDS, LANE_WIDTH_M, NEAR_M, Situation, best_accuracy, draw_scene
@@ -51,6 +51,7 @@ def test_the_same_numbers_give_the_same_scene() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 10**6))
+@example(88, 424)  # a car's own speed far from the others'
 def test_a_scene_shows_the_facts_that_its_action_follows_from(seed: int, number: int) -> None:
     scene = draw_scene(seed, number)
     facts = scene.situation
