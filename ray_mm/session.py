@@ -66,12 +66,27 @@ def private_ray_ahead(with_models: bool = True) -> Iterator[None]:
     if is_running or _wanted_address() != "local":
         yield
         return
+    _prepare_private()
     with _forked(with_models) as executable:
         token = _ahead.set([executable])
         try:
             yield
         finally:
             _ahead.reset(token)
+
+
+def _prepare_private() -> None:
+    """Sets what the processes of a private Ray find in their environment; some is read when a library is loaded."""
+    protect_token()
+    # Data and training share the cores: a thread that spins while it waits for another, as OpenMP's do by default,
+    # holds up the one that it waits for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A private Ray reports nothing to anybody, and one process less starts.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray ends processes that idle for a second, but for one per CPU; a run's next stage would start its readers anew.
+    os.environ.setdefault("RAY_num_workers_soft_limit", str(_WARM_PROCESSES_PER_CPU * local_cpus()))
+    # Ray gives its first process half a minute, which a busy machine may need to load it from the disk.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
 
 
 def _forked(with_models: bool) -> contextlib.AbstractContextManager[Path | None]:
@@ -108,44 +123,37 @@ def ray_session(address: str | None = None, announce: bool = False, with_models:
     if announce:
         notice("starting Ray" if address == "local" else f"joining Ray at {address}")
     if address == "local":
-        protect_token()
-        # Data and training share the cores: a thread that spins while it waits for another, as OpenMP's do by default,
-        # holds up the one that it waits for.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        # A private Ray reports nothing to anybody, and one process less starts.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray ends processes that idle for a second, but for one per CPU; a run's next stage would start its readers anew.
-        os.environ.setdefault("RAY_num_workers_soft_limit", str(_WARM_PROCESSES_PER_CPU * local_cpus()))
-        # Ray gives its first process half a minute, which a busy machine may need to load it from the disk.
-        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
+        _prepare_private()
         options = {"include_dashboard": False, "num_cpus": local_cpus()}
     else:
         _require_reachable(address)
-    stack = contextlib.ExitStack()
-    try:
-        with without_token_notice(), quiet_core():
-            if address == "local":
-                ahead = _ahead.get()  # it serves one Ray
-                with in_place_of_python(ahead.pop() if ahead else stack.enter_context(_forked(with_models))):
-                    _start_private(options)
-            else:
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
-            # A submitted job has brought its ray_mm already; elsewhere it must be this very version, too.
-            if address != "local" and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ and not cluster_has_this_code():
-                ray.shutdown()
-                ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=with_the_job())
-    except ConnectionError as error:
-        stack.close()
-        raise UsageError(
-            f"--address {address}: no Ray cluster there ({error}); start one, or leave the address out to run on this "
-            "machine alone."
-        ) from error
-    try:
-        with quiet_data(), quiet_raylet(), _own_interrupt():
-            yield
-    finally:
-        ray.shutdown()
-        stack.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            with without_token_notice(), quiet_core():
+                if address == "local":
+                    ahead = _ahead.get()  # it serves one Ray
+                    with in_place_of_python(ahead.pop() if ahead else stack.enter_context(_forked(with_models))):
+                        _start_private(options)
+                else:
+                    ray.init(address=address, log_to_driver=False, configure_logging=False)
+                # A submitted job has brought its ray_mm already; elsewhere it must be this very version, too.
+                if (
+                    address != "local"
+                    and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
+                    and not cluster_has_this_code()
+                ):
+                    ray.shutdown()
+                    ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=with_the_job())
+        except ConnectionError as error:
+            raise UsageError(
+                f"--address {address}: no Ray cluster there ({error}); start one, or leave the address out to run on this "
+                "machine alone."
+            ) from error
+        try:
+            with quiet_data(), quiet_raylet(), _own_interrupt():
+                yield
+        finally:
+            ray.shutdown()
 
 
 def _start_private(options: dict[str, Any]) -> None:

@@ -68,9 +68,8 @@ def forked_workers(modules: Sequence[str] = (), ray_modules: Sequence[str] = ())
     with contextlib.ExitStack() as stack:
         try:
             executable = stack.enter_context(_server([*_MODULES, *modules], [*_RAY_MODULES, *ray_modules]))
-        except (
-            OSError
-        ):  # no room, a path too long for a socket, a folder for temporary files in which nothing may be executed
+        except OSError:
+            # No room, a path too long for a socket, a folder for temporary files in which nothing may be executed.
             executable = None
         yield executable
 
