@@ -33,10 +33,23 @@ sys.exit(7)
 
 
 @pytest.fixture(scope="module")
-def executable() -> Iterator[Path]:
+def running() -> Iterator[tuple[Path, int]]:
+    """An executable, and the process of the server behind it; the Ray that tests share may have one, too."""
+    before = set(psutil.Process().children())
     with forked_workers() as found:
         assert found is not None
-        yield found
+        (server,) = set(psutil.Process().children()) - before
+        yield found, server.pid
+
+
+@pytest.fixture
+def executable(running: tuple[Path, int]) -> Path:
+    return running[0]
+
+
+@pytest.fixture
+def server(running: tuple[Path, int]) -> int:
+    return running[1]
 
 
 @pytest.fixture
@@ -65,16 +78,6 @@ def _said(executable: Path, script: Path, *arguments: str, **environ: str) -> di
     assert done.returncode == 7, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
     return said
-
-
-@pytest.fixture(scope="module")
-def server(executable: Path) -> int:
-    """The process of the server behind the executable."""
-    return next(
-        process.pid
-        for process in psutil.Process().children()
-        if str(ROOT / "ray_mm/forking/server.py") in process.cmdline()
-    )
 
 
 def test_a_forked_process_is_what_a_started_one_would_be(executable: Path, server: int, worker: Path) -> None:
