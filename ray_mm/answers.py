@@ -2,39 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import assert_never
 
-from ray_mm.config.fields import LabelField
+from ray_mm.config.fields import FieldSpec, LabelField
+from ray_mm.config.tasks import RetrieveTask, SeveralTask, TaskConfig, labelled_tasks
 from ray_mm.data.manifest import Statistics
 
-Floats = npt.NDArray[np.float32]
+Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one sample."""
 
-    label: str | tuple[str, ...] | float
-    """The most probable class; of several per sample those more probable than not; or the value in the label's own unit."""
+    label: str | tuple[str, ...] | float | None
+    """The most probable class; of several per sample those more probable than not; or the value in the label's own unit. A
+    retrieval has none."""
     probabilities: dict[str, float] | None
-    """Class → probability; None for a number."""
+    """Class → probability; None where there are no classes."""
     presence: dict[str, bool]
     """Input field → was it there?"""
+    embeddings: dict[str, Floats] | None = None
+    """Of a retrieval: tower → its vector of length 1, float32 [E], of those towers that have a field; else None."""
+    tasks: dict[str, Prediction] | None = None
+    """Of several tasks: name → what it says; ``label`` and ``probabilities`` are then None. Else None."""
 
 
-def answers(label: LabelField, statistics: Statistics | None, raw: Floats) -> Floats:
-    """A model's raw output, of any leading shape, as probabilities [..., C] or values [...] in the label's own unit.
+def _std(statistics: Statistics | None) -> np.float32:
+    assert statistics is not None
+    return np.float32(statistics.std[0])
+
+
+def _mean(statistics: Statistics | None) -> np.float32:
+    assert statistics is not None
+    return np.float32(statistics.mean[0])
+
+
+class Answers:
+    """What a model's output means.
 
     Args:
-        label: what is predicted.
-        statistics: of a number.
-        raw: logits [..., C], or standardised values [...].
+        task: of the model.
+        fields: its labels among them.
+        statistics: of its labels that are numbers.
     """
+
+    def __init__(
+        self,
+        task: TaskConfig,
+        fields: Mapping[str, FieldSpec],
+        statistics: Mapping[str, Statistics],
+        inputs: Iterable[str],
+    ) -> None:
+        self.towers = task.towers_of(inputs) if isinstance(task, RetrieveTask) else None
+        self._places = task.slices(fields) if isinstance(task, SeveralTask) else {}
+        self._labels: dict[str, tuple[LabelField, Statistics | None]] = {}
+        for name, each in labelled_tasks(task).items():
+            label = fields[each.label]
+            assert isinstance(label, LabelField)
+            self._labels[name] = label, statistics.get(each.label)
+
+    def of_output(self, raw: Floats) -> Floats:
+        """Raw output of any leading shape as probabilities [..., C], as values [...] in the label's own unit, as embeddings of
+        length 1 [..., K, E], or of several tasks as these of each beside each other [..., N]."""
+        if not self._places:
+            label, statistics = self._labels.get("", (None, None))
+            return answers(label, statistics, raw)
+        found = []
+        for name, place in self._places.items():
+            label, statistics = self._labels[name]
+            found.append(answers(label, statistics, raw[..., place]))
+        return np.concatenate(found, axis=-1)
+
+    def of_task(self, name: str, answer: Floats) -> Floats:
+        """One of several tasks' part of answers [..., N], as of a model of it alone."""
+        own = answer[..., self._places[name]]
+        return own[..., 0] if self._labels[name][0].target == "number" else own
+
+    def prediction(self, answer: Any, presence: dict[str, bool]) -> Prediction:
+        """What the answer for one sample says."""
+        if not self._places:
+            return prediction(self._labels.get("", (None, None))[0], answer, presence, self.towers)
+        parts = {name: prediction(self._labels[name][0], self.of_task(name, answer), presence) for name in self._places}
+        return Prediction(None, None, presence, tasks=parts)
+
+
+def answers(label: LabelField | None, statistics: Statistics | None, raw: Floats) -> Floats:
+    """A model's raw output, of any leading shape, as probabilities [..., C], as values [...] in the label's own unit, or as
+    embeddings of length 1 [..., K, E].
+
+    Args:
+        label: what is predicted. None: of a retrieval.
+        statistics: of a number.
+        raw: logits [..., C], standardised values [...], or what a retrieval compares [..., K, E + 2].
+    """
+    if label is None:
+        # Of a model in 8 bits they may be a little longer or shorter.
+        vectors = raw[..., :-2]
+        return cast(Floats, vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
     match label.target:
         case "class":
             exponentials = np.exp(raw - raw.max(axis=-1, keepdims=True))
@@ -43,14 +114,19 @@ def answers(label: LabelField, statistics: Statistics | None, raw: Floats) -> Fl
             small = np.exp(-np.abs(raw))
             return cast(Floats, np.where(raw >= 0, 1, small) / (1 + small))
         case "number":
-            assert statistics is not None
-            return raw * np.float32(statistics.std[0]) + np.float32(statistics.mean[0])
+            return raw * _std(statistics) + _mean(statistics)
         case _:
             assert_never(label.target)
 
 
-def prediction(label: LabelField, answer: Any, presence: dict[str, bool]) -> Prediction:
-    """What the answer for one sample, probabilities [C] or a value, says."""
+def prediction(
+    label: LabelField | None, answer: Any, presence: dict[str, bool], towers: Mapping[str, Sequence[str]] | None = None
+) -> Prediction:
+    """What the answer for one sample says: probabilities [C], a value, or of a retrieval with these towers embeddings [K, E]."""
+    if label is None:
+        found = zip((towers or {}).items(), answer, strict=True)
+        kept = {tower: vector for (tower, names), vector in found if any(presence[name] for name in names)}
+        return Prediction(None, None, presence, kept)
     match label.target:
         case "class":
             assert label.classes is not None

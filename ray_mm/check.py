@@ -25,6 +25,7 @@ from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
+from ray_mm.config.tasks import labels_of
 from ray_mm.config.train import TrainJob
 from ray_mm.config.tune import TuneJob
 from ray_mm.data.fields import merge_fields
@@ -46,6 +47,8 @@ _MODEL_PLACES = {"train": ("best", "last"), "compress": ("artifact",)}
 _FIELDS: TypeAdapter[dict[str, FieldSpec]] = TypeAdapter(dict[str, FieldSpec])
 _COUNTS: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
 _CLASS_COUNTS: TypeAdapter[dict[str, dict[str, int]]] = TypeAdapter(dict[str, dict[str, int]])
+_MOST_BEGUN = 20
+"""Different models of a search that are held against what they begin with: each takes about as long as building it."""
 
 
 def check_job(job: Job) -> list[str]:
@@ -147,7 +150,7 @@ def _train(job: TrainJob) -> Iterator[str]:
     first = _read_dataset(sources[0].path)
     fields = merge_fields(first["fields"], job.data.fields)
     check_model(job.model, fields)
-    wanted = {name: fields[name] for name in {*job.model.fields, job.model.task.label}}
+    wanted = {name: fields[name] for name in job.model.read_fields}
     if job.train.augment is not None:
         check_augment(job.train.augment, job.model, fields)
         check_pairs(job.train.augment, job.data.batch_size, job.resources.range)
@@ -194,6 +197,7 @@ def _tune(job: TuneJob) -> Iterator[str]:
     yield from _train(job.train)
     count = num_trials(job)
     fields: dict[str, dict[str, FieldSpec]] = {}
+    begun: set[str] = set()
     for settings in itertools.islice(draws(job), count):
         trial = trial_job(job, settings, job.output)
         path = train_sources(trial.data.train)[0].path
@@ -201,6 +205,11 @@ def _tune(job: TuneJob) -> Iterator[str]:
             fields[path] = _read_dataset(path)["fields"]
         try:
             check_model(trial.model, merge_fields(fields[path], trial.data.fields))
+            # What the models of two trials begin with differs only where the models do.
+            model = json.dumps(trial.model_dump(mode="json", include={"model": True, "train": {"init_from"}}))
+            if trial.train.initial is not None and len(begun) < _MOST_BEGUN and model not in begun:
+                begun.add(model)
+                list(begins_with_lines(trial))
         except UsageError as error:
             raise UsageError(f"search: with {told(settings)}: {error}") from None
     combinations = num_combinations(job)
@@ -234,7 +243,8 @@ def _is_same(source: Source, other: Source) -> bool:
 
 def _scored(checkpoint: str, datasets: dict[str, str | Source]) -> Iterator[str]:
     folder, config, fields = _read_model(checkpoint)
-    yield f"checkpoint: {folder}, {config.task.type} {config.task.label} from {', '.join(sorted(config.fields))}"
+    what = " ".join([config.task.type, *labels_of(config.task)])
+    yield f"checkpoint: {folder}, {what} from {', '.join(sorted(config.fields))}"
     for key, given in datasets.items():
         source = source_of(given)
         content = _read_dataset(source.path)
@@ -248,7 +258,7 @@ def _scored(checkpoint: str, datasets: dict[str, str | Source]) -> Iterator[str]
 def _require_same_fields(
     model: ModelConfig, train: dict[str, FieldSpec], other: dict[str, FieldSpec], place: str
 ) -> None:
-    for name in sorted({*model.fields, model.task.label}):
+    for name in sorted(model.read_fields):
         if name not in other:
             raise DatasetError(
                 f"{place} has no field {name!r}, which the model needs; its fields are {', '.join(sorted(other))}."

@@ -50,6 +50,13 @@ FIGURES: dict[str, tuple[str, Format]] = {
     "map": ("mean average precision (mAP)", percent),
     "ece": ("calibration error (ECE)", percent),
     "log_loss": ("log loss", plain),
+    "recall_at_1": ("recall at 1", percent),
+    "recall_at_5": ("recall at 5", percent),
+    "recall_at_10": ("recall at 10", percent),
+    "mrr": ("mean reciprocal rank (MRR)", percent),
+    "median_rank": ("median rank", plain),
+    "num_queries": ("queries", plain),
+    "num_candidates": ("candidates", plain),
     "mae": ("mean absolute error (MAE)", plain),
     "rmse": ("root mean squared error (RMSE)", plain),
     "r2": ("R², share of the variation explained", plain),
@@ -59,6 +66,8 @@ FIGURES: dict[str, tuple[str, Format]] = {
     "micro_f1_added": ("what it adds to the others", points),
     "mae_alone": ("MAE given it alone", plain),
     "mae_added": ("what it takes off the others' MAE", plain),
+    "loss_alone": ("loss given it alone", plain),
+    "loss_added": ("what it takes off the others' loss", plain),
     "coverage": ("samples with any of them", percent),
     "loss": ("validation loss", plain),
     "train_loss": ("training loss at the end", plain),
@@ -93,7 +102,10 @@ FIGURES: dict[str, tuple[str, Format]] = {
 
 
 def label(name: str) -> str:
-    """What a figure is called."""
+    """What a figure is called; of one of several tasks, ``<task>.<figure>``, after the task's name."""
+    task, dot, figure = name.rpartition(".")
+    if dot and figure in FIGURES:
+        return f"{task}: {FIGURES[figure][0]}"
     return FIGURES[name][0] if name in FIGURES else name.replace("_", " ")
 
 
@@ -105,4 +117,5 @@ def text(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if not isinstance(value, (int, float)):
         return str(value)
-    return FIGURES[name][1](value) if name in FIGURES else plain(value)
+    figure = name.rpartition(".")[2]
+    return FIGURES[figure][1](value) if figure in FIGURES else plain(value)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.answers import Prediction, answers, prediction
+from ray_mm.answers import Answers, Prediction
 from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
-from ray_mm.config.fields import LabelField, has_streams
+from ray_mm.config.fields import has_streams
 from ray_mm.config.model import ModelConfig
+from ray_mm.config.tasks import labels_of
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, decoder_for
 from ray_mm.data.decode.decoder import streams_decoder
@@ -46,6 +47,11 @@ class Predictor(abc.ABC):
         config: of the model.
         preprocessor: fields, tokenizers, statistics.
         size_bytes: of the weights, or of the graph with its weights, on disk.
+
+    Attributes:
+        input_fields: sorted.
+        answers: what its output means.
+        towers: of a retrieval, tower → its fields; None: it is none.
     """
 
     def __init__(self, config: ModelConfig, preprocessor: Preprocessor, size_bytes: int) -> None:
@@ -53,6 +59,9 @@ class Predictor(abc.ABC):
         self.preprocessor = preprocessor
         self.size_bytes = size_bytes
         self.input_fields = sorted(config.fields)
+        self.answers = Answers(config.task, preprocessor.fields, preprocessor.statistics, config.fields)
+        self.towers = self.answers.towers
+        self._labels = labels_of(config.task)
         # Not the label: a prediction has none, and its statistics are not an input's.
         inputs = preprocessor.model_copy(update={"fields": {name: preprocessor.fields[name] for name in config.fields}})
         self._collator = Collator(inputs)
@@ -70,7 +79,9 @@ class Predictor(abc.ABC):
             subsets: sets of input fields that may be looked at. None: one entry, all of them.
 
         Returns:
-            Probabilities float32 [S, B, C] of classes, or values float32 [S, B] in the label's own unit.
+            Probabilities float32 [S, B, C] of classes, values float32 [S, B] in the label's own unit, or of a retrieval
+            embeddings float32 [S, B, K, E] of length 1, K towers in the order of their names. Of several tasks these of each
+            beside each other, float32 [S, B, N], see ``answers``.
 
         Raises:
             UsageError: a subset names what is no input field.
@@ -85,14 +96,13 @@ class Predictor(abc.ABC):
             {name: np.asarray(batch[presence_name(name)], np.bool_) & (name in subset) for name in self.input_fields}
             for subset in wanted
         ]
-        statistics = self.preprocessor.statistics.get(self.config.task.label)
-        return answers(self._label, statistics, self._run(batch, presence))
+        return self.answers.of_output(self._run(batch, presence))
 
     @abc.abstractmethod
     def _run(
         self, batch: Mapping[str, npt.NDArray[Any]], presence: Sequence[dict[str, npt.NDArray[np.bool_]]]
     ) -> npt.NDArray[np.float32]:
-        """The model's raw output for each of several presences: [S, B, C] or [S, B]."""
+        """The model's raw output for each of several presences, [S, B, …]."""
 
     def predict(self, sample: Mapping[str, Any]) -> Prediction:
         """The answer for one sample.
@@ -145,8 +155,8 @@ class Predictor(abc.ABC):
                 raise UsageError(f"sample {start + row}: {error}") from None
         found = self.outputs(batch)[0]
         return [
-            prediction(
-                self._label, found[row], {name: bool(batch[presence_name(name)][row]) for name in self.input_fields}
+            self.answers.prediction(
+                found[row], {name: bool(batch[presence_name(name)][row]) for name in self.input_fields}
             )
             for row in range(len(samples))
         ]
@@ -155,7 +165,7 @@ class Predictor(abc.ABC):
         if not isinstance(sample, Mapping):
             raise UsageError(f"expected a mapping from field to value, found a {type(sample).__name__}.")
         for name in sample:
-            if name not in self.input_fields and name != self.config.task.label:
+            if name not in self.input_fields and name not in self._labels:
                 raise UsageError(
                     f"{name}: the model has no such input field; its fields are {', '.join(self.input_fields)}."
                 )
@@ -174,12 +184,6 @@ class Predictor(abc.ABC):
                 batch[presence_name(name)][row] = self._decoders[name](payload, batch, row)
         except DecodeError as error:
             raise UsageError(f"{name}: the value can't be read: {error}.") from None
-
-    @property
-    def _label(self) -> LabelField:
-        label = self.preprocessor.fields[self.config.task.label]
-        assert isinstance(label, LabelField)
-        return label
 
 
 class TorchPredictor(Predictor):

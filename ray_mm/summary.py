@@ -48,15 +48,25 @@ def result_parts(result: Mapping[str, Any], output: str) -> Iterator[RenderableT
             yield from _compress_tables(metrics, with_gate=result.get("status") != "refused")
         case "tune":
             yield from _trial_table(result)
+    ways = metrics.get("ways")
+    if isinstance(ways, Mapping) and ways:
+        yield _table_of(ways, "searched by, among")
     subsets = metrics.get("subsets")
-    if isinstance(subsets, Mapping) and subsets:
+    # Of one subset, all fields, the figures stand above.
+    if isinstance(subsets, Mapping) and (len(subsets) > 1 or not ways) and subsets:
         yield _table_of(subsets, "with only these fields")
+    tasks = metrics.get("tasks")
+    for name, of_task in tasks.items() if isinstance(tasks, Mapping) else ():
+        yield f"{name}:"
+        yield from _figures(of_task)
+        if len(of_task.get("subsets") or {}) > 1:
+            yield _table_of(of_task["subsets"], f"{name} with only these fields")
     for part, title in (("fields", "field, in the best validation"), ("baselines", "a model of this field alone")):
         rows = metrics.get(part)
         # In other kinds of result these may be something else.
         if result.get("kind") == "train" and isinstance(rows, Mapping) and rows:
             yield _table_of(rows, title)
-    yield from _places(local_path(output))
+    yield from _places(local_path(output), tasks if isinstance(tasks, Mapping) else ())
 
 
 def _headline(result: Mapping[str, Any]) -> str:
@@ -146,9 +156,10 @@ def _setting(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (Mapping, list)) else figures.text("", value)
 
 
-def _places(folder: Path) -> Iterator[str]:
+def _places(folder: Path, tasks: Iterable[str] = ()) -> Iterator[str]:
     yield f"output: {folder}"
-    for place in [*_PLACES, *sorted(path.parent.name for path in folder.glob("*/dataset.json"))]:
+    datasets = sorted(path.parent.name for path in folder.glob("*/dataset.json"))
+    for place in [*_PLACES, *(f"{task}/report.html" for task in tasks), *datasets]:
         if (folder / place).exists():
             yield f"        {folder / place}"
     quarantine = folder / "quarantine"

@@ -26,6 +26,7 @@ VERBS = (
     "inspect",
     "index",
     "quarantine",
+    "search",
     "doctor",
     "submit",
     "status",

@@ -12,6 +12,7 @@ import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,7 +50,7 @@ def test_the_jobs_of_a_folder_hand_over_to_each_other(folder: Path) -> None:
     assert isinstance(train, TrainJob)
     assert train.data.train == f"{preprocess.output}/train"
     assert train.data.validation == f"{preprocess.output}/validation"
-    assert set(train.model.fields) | {train.model.task.label} <= set(preprocess.fields)
+    assert train.model.read_fields <= set(preprocess.fields)
     outputs = [preprocess.output, train.output, evaluate.output, compress.output]
     for path in folder.glob("tune.yaml"):
         tune = load_job(path)
@@ -64,7 +65,7 @@ def test_the_jobs_of_a_folder_hand_over_to_each_other(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def unpacked(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
-    for name in ("fsdd", "mnist_test", "easy_vqa", "radhar", "donkey"):
+    for name in ("fsdd", "mnist_test", "easy_vqa", "radhar", "donkey", "emoji"):
         with tarfile.open(real_data / f"{name}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     return folder
@@ -182,6 +183,78 @@ def test_things_are_drawn_so_that_a_kind_takes_picture_and_note(tmp_path: Path) 
         ].startswith("new")
     with Image.open(output / rows[0]["picture"]) as picture:
         assert picture.size == (224, 224)
+
+
+def test_clips_have_what_their_tags_say_to_be_seen_or_heard(tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    script = ROOT / "jobs" / "video" / "make_table.py"
+    command = [sys.executable, str(script), "--output", str(output), "--clips", "24"]
+    subprocess.run(command, check=True, capture_output=True)
+    with (output / "table.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 24 and {row["split"] for row in rows} == {"train", "validation", "test"}
+    tags = {tag for row in rows for tag in row["tags"].split(";")} - {""}
+    assert tags == {"car", "dog", "music", "person", "siren", "snow", "speech"}
+    loud = {True: [], False: []}
+    for row in rows:
+        with av.open(str(output / row["clip"])) as clip:
+            assert {stream.type: stream.codec_context.name for stream in clip.streams} == {
+                "video": "h264",
+                "audio": "aac",
+            }
+            sound = np.concatenate([frame.to_ndarray()[0] for frame in clip.decode(audio=0)])
+        assert sound.std() < 0.2
+        loud["siren" in row["tags"]].append(float(sound.std()))
+    assert min(loud[True]) > min(loud[False])
+
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "labels.csv").write_text("clip,tags\na.mp4,car;dog\n")
+    own = [sys.executable, str(script), "--folder", str(clips), "--output", str(tmp_path / "own")]
+    done = subprocess.run(own, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "labels.csv, line 2: there is no file" in done.stderr
+    (clips / "a.mp4").write_bytes((output / rows[0]["clip"]).read_bytes())
+    subprocess.run(own, check=True, capture_output=True)
+    with (tmp_path / "own" / "table.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["tags"] == "car;dog" and (tmp_path / "own" / row["clip"]).is_file()
+
+
+def test_pairs_are_drawn_whose_sentences_differ(tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    script = ROOT / "jobs" / "similarity" / "make_table.py"
+    command = [sys.executable, str(script), "--output", str(output), "--pairs", "150"]
+    subprocess.run(command, check=True, capture_output=True)
+    with (output / "table.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({" and ".join(sorted(row["name"].split(" and "))) for row in rows}) == len(rows) == 150
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    with Image.open(output / rows[0]["picture"]) as picture:
+        assert picture.size == (72, 72) and len(picture.getcolors(100_000)) > 1
+
+
+@pytest.mark.real_data
+def test_an_emoji_and_its_tones_lie_in_one_split(unpacked: Path, tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    rows = make_table("similarity", unpacked, output)
+    assert len({row["key"] for row in rows}) == len(rows) == len({row["name"] for row in rows})
+    alone = [row for row in rows if not row["name"].endswith("skin tone")]
+    assert len(alone) == 1644 and len(rows) > 2000
+    for row in rows:
+        row["emoji"] = row["name"].partition(", ")[0] if row["name"].endswith("skin tone") else row["name"]
+        assert row["split"] == "train" or row in alone
+    assert_disjoint(rows, "emoji")
+    assert 0.2 < sum(row["split"] == "test" for row in alone) / 1644 < 0.3
+    assert all((output / row["picture"]).is_file() for row in rows)
+    (tmp_path / "empty").mkdir()
+    script = ROOT / "jobs" / "similarity" / "make_table.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--data", str(tmp_path / "empty"), "--output", str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "unpack emoji.tar.gz there" in done.stderr
 
 
 def test_posts_of_ones_own_are_taken_from_a_folder_for_each_feeling(tmp_path: Path) -> None:

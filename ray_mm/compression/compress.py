@@ -33,19 +33,21 @@ from ray_mm.compression.gate import (
     judge,
     metric_drop,
     speedup_p50,
+    worst_drop,
 )
 from ray_mm.compression.latency import Latency, compare
 from ray_mm.compression.quantize import Quantized, quantize
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.source import source_of
-from ray_mm.config.tasks import FIGURES
+from ray_mm.config.tasks import FIGURES, SeveralTask, TaskConfig
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.reader import read_batches
 from ray_mm.data.samples import select_all
 from ray_mm.errors import CheckpointError, DatasetError, GateRefused, RayMMError, UsageError
 from ray_mm.evaluation.evaluate import run_evaluate
+from ray_mm.evaluation.tasks import unscorable
 from ray_mm.predictor import ARTIFACT_FILE, GRAPH_FILE, Predictor, load_predictor
 from ray_mm.progress import Progress, progress
 from ray_mm.run_folder import RunFolder, open_run_folder
@@ -97,7 +99,7 @@ def run_compress(job: CompressJob) -> dict[str, Any]:
         try:
             found = _measure(job, inputs, run.path, candidate)
             verdict = judge(found.measured, job.gate, job.latency.batch_sizes)
-            metrics = _metrics(inputs.checkpoint.config.task.type, found, verdict)
+            metrics = _metrics(inputs.checkpoint.config.task, found, verdict)
             describe_artifact(
                 candidate, inputs.checkpoint, job.quantize, _numbers(found.artifact), metrics, verdict.outcome.value
             )
@@ -132,9 +134,9 @@ def _check(job: CompressJob) -> _Inputs:
             f"calibration_data and data are the same dataset ({calibration.root}, {data.root}): a model must not be judged "
             "on the samples that tuned it; calibrate with training or validation data."
         )
-    label = checkpoint.config.task.label
-    if data.manifest.presence.get(label, 0) == 0:
-        raise DatasetError(f"{data.root}: no sample has the label {label!r}, so nothing can be judged.")
+    lacked = unscorable(checkpoint.config, data.manifest.presence)
+    if lacked is not None:
+        raise DatasetError(f"{data.root}: {lacked}, so nothing can be judged.")
     return _Inputs(checkpoint, *(Epochs([dataset], samples, None) for dataset, samples in opened.values()))
 
 
@@ -167,7 +169,7 @@ def _measure(job: CompressJob, inputs: _Inputs, run: Path, candidate: Path) -> _
         measured,
         reloads=True,
         speedups={size: found.speedup_p50 for size, found in latencies.items()},
-        metric_drop=metric_drop(checkpoint.config.task.type, before, after),
+        metric_drop=worst_drop(checkpoint.config.task, before, after),
     )
     return _Findings(measured, size, quantized, latencies, before, after)
 
@@ -239,10 +241,10 @@ def _evaluate(job: CompressJob, model: Path, output: Path, title: str) -> dict[s
     return metrics
 
 
-def _metrics(task: str, found: _Findings, verdict: Verdict) -> dict[str, Any]:
+def _metrics(task: TaskConfig, found: _Findings, verdict: Verdict) -> dict[str, Any]:
     before, after = found.original.get("subsets", {}), found.artifact.get("subsets", {})
     return {
-        "metric": FIGURES[task].gate,
+        "metric": "the worst of all tasks" if isinstance(task, SeveralTask) else FIGURES[task.type].gate,
         "metric_drop": found.measured.metric_drop,
         "size_ratio": found.measured.size_ratio,
         "speedup_p50": speedup_p50(found.measured),
@@ -251,7 +253,9 @@ def _metrics(task: str, found: _Findings, verdict: Verdict) -> dict[str, Any]:
         "size_bytes": found.size_bytes,
         "original": _numbers(found.original),
         "artifact": _numbers(found.artifact),
-        "metric_drop_subsets": {name: metric_drop(task, before[name], after[name]) for name in before if name in after},
+        "metric_drop_subsets": {
+            name: metric_drop(task.type, before[name], after[name]) for name in before if name in after
+        },
         "speedups_p50": {str(size): ratio for size, ratio in found.measured.speedups.items()},
         "latency": {str(size): asdict(latency) for size, latency in found.latencies.items()},
         "num_quantized": found.quantized.num_quantized,

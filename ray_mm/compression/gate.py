@@ -9,9 +9,10 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ray_mm.config.compress import GateConfig
-from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER
+from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, SeveralTask, TaskConfig
 
 # Ratios and differences of measured figures carry rounding: 0.98 − 0.97 is 0.010000000000000009.
 _ROUNDING = 1e-9
@@ -135,6 +136,25 @@ def metric_drop(task: str, original: Mapping[str, float | None], artifact: Mappi
     if before <= 0.0:
         return 0.0 if after == before else None
     return (after - before) / before
+
+
+def worst_drop(task: TaskConfig, original: Mapping[str, Any], artifact: Mapping[str, Any]) -> float | None:
+    """``metric_drop`` of a model; of one with several tasks that of the task that lost the most.
+
+    Args:
+        task: of the model.
+        original: ``metrics`` of the checkpoint's evaluation.
+        artifact: of the artifact's, on the same data.
+
+    Returns:
+        None where one of them can't be told.
+    """
+    if not isinstance(task, SeveralTask):
+        return metric_drop(task.type, original, artifact)
+    before, after = original.get("tasks", {}), artifact.get("tasks", {})
+    drops = [metric_drop(task.tasks[name].type, before[name], after.get(name, {})) for name in before]
+    known = [drop for drop in drops if drop is not None]
+    return max(known) if known and len(known) == len(drops) else None
 
 
 def speedup_p50(measurements: Measurements) -> float | None:

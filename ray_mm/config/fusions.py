@@ -111,15 +111,24 @@ FusionConfig = Annotated[
 ]
 
 
-def check_fusion(fusion: FusionConfig, fields: Collection[str]) -> None:
+def check_fusion(fusion: FusionConfig, fields: Collection[str], in_towers: bool = False) -> None:
     """Checks a fusion against the names of the model's inputs.
 
+    Args:
+        fusion: of the model.
+        fields: the inputs.
+        in_towers: whether it joins the fields of each tower, and not all of them.
+
     Raises:
-        UsageError: attention heads that do not divide the width, a field that is no input, or a fusion that no package brings
-            along.
+        UsageError: attention heads that do not divide the width, a field that is no input, a condition that other towers would
+            not have, or a fusion that no package brings along.
     """
     if isinstance(fusion, OwnFusion):
         find_own("model.fusion.name", OWN_FUSIONS, fusion.name)
+    if isinstance(fusion, FilmFusion) and fusion.condition is not None and in_towers:
+        raise UsageError(
+            f"model.fusion.condition: {fusion.condition!r} stands in one tower, and the fusion is that of each; leave it out."
+        )
     if isinstance(fusion, FilmFusion) and fusion.condition is not None and fusion.condition not in fields:
         raise UsageError(
             f"model.fusion.condition: {fusion.condition!r} is no input of the model; choose one of "

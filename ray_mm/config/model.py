@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_mm.config.base import Config, Name
 from ray_mm.config.encoders import EncoderConfig, check_input
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.fusions import FusionConfig, GatedFusion, check_fusion
-from ray_mm.config.tasks import TaskConfig, check_label
+from ray_mm.config.tasks import RetrieveTask, TaskConfig, check_task, labels_of
 
 
 class ModelConfig(Config):
@@ -21,7 +21,30 @@ class ModelConfig(Config):
     fusion: FusionConfig = GatedFusion()
     """How the fields are joined."""
     task: TaskConfig
-    """What is predicted."""
+    """What is learned."""
+
+    @model_validator(mode="after")
+    def _shares_what_is_alike(self) -> ModelConfig:
+        if isinstance(self.task, RetrieveTask) and self.task.shared:
+            first, *others = sorted(self.fields)
+            for name in others:
+                if self.fields[name] != self.fields[first]:
+                    raise ValueError(
+                        f"fields.{name} has other settings than fields.{first}, and with task.shared: true one encoder reads "
+                        "both; make them equal"
+                    )
+        return self
+
+    @property
+    def encoded_fields(self) -> list[str]:
+        """The inputs that have an encoder of their own, sorted; where the task shares one, the first stands for all."""
+        fields = sorted(self.fields)
+        return fields[:1] if isinstance(self.task, RetrieveTask) and self.task.shared else fields
+
+    @property
+    def read_fields(self) -> frozenset[str]:
+        """What it reads of a sample in training: its inputs and its label."""
+        return frozenset(self.fields) | frozenset(labels_of(self.task))
 
 
 def check_model(config: ModelConfig, fields: Mapping[str, FieldSpec]) -> None:
@@ -38,5 +61,5 @@ def check_model(config: ModelConfig, fields: Mapping[str, FieldSpec]) -> None:
     """
     for name, encoder in config.fields.items():
         check_input(f"model.fields.{name}", name, encoder, fields)
-    check_label(config.task, fields)
-    check_fusion(config.fusion, config.fields)
+    check_task(config.task, config.fields, fields)
+    check_fusion(config.fusion, config.fields, isinstance(config.task, RetrieveTask))

@@ -22,7 +22,7 @@ from ray_mm.config.optimize import (
     value_of_part,
 )
 from ray_mm.config.source import AnySource, Balance, TrainSources
-from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, ClassifyTask
+from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, ClassifyTask, RetrieveTask, labelled_tasks, labels_of
 from ray_mm.config.tracking import TrackingConfig
 
 SETTLED = (
@@ -46,6 +46,22 @@ SETTLED = (
     ),
 )
 """Keys that may not change between two runs in the same folder: what is there was made with them."""
+
+
+Metric = Literal[
+    "accuracy",
+    "macro_f1",
+    "micro_f1",
+    "map",
+    "mrr",
+    "recall_at_1",
+    "recall_at_5",
+    "recall_at_10",
+    "loss",
+    "mae",
+    "rmse",
+]
+"""Figures of a validation, of whatever task."""
 
 
 class ShuffleConfig(Config):
@@ -189,9 +205,10 @@ class TrainConfig(Config):
     """What is changed at random in the samples, on the device. Unset: nothing."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What a resumed training goes on from."""
-    best_metric: Literal["accuracy", "macro_f1", "micro_f1", "map", "loss", "mae", "rmse"] | None = None
-    """Figure of the validation that decides which weights are published as the best: the highest accuracy, F1 or mAP, the lowest
-    of the others. Unset: accuracy, then loss; of several classes per sample micro F1, then loss; of a regression the RMSE."""
+    best_metric: Metric | None = None
+    """Figure of the validation that decides which weights are published as the best: the lowest loss, MAE or RMSE, the highest of
+    all others. Unset: accuracy, then loss; of several classes per sample micro F1, then loss; of a regression the RMSE; of a
+    retrieval MRR, then loss."""
     patience: int | None = Field(default=None, ge=1)
     """Validations in a row without a new best after which the training ends. Unset: it never ends early."""
     baselines: bool = False
@@ -247,8 +264,9 @@ class TrainJob(Config):
 
     @model_validator(mode="after")
     def _label_is_no_input(self) -> TrainJob:
-        if self.model.task.label in self.model.fields:
-            raise ValueError(f"model.task.label {self.model.task.label!r} is also an input field of the model")
+        for label in labels_of(self.model.task):
+            if label in self.model.fields:
+                raise ValueError(f"model.task.label {label!r} is also an input field of the model")
         fewest, most = self.resources.range
         key = "resources.workers" if fewest == most else "resources.workers.max"
         if most > self.data.batch_size:
@@ -267,18 +285,20 @@ class TrainJob(Config):
 
     @model_validator(mode="after")
     def _classes_are_made_up_for_once(self) -> TrainJob:
-        task, balance = self.model.task, self.data.balance
-        if not isinstance(task, ClassifyTask) or balance is None:
-            return self
-        if (balance.label, balance.method) != (task.label, "equal"):
-            return self
-        for key, value in (
-            ("class_weights: balanced", task.class_weights if task.class_weights == "balanced" else None),
-            ("logit_adjustment", task.logit_adjustment),
-        ):
-            if value is not None:
+        balance = self.data.balance
+        tasks = {
+            f"model.task.tasks.{name}" if name else "model.task": t
+            for name, t in labelled_tasks(self.model.task).items()
+        }
+        for place, task in tasks.items():
+            if balance is None or (balance.label, balance.method) != (task.label, "equal"):
+                continue
+            if not isinstance(task, ClassifyTask):
+                continue
+            if task.class_weights == "balanced" or task.logit_adjustment is not None:
+                key = "class_weights: balanced" if task.class_weights == "balanced" else "logit_adjustment"
                 raise ValueError(
-                    f"model.task.{key} makes up for how often each class is drawn, and with data.balance every class of "
+                    f"{place}.{key} makes up for how often each class is drawn, and with data.balance every class of "
                     f"{task.label!r} is drawn as often as the others: nothing is left to make up for; leave one of the two out, "
                     "or set data.balance.method to square_root"
                 )
@@ -296,6 +316,26 @@ class TrainJob(Config):
         if len(self.model.fields) == 1:
             raise ValueError(
                 "train.gradient_modulation compares the fields with each other, and this model has one; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_compared(self) -> TrainJob:
+        if not isinstance(self.model.task, RetrieveTask):
+            return self
+        if self.train.baselines:
+            raise ValueError(
+                "train.baselines trains each field alone, and the task retrieve takes one side of a sample to find another; "
+                "leave it out"
+            )
+        if self.train.micro_batches > 1:
+            raise ValueError(
+                f"train.micro_batches {self.train.micro_batches}: the task retrieve compares each sample with all others of the "
+                "batch, so it can't be cut; leave it out, and lower data.batch_size or raise resources.workers"
+            )
+        if self.data.batch_size < 2:
+            raise ValueError(
+                "data.batch_size 1: the task retrieve compares each sample with the others of the batch; set at least 2"
             )
         return self
 
@@ -318,7 +358,7 @@ class TrainJob(Config):
 
     @model_validator(mode="after")
     def _parts_are_there(self) -> TrainJob:
-        freeze, fields = self.train.freeze, self.model.fields
+        freeze, fields = self.train.freeze, {name: self.model.fields[name] for name in self.model.encoded_fields}
         check_parts("train.optimizer.parts", self.train.optimizer.parts, fields)
         check_parts("train.freeze", freeze, fields)
         if self.train.initial is not None and self.train.initial.parts is not None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from ray_mm.evaluation.report.render import write_report
 from ray_mm.evaluation.scorer import KEY, Scorer
 from ray_mm.evaluation.subsets import Subset, field_subsets
 from ray_mm.evaluation.tally import Tally
-from ray_mm.evaluation.tasks import evaluated_task
+from ray_mm.evaluation.tasks import evaluated_task, unscorable
+from ray_mm.evaluation.tasks.several import SeveralEvaluation, of_task
 from ray_mm.placement import place
 from ray_mm.predictor import Predictor, load_predictor
 from ray_mm.progress import notice, progress
@@ -66,16 +68,17 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
     lacking = check_dataset_fits(dataset, predictor.preprocessor, may_lack=predictor.input_fields)
     if lacking:
         notice(f"data: {dataset.root} {lacking_text(lacking)}.")
-    subsets = field_subsets(predictor.input_fields, job.subsets)
-    label = predictor.config.task.label
-    if dataset.manifest.presence.get(label, 0) == 0:
-        raise DatasetError(f"{dataset.root}: no sample has the label {label!r}, so nothing can be scored.")
+    # Without one of its sides nothing is left of a retrieval.
+    subsets = field_subsets(predictor.input_fields, job.subsets if predictor.towers is None else "full")
+    lacked = unscorable(predictor.config, dataset.manifest.presence)
+    if lacked is not None:
+        raise DatasetError(f"{dataset.root}: {lacked}, so nothing can be scored.")
     folder = open_run_folder(job)
-    tally = _empty_tally(job, predictor, subsets)
+    tallies = _empty_tallies(job, predictor, subsets)
     with folder.locked(), ray_session(announce=True):
         _clear(folder.path)
         try:
-            _score(job, predictor, samples, subsets, tally, folder.path, title)
+            _score(job, predictor, samples, subsets, tallies, folder.path, title)
         except Exception as error:
             cause = cause_of(error)
             if cause is error and isinstance(error, RayMMError):
@@ -84,11 +87,19 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
                 raise cause from error
             told = cause if str(cause) else error
             raise RayMMError(f"the evaluation failed: {type(told).__name__}: {told}") from error
-        content = report_content(job, predictor, Epochs([dataset], samples, None), subsets, tally)
-        write_report(folder.path / REPORT, content)
+        reports, metrics, details = {}, {}, {}
+        for name, tally in tallies.items():
+            # Of several tasks, those that no sample has a label for have nothing to say.
+            if tally.num_scored:
+                content = report_content(job, predictor, Epochs([dataset], samples, None), subsets, tally, name)
+                reports[name] = str(folder.path / name / REPORT)
+                (folder.path / name).mkdir(exist_ok=True)
+                write_report(folder.path / name / REPORT, content)
+                metrics[name], details[name] = result_metrics(content), result_details(content)
+        one = list(tallies) == [""]
         return folder.write_result(
             "done",
-            result_metrics(content),
+            metrics[""] if one else {"tasks": metrics},
             checkpoint=str(checkpoint_folder(job)),
             data={
                 "name": dataset.manifest.name,
@@ -97,21 +108,24 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
                 "selection": samples.selections[0].description,
                 "lacks": lacking,
             },
-            report=str(folder.path / REPORT),
             predictions=str(folder.path / PREDICTIONS),
-            **result_details(content),
+            **({"report": reports[""], **details[""]} if one else {"reports": reports, "tasks": details}),
         )
 
 
-def _empty_tally(job: EvaluateJob, predictor: Predictor, subsets: tuple[Subset, ...]) -> Tally:
-    of_task = evaluated_task(predictor).tally(len(subsets))
-    return Tally(predictor.config.task.label, predictor.input_fields, subsets, of_task, job.examples)
+def _empty_tallies(job: EvaluateJob, predictor: Predictor, subsets: tuple[Subset, ...]) -> dict[str, Tally]:
+    """A tally for each task, by its name; of one task alone the name is empty."""
+    # A retrieval has searches instead of examples.
+    examples = job.examples if predictor.towers is None else 0
+    task = evaluated_task(predictor)
+    parts = task.parts if isinstance(task, SeveralEvaluation) else {"": task}
+    return {name: Tally(part, predictor.input_fields, subsets, examples) for name, part in parts.items()}
 
 
 def _clear(folder: Path) -> None:
     """Takes away what an earlier evaluation left, so that nothing of it can be taken for a result of this one."""
-    for name in ("result.json", REPORT, PREDICTIONS):
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / "result.json", folder / REPORT, folder / PREDICTIONS, *folder.glob(f"*/{REPORT}")):
+        path.unlink(missing_ok=True)
     shutil.rmtree(folder / QUARANTINE, ignore_errors=True)
 
 
@@ -120,7 +134,7 @@ def _score(
     predictor: Predictor,
     samples: Samples,
     subsets: tuple[Subset, ...],
-    tally: Tally,
+    tallies: Mapping[str, Tally],
     folder: Path,
     title: str,
 ) -> None:
@@ -145,26 +159,26 @@ def _score(
         num_gpus=placement.gpus_per_worker or None,
         udf_modifying_row_count=False,
     )
-    label, total = predictor.config.task.label, samples.epoch_samples
+    total, first = samples.epoch_samples, next(iter(tallies.values()))
     with (
-        predictions_writer(
-            folder / PREDICTIONS, label, predictor.input_fields, evaluated_task(predictor)
-        ) as predictions,
+        predictions_writer(folder / PREDICTIONS, predictor.input_fields, evaluated_task(predictor)) as predictions,
         progress(title, total, "samples", waiting="loading the model") as bar,
     ):
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             rows, keys = to_arrays(table), table.column(KEY).to_pylist()
-            check_positions(rows[POSITION], tally.num_seen, tally.num_seen + len(keys))
-            tally.add(rows, keys)
-            check_budget(job.bad_samples, tally.num_quarantined, tally.num_seen, folder / QUARANTINE)
+            check_positions(rows[POSITION], first.num_seen, first.num_seen + len(keys))
+            for name, tally in tallies.items():
+                tally.add(of_task(name, rows), keys)
+            check_budget(job.bad_samples, first.num_quarantined, first.num_seen, folder / QUARANTINE)
             predictions.add(rows, keys)
-            bar.advance(len(keys), **tally.running())
+            bar.advance(len(keys), **(first.running() if len(tallies) == 1 else {}))
+        tally = max(tallies.values(), key=lambda each: each.num_scored)
         if tally.num_seen != total:
             raise OrderError(f"{tally.num_seen} samples arrived, {total} were planned: this is an error in ray_mm.")
         if tally.num_scored == 0:
             raise RayMMError(
                 f"none of the {total} samples of data could be scored: {tally.num_quarantined} can't be read, "
-                f"{tally.num_unlabelled} have no label {label!r}; {folder / QUARANTINE} says why."
+                f"{tally.num_unlabelled} have {tally.lacking}; {folder / QUARANTINE} says why."
             )
 
 

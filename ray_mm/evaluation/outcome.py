@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ray_mm.checkpoint import resolve_checkpoint
 from ray_mm.config.evaluate import EvaluateJob
-from ray_mm.config.tasks import FIGURES
+from ray_mm.config.tasks import FIGURES, SeveralTask, labels_of
 from ray_mm.data.epochs import Epochs
 from ray_mm.errors import CheckpointError
 from ray_mm.evaluation.examples import Example
-from ray_mm.evaluation.report.cards import Card, make_cards
+from ray_mm.evaluation.report.cards import Card, SampleViews, make_cards
 from ray_mm.evaluation.report.content import (
     ClassificationDetails,
     MultilabelDetails,
     RegressionDetails,
     ReportContent,
+    RetrievalDetails,
     SubsetScore,
 )
 from ray_mm.evaluation.report.curves import read_curves
+from ray_mm.evaluation.report.searches import search_cards
 from ray_mm.evaluation.subsets import Subset, contributions, subset_name
 from ray_mm.evaluation.tally import Tally
+from ray_mm.evaluation.tasks.retrieve import RetrieveTally
 from ray_mm.predictor import OnnxPredictor, Predictor
 from ray_mm.run_folder import versions
 from ray_mm.storage import local_path
@@ -32,7 +35,12 @@ _MAX_LISTED_CLASSES = 100
 
 
 def report_content(
-    job: EvaluateJob, predictor: Predictor, epochs: Epochs, subsets: tuple[Subset, ...], tally: Tally
+    job: EvaluateJob,
+    predictor: Predictor,
+    epochs: Epochs,
+    subsets: tuple[Subset, ...],
+    tally: Tally,
+    of_task: str = "",
 ) -> ReportContent:
     """Everything that the report shows; reads the examples' members again.
 
@@ -42,31 +50,43 @@ def report_content(
         epochs: the samples that were scored, of one dataset.
         subsets: of the input fields; the last one has all of them.
         tally: of all of them, with at least one scored sample.
+        of_task: name of the task, where the model has several.
     """
-    label, dataset = predictor.config.task.label, epochs.datasets[0]
+    task = predictor.config.task
+    if isinstance(task, SeveralTask):
+        task = task.tasks[of_task]
+    dataset, labels = epochs.datasets[0], labels_of(task)
     part = epochs.samples.selections[0].description
     metrics, baseline = tally.of_task.metrics(), tally.of_task.baseline()
-    figures = FIGURES[predictor.config.task.type]
+    figures = FIGURES[task.type]
     shares = None
-    if job.subsets == "all":
+    if job.subsets == "all" and predictor.towers is None:
         # An error is better when it is smaller: what a field adds is what it takes away from the error.
         name, sign = figures.main, figures.sign
         scores = {subset: sign * _number(each[name]) for subset, each in zip(subsets, metrics, strict=True)}
         shares = contributions(scores, sign * _number(baseline[name]))
 
+    samples = SampleViews(epochs, predictor.preprocessor, predictor.input_fields)
+
     def cards(examples: list[Example]) -> list[Card]:
-        return make_cards(examples, epochs, predictor.preprocessor, label)
+        return make_cards(examples, samples, predictor.preprocessor.fields[labels[0]]) if examples else []
+
+    details = tally.of_task.details()
+    if isinstance(tally.of_task, RetrieveTally):
+        assert isinstance(details, RetrievalDetails)
+        worst, even = (search_cards(found, samples, details.towers) for found in tally.of_task.searches(job.examples))
+        details = replace(details, worst=worst, even=even)
 
     now = datetime.datetime.now().astimezone()
     runtime = "onnxruntime" if isinstance(predictor, OnnxPredictor) else "PyTorch"
     return ReportContent(
-        job=job.name,
+        job=f"{job.name}, {of_task}" if of_task else job.name,
         checkpoint=_shown(str(checkpoint_folder(job))),
         model=f"{predictor.config.fusion.method.replace('_', ' ')} fusion, {_size(predictor.size_bytes)}, {runtime}",
         dataset=f"{dataset.manifest.name} ({part})" if part else dataset.manifest.name,
         dataset_path=_shown(dataset.root),
         dataset_digest=dataset.manifest.digest,
-        label=label,
+        label=labels[0] if labels else "",
         main=figures.main,
         num_samples=tally.num_scored,
         num_quarantined=tally.num_quarantined,
@@ -79,8 +99,8 @@ def report_content(
         ],
         baseline=baseline,
         contributions=shares,
-        details=tally.of_task.details(),
-        curves=read_curves(checkpoint_folder(job)),
+        details=details,
+        curves=read_curves(checkpoint_folder(job), of_task),
         worst=cards(tally.extremes.worst()),
         best=cards(tally.extremes.best()),
         finished=f"{now.day} {now:%B %Y, %H:%M %Z}",
@@ -103,12 +123,25 @@ def result_metrics(content: ReportContent) -> dict[str, Any]:
     interval: dict[str, Any] = {}
     if isinstance(details, ClassificationDetails):
         interval = {"interval": {"accuracy": details.interval}}
-    elif isinstance(details, RegressionDetails):
+    elif isinstance(details, (RegressionDetails, RetrievalDetails)):
         interval = {"interval": dict(details.intervals)}
+    ways = {}
+    if isinstance(details, RetrievalDetails):
+        ways = {
+            "ways": {
+                f"{way.query} to {way.candidate}": {
+                    **way.figures,
+                    "num_queries": way.num_queries,
+                    "num_candidates": way.num_candidates,
+                }
+                for way in details.ways
+            }
+        }
     return {
         **content.metrics,
         **interval,
         **counts,
+        **ways,
         "subsets": subsets,
         "baseline": content.baseline,
         **extra,
@@ -118,7 +151,7 @@ def result_metrics(content: ReportContent) -> dict[str, Any]:
 def result_details(content: ReportContent) -> dict[str, Any]:
     """What else ``result.json`` says about not too many classes."""
     details = content.details
-    if isinstance(details, RegressionDetails) or len(details.classes) > _MAX_LISTED_CLASSES:
+    if isinstance(details, (RegressionDetails, RetrievalDetails)) or len(details.classes) > _MAX_LISTED_CLASSES:
         return {}
     found = {"classes": {name: asdict(each) for name, each in zip(details.classes, details.figures, strict=True)}}
     if isinstance(details, MultilabelDetails):

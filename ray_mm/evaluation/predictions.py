@@ -5,6 +5,7 @@ label           string (class), list<string> (any number of classes) or float32;
 prediction      likewise
 correct         bool (all of its classes, and no other), or error: float32 (prediction - label); null where there is no label
 probabilities   list<float32>, of the classes in the order of their numbers; not for a regression
+embedding.<tower>   list<float32>, of length 1; null where the tower has none of its fields. A retrieval has these alone
 presence.<field>   bool
 """
 
@@ -31,13 +32,11 @@ class PredictionsWriter:
 
     Args:
         path: the file; whoever made the writer makes it appear at once.
-        label: the label field.
         fields: the input fields, sorted.
         task: of the model.
     """
 
-    def __init__(self, path: Path, label: str, fields: Sequence[str], task: TaskEvaluation) -> None:
-        self._label = label
+    def __init__(self, path: Path, fields: Sequence[str], task: TaskEvaluation) -> None:
         self._fields = list(fields)
         self._task = task
         columns = [("key", pa.string()), *task.columns]
@@ -49,10 +48,8 @@ class PredictionsWriter:
     def add(self, rows: Rows, keys: Sequence[str]) -> None:
         """Adds a block of scored rows (see ``scorer``); quarantined ones are left out."""
         chosen = np.flatnonzero(rows[WEIGHT] > 0)
-        absent = ~rows[presence_name(self._label)][chosen]
         columns: dict[str, pa.Array] = {"key": pa.array([keys[row] for row in chosen.tolist()], pa.string())}
-        found = {name: array[chosen] for name, array in rows.items() if name.startswith("score.")}
-        columns |= self._task.arrays(rows[self._label][chosen], absent, found)
+        columns |= self._task.arrays({name: array[chosen] for name, array in rows.items()})
         for field in self._fields:
             columns[presence_name(field)] = pa.array(rows[presence_name(field)][chosen])
         self._waiting.append(pa.table(columns, schema=self._schema))
@@ -71,15 +68,13 @@ class PredictionsWriter:
 
 
 @contextlib.contextmanager
-def predictions_writer(
-    path: Path, label: str, fields: Sequence[str], task: TaskEvaluation
-) -> Iterator[PredictionsWriter]:
+def predictions_writer(path: Path, fields: Sequence[str], task: TaskEvaluation) -> Iterator[PredictionsWriter]:
     """A writer whose file takes its place only if the block ends without an error."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        writer = PredictionsWriter(temporary, label, fields, task)
+        writer = PredictionsWriter(temporary, fields, task)
         try:
             yield writer
         finally:

@@ -46,12 +46,11 @@ class Scorer:
         """Scores one block."""
         predictor = self._load()
         batch: Rows = to_arrays(block)
-        task = predictor.config.task
-        names = [POSITION, WEIGHT, task.label, presence_name(task.label)]
-        names += [presence_name(field) for field in predictor.input_fields]
+        task = evaluated_task(predictor)
+        names = [POSITION, WEIGHT, *task.reads, *(presence_name(field) for field in predictor.input_fields)]
         rows: dict[str, npt.NDArray[Any]] = {name: batch[name] for name in names}
         outputs = predictor.outputs(batch, self._subsets)
-        rows |= evaluated_task(predictor).scored(outputs, batch[task.label])
+        rows |= task.scored(outputs, batch)
         # Keys travel as a column: a block carries them apart from its rows, and Ray may join blocks as small as these.
         table = to_table({name: np.ascontiguousarray(array) for name, array in rows.items()}, [])
         return table.append_column(KEY, pa.array(block_keys(block), pa.string()))

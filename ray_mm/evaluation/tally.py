@@ -9,23 +9,20 @@ import numpy as np
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
 from ray_mm.evaluation.examples import Example, Extremes
 from ray_mm.evaluation.subsets import Subset
-from ray_mm.evaluation.tasks.base import PROBABILITIES, Rows, TaskTally
+from ray_mm.evaluation.tasks.base import PROBABILITIES, Rows, TaskEvaluation
 
 
 class Tally:
     """Counts, sums, extremes.
 
     Args:
-        label: the label field.
+        task: of the model.
         fields: the input fields, sorted.
         subsets: the last one has all fields.
-        of_task: the sums of the task, for so many subsets.
         examples: how many of the worst and of the best samples are kept.
     """
 
-    def __init__(
-        self, label: str, fields: Sequence[str], subsets: Sequence[Subset], of_task: TaskTally, examples: int
-    ) -> None:
+    def __init__(self, task: TaskEvaluation, fields: Sequence[str], subsets: Sequence[Subset], examples: int) -> None:
         self.num_seen = 0
         self.num_quarantined = 0
         self.num_unlabelled = 0
@@ -33,15 +30,16 @@ class Tally:
         self.present = np.zeros(len(fields), np.int64)
         self.covered = np.zeros(len(subsets), np.int64)
         self.extremes = Extremes(examples)
-        self.of_task = of_task
-        self._label = label
+        self.of_task = task.tally(len(subsets))
+        self.lacking = task.lacking
+        self._task = task
         self._fields = list(fields)
         self._members = np.array([[field in subset for field in fields] for subset in subsets])
 
     def add(self, rows: Rows, keys: Sequence[str]) -> None:
         """Takes note of a block of scored rows (see ``scorer``)."""
         readable = rows[WEIGHT] > 0
-        scored = readable & rows[presence_name(self._label)]
+        scored = readable & self._task.counted(rows)
         self.num_seen += len(readable)
         self.num_quarantined += int((~readable).sum())
         self.num_unlabelled += int((readable & ~scored).sum())
@@ -52,13 +50,12 @@ class Tally:
         there = np.stack([rows[presence_name(field)][chosen] for field in self._fields])
         self.present += there.sum(axis=1)
         self.covered += (self._members.astype(np.int64) @ there.astype(np.int64) > 0).sum(axis=1)
-        labels = rows[self._label][chosen]
-        found = {name: array[chosen] for name, array in rows.items() if name.startswith("score.")}
-        losses = self.of_task.add(labels, found)
+        found = {name: array[chosen] for name, array in rows.items()}
+        losses = self.of_task.add(found)
 
         def example(row: int) -> Example:
             place = int(chosen[row])
-            label, prediction = self.of_task.answers(labels, found, row)
+            label, prediction = self.of_task.answers(found, row)
             return Example(
                 position=int(rows[POSITION][place]),
                 key=keys[place],

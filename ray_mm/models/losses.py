@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from typing_extensions import assert_never
 
-from ray_mm.config.tasks import ClassifyTask, MultilabelTask, RegressTask, TaskConfig
+from ray_mm.config.tasks import (
+    ClassifyTask,
+    LabelledTask,
+    MultilabelTask,
+    RegressTask,
+    RetrieveTask,
+    SeveralTask,
+    TaskConfig,
+    labelled_tasks,
+    labels_of,
+)
 from ray_mm.data.fields import WEIGHT, presence_name
 from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.models.pairs import Gather, alone, pair_losses, tower_presence
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,36 @@ class ClassTerms:
     def to(self, device: torch.device) -> ClassTerms:
         """The same on a device."""
         return ClassTerms(*(None if each is None else each.to(device) for each in (self.weights, self.adjustment)))
+
+
+Terms: TypeAlias = ClassTerms | Mapping[str, ClassTerms]
+"""Of a task, or of several by the names of their labels: then a training's, with all that it weighs its tasks by."""
+
+
+def training_terms(
+    task: TaskConfig, counts: Mapping[str, Sequence[float]], classes: Mapping[str, Sequence[str]]
+) -> Terms:
+    """What the losses of a training take into account, and those of a validation do not.
+
+    Args:
+        task: what is learned.
+        counts: label → ``Training.class_counts``; those of others are not needed.
+        classes: label → the names of its classes.
+    """
+    found = {
+        each.label: class_terms(each, counts.get(each.label), classes.get(each.label, ()))
+        for each in labelled_tasks(task).values()
+    }
+    if isinstance(task, SeveralTask):
+        return found
+    return next(iter(found.values()), ClassTerms())
+
+
+def on_device(terms: Terms, device: torch.device) -> Terms:
+    """The same on a device."""
+    return (
+        terms.to(device) if isinstance(terms, ClassTerms) else {label: each.to(device) for label, each in terms.items()}
+    )
 
 
 def class_terms(task: TaskConfig, class_counts: Sequence[float] | None, classes: Sequence[str]) -> ClassTerms:
@@ -83,22 +125,31 @@ def loss_per_sample(
     output: Tensor,
     batch: Mapping[str, Tensor],
     preprocessor: Preprocessor,
-    terms: ClassTerms = ClassTerms(),
+    terms: Terms = ClassTerms(),
+    gather: Gather = alone,
 ) -> Tensor:
     """The loss of each sample.
 
     Args:
         task: what is predicted, and how it is judged.
-        output: of the model: logits [B, C], or standardised values [B].
-        batch: holds the label: int64 [B], float32 [B, C], or float32 [B] in its own unit; of samples that are mixed of two and
-            have one class each, also that of the other one (``other_label_name``) and the share of the first
+        output: of the model: logits [B, C], standardised values [B], what a retrieval compares [B, K, E + 2], or those of several
+            tasks beside each other.
+        batch: holds presence, and the label: int64 [B], float32 [B, C], or float32 [B] in its own unit; of samples that are
+            mixed of two and have one class each, also that of the other one (``other_label_name``) and the share of the first
             (``own_share_name``).
         preprocessor: the statistics of a number label.
         terms: in a training, of its classes. A validation has none: its loss is that of the samples as they are.
+        gather: brings the rows of all workers together, for a retrieval.
 
     Returns:
         float32 [B]. Where a sample has no label the value means nothing; see ``sample_weights``.
     """
+    if isinstance(task, RetrieveTask):
+        # It has no label: all that is prepared is an input.
+        return pair_losses(task, output, tower_presence(task.towers_of(preprocessor.fields), batch), gather)
+    if isinstance(task, SeveralTask):
+        return _of_several(task, output, batch, preprocessor, terms)
+    assert isinstance(terms, ClassTerms)
     label = batch[task.label]
     match task:
         case ClassifyTask():
@@ -116,6 +167,39 @@ def loss_per_sample(
             return measure(output.float(), target, reduction="none")
         case _:
             assert_never(task)
+
+
+def _of_several(
+    task: SeveralTask, output: Tensor, batch: Mapping[str, Tensor], preprocessor: Preprocessor, terms: Terms
+) -> Tensor:
+    """The sum over the tasks whose label is there, each times its weight; float32 [B].
+
+    A task with a learned variance σ² costs L / σ² + ln σ, and L / 2σ² + ln σ where its loss is a squared error (arXiv
+    1705.07115): a larger variance makes it count less, and costs something itself. In a validation the weights are those of the
+    job alone.
+    """
+    total = output.new_zeros(output.shape[0], dtype=torch.float32)
+    places = task.slices(preprocessor.fields)
+    of_training = terms if isinstance(terms, Mapping) else None
+    for number, (name, each) in enumerate(sorted(task.tasks.items())):
+        own = task_output(output, places[name], each)
+        loss = loss_per_sample(
+            each, own, batch, preprocessor, of_training[each.label] if of_training is not None else ClassTerms()
+        )
+        if task.weighting == "uncertainty" and of_training is not None:
+            log_variance = output[:, number - len(places)].float()
+            scale = 0.5 if isinstance(each, RegressTask) else 1.0
+            loss = scale * loss * torch.exp(-log_variance) + log_variance / 2
+        # Where there is no label the value means nothing, and may be anything.
+        there = batch[presence_name(each.label)]
+        total = total + torch.where(there, loss * task.weights.get(name, 1.0), 0.0)
+    return total
+
+
+def task_output(output: Tensor, place: slice, task: LabelledTask) -> Tensor:
+    """What a model of several tasks puts out for one of them, as a model of it alone would: [B, C], or [B] of a number."""
+    own = output[:, place]
+    return own[:, 0] if isinstance(task, RegressTask) else own
 
 
 def _of_class(task: ClassifyTask, output: Tensor, label: Tensor, terms: ClassTerms) -> Tensor:
@@ -171,10 +255,20 @@ def _of_classes(task: MultilabelTask, output: Tensor, label: Tensor, terms: Clas
     return torch.lerp(lacking, having, label)
 
 
-def sample_weights(task: TaskConfig, batch: Mapping[str, Tensor]) -> Tensor:
-    """The weight of each sample: that of the batch, and 0 where the label is absent. float32 [B]."""
+def sample_weights(task: TaskConfig, batch: Mapping[str, Tensor], fields: Iterable[str] = ()) -> Tensor:
+    """The weight of each sample: that of the batch, and 0 where all of its labels are absent, or all but one tower. float32 [B].
+
+    Args:
+        task: what is learned.
+        batch: weight and presence of the label and the inputs.
+        fields: the inputs, for a retrieval.
+    """
     weight = batch[WEIGHT]
-    return torch.where(batch[presence_name(task.label)], weight, torch.zeros_like(weight))
+    if isinstance(task, RetrieveTask):
+        counts = tower_presence(task.towers_of(fields), batch).sum(dim=1) > 1
+    else:
+        counts = torch.stack([batch[presence_name(label)] for label in labels_of(task)]).any(dim=0)
+    return torch.where(counts, weight, torch.zeros_like(weight))
 
 
 def other_label_name(label: str) -> str:

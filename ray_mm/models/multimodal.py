@@ -10,17 +10,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.fields import LabelField
 from ray_mm.config.model import ModelConfig, check_model
+from ray_mm.config.tasks import RetrieveTask
 from ray_mm.data.fields import field_arrays, presence_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.models.encoders import build_encoder
 from ray_mm.models.fusion import Encoded, build_fusion
+from ray_mm.models.fusion.towers import Towers
 from ray_mm.models.heads import build_head
 
 
 class MultimodalModel(nn.Module):
-    """A batch → logits [B, C], or standardised values [B]. Made by ``build_model``.
+    """A batch → what the head of its task gives, such as logits [B, C] (see ``models.heads``). Made by ``build_model``.
 
     Args:
         config: of the model.
@@ -31,6 +32,8 @@ class MultimodalModel(nn.Module):
         super().__init__()
         fields, dim = preprocessor.fields, config.fusion.dim
         self.fields = sorted(config.fields)
+        # Those with an encoder of their own: of a retrieval that shares one, the first alone.
+        self.encoded = config.encoded_fields
         # The field's own arrays without its presence: content and, for some types, a length.
         self.arrays = {
             name: [array for array in field_arrays(name, fields[name]) if array != presence_name(name)]
@@ -45,12 +48,16 @@ class MultimodalModel(nn.Module):
                 dim,
                 preprocessor.pretrained.get(name),
             )
-            for name in self.fields
+            for name in self.encoded
         )
-        self.fusion = build_fusion(config.fusion, self.fields)
-        label = fields[config.task.label]
-        assert isinstance(label, LabelField)
-        self.head = build_head(label, dim)
+        if isinstance(config.task, RetrieveTask):
+            towers = list(config.task.towers_of(self.fields).values())
+            own = [tuple(self.encoded)] if config.task.shared else towers
+            self.fusion: nn.Module = Towers([build_fusion(config.fusion, names) for names in own], own, towers)
+            self.head = build_head(config.task, fields, dim, len(own))
+        else:
+            self.fusion = build_fusion(config.fusion, self.fields)
+            self.head = build_head(config.task, fields, dim)
 
     def forward(self, batch: Mapping[str, Tensor], subsets: Sequence[frozenset[str]] | None = None) -> Tensor:
         """Runs the network.
@@ -75,9 +82,10 @@ class MultimodalModel(nn.Module):
 
     def encode(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Each field's tokens [B, T, D] and their mask, bool [B, T]. Presence plays no part yet."""
+        shared = len(self.encoded) < len(self.fields)
         return {
-            name: encoder(*(batch[array] for array in self.arrays[name]))
-            for name, encoder in zip(self.fields, self.encoders, strict=True)
+            name: self.encoders[0 if shared else place](*(batch[array] for array in self.arrays[name]))
+            for place, name in enumerate(self.fields)
         }
 
     def fuse(self, encoded: Encoded, presence: Mapping[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ray_mm.config.source import train_sources
-from ray_mm.config.tasks import ClassifyTask
+from ray_mm.config.tasks import ClassifyTask, labelled_tasks
 from ray_mm.config.train import TrainJob
 from ray_mm.data.plan import Schedule
 
@@ -49,11 +49,15 @@ def imbalance(job: TrainJob, label_counts: Sequence[Mapping[str, Mapping[str, in
         label_counts: class label → class → samples, of each of its training datasets. Where only a part of one is read, nobody
             knows without its indexes, and nothing is said.
     """
-    task, sources = job.model.task, train_sources(job.data.train)
-    if not isinstance(task, ClassifyTask) or task.loss == "focal" or task.needs_class_counts:
-        return
+    sources = train_sources(job.data.train)
     if job.data.balance is not None or any(source.require or source.where or source.weight for source in sources):
         return
+    for name, task in labelled_tasks(job.model.task).items():
+        if isinstance(task, ClassifyTask) and task.loss != "focal" and not task.needs_class_counts:
+            yield from _imbalance(f"model.task.tasks.{name}" if name else "model.task", task, label_counts)
+
+
+def _imbalance(key: str, task: ClassifyTask, label_counts: Sequence[Mapping[str, Mapping[str, int]]]) -> Iterator[str]:
     counts: dict[str, int] = {}
     for found in label_counts:
         for name, number in found.get(task.label, {}).items():
@@ -63,8 +67,10 @@ def imbalance(job: TrainJob, label_counts: Sequence[Mapping[str, Mapping[str, in
         return
     rarest, commonest = (choose(occurring, key=occurring.__getitem__) for choose in (min, max))
     if occurring[commonest] >= _UNBALANCED * occurring[rarest]:
+        # Of several tasks the best weights are those of the lowest loss.
+        best = ", and set train.best_metric to macro_f1" if key == "model.task" else ""
         yield (
-            f"model.task.label: of {task.label!r} the class {rarest!r} has {occurring[rarest]:,} samples and {commonest!r} "
-            f"{occurring[commonest]:,}, and rare classes are learned last; see model.task.logit_adjustment, "
-            "model.task.class_weights and data.balance, and set train.best_metric to macro_f1."
+            f"{key}.label: of {task.label!r} the class {rarest!r} has {occurring[rarest]:,} samples and {commonest!r} "
+            f"{occurring[commonest]:,}, and rare classes are learned last; see {key}.logit_adjustment, "
+            f"{key}.class_weights and data.balance{best}."
         )

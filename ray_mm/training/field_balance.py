@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ray_mm.config.tasks import ClassifyTask
 from ray_mm.config.train import GradientModulation, TrainJob
 from ray_mm.data.fields import presence_name
 from ray_mm.data.order import stable_hash
@@ -43,7 +44,7 @@ class GradientShares:
 
     def __init__(self, model: MultimodalModel, ranks: Ranks) -> None:
         self._model = model
-        self._sums = torch.zeros(len(model.fields), device=ranks.device)
+        self._sums = torch.zeros(len(model.encoded), device=ranks.device)
 
     def look(self) -> None:
         """Takes note of the gradients as they are now; every rank has to. A field alone shares with none."""
@@ -65,7 +66,7 @@ class GradientShares:
             return {}
         return {
             f"gradient_share/{field}": round(norm / total, 4)
-            for field, norm in zip(self._model.fields, sums, strict=True)
+            for field, norm in zip(self._model.encoded, sums, strict=True)
         }
 
 
@@ -104,6 +105,7 @@ class Modulation:
             outputs: for each field alone, logits [B, C].
             tensors: of the samples.
         """
+        assert isinstance(self._job.model.task, ClassifyTask), "the job's validator has passed"
         label = tensors[self._job.model.task.label]
         counts = sample_weights(self._job.model.task, tensors) > 0
         for place, (field, logits) in enumerate(zip(self._fields, outputs, strict=True)):

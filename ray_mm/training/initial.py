@@ -17,6 +17,7 @@ from ray_mm.checkpoint import Checkpoint, Description, load_checkpoint, load_des
 from ray_mm.config.fields import TextField
 from ray_mm.config.model import ModelConfig
 from ray_mm.config.optimize import part_names
+from ray_mm.config.tasks import RetrieveTask, labelled_tasks
 from ray_mm.config.train import InitConfig
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
@@ -77,13 +78,13 @@ def find_initial(
     with torch.random.fork_rng(devices=[]):
         shapes = _shapes(build_model(model, as_before(preprocessor, saved, same)).state_dict())
     theirs = _shapes(checkpoint.state)
-    fields, before = sorted(model.fields), sorted(checkpoint.config.fields)
+    fields, before = model.encoded_fields, checkpoint.config.encoded_fields
     moved, unfit = {}, {}
     for part in part_names(fields):
         name = part.removeprefix("encoders.")
         if part == name:  # the fusion or the head
             prefixes = (f"{part}.", f"{part}.")
-            alike = part == "head" or (fields == before and model.fusion.method == checkpoint.config.fusion.method)
+            alike = part == "head" or (fields == before and _joins(model) == _joins(checkpoint.config))
             alike = alike and (part != "head" or _head(model, preprocessor) == _head(checkpoint.config, saved))
         else:
             prefixes = (f"encoders.{fields.index(name)}.", f"encoders.{before.index(name) if name in before else -1}.")
@@ -143,8 +144,18 @@ def _below(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, tupl
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
+def _joins(model: ModelConfig) -> object:
+    towers = model.task.towers_of(model.fields) if isinstance(model.task, RetrieveTask) else None
+    return model.fusion.method, towers
+
+
 def _head(model: ModelConfig, preprocessor: Preprocessor) -> object:
-    return model.task.type, model.task.label, preprocessor.fields[model.task.label]
+    task = model.task
+    if isinstance(task, RetrieveTask):
+        return task.type, task.loss, task.towers_of(model.fields)
+    return [
+        (name, each.type, each.label, preprocessor.fields[each.label]) for name, each in labelled_tasks(task).items()
+    ]
 
 
 def _difference(
@@ -152,8 +163,8 @@ def _difference(
 ) -> str:
     if not alike:
         return {
-            "fusion": "its method or its fields are others",
-            "head": "its task, its label or the label's classes are others",
+            "fusion": "its method, its fields or its towers are others",
+            "head": "its task, its label or the label's classes, or its towers are others",
         }.get(part, "it has no input of this name and type")
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = ours.get(name), theirs.get(name)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from ray_mm.checkpoint import WEIGHTS_KIND
+from ray_mm.config.tasks import RetrieveTask
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.order import stable_hash
 from ray_mm.errors import RayMMError
-from ray_mm.models.losses import class_terms, loss_per_sample, sample_weights
+from ray_mm.models.losses import loss_per_sample, on_device, sample_weights, training_terms
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.training.augment import Augmenter
 from ray_mm.training.average import WeightAverage
@@ -135,7 +136,12 @@ class Learner:
         self._shares = GradientShares(self.model, ranks)
         modulation = config.gradient_modulation
         self._modulation = Modulation(modulation, training.job, ranks) if modulation is not None else None
-        self._terms = class_terms(training.job.model.task, training.class_counts, training.classes).to(ranks.device)
+        terms = training_terms(training.job.model.task, training.class_counts, training.classes)
+        self._terms = on_device(terms, ranks.device)
+        task, fields = training.job.model.task, sorted(training.job.model.fields)
+        # Of a tower some of its fields at the most: without it there is nothing to compare.
+        towers = task.towers_of(fields) if isinstance(task, RetrieveTask) else {"": fields}
+        self._hidden_among = [list(names) for names in towers.values() if len(names) > 1 or len(towers) == 1]
         self._frozen = frozenset[str]()
         self._wrapped = self._wrap()
 
@@ -153,23 +159,22 @@ class Learner:
         """
         job, item, ranks = self._training.job, batch.item, self._ranks
         num_steps = self._training.schedule.num_steps
-        self._freeze(frozen_parts(job.train.freeze, self.model.fields, item.step, num_steps))
+        self._freeze(frozen_parts(job.train.freeze, self.model.encoded, item.step, num_steps))
         # Dropout differs between steps and ranks, and is the same again after a resume.
         _seed(ranks.device, stable_hash(job.seed, item.step, ranks.rank) % (1 << 63))
         # Counted where the batch came from: the device is not asked before its work is given to it.
         host = batch.on_host
         positions = host[POSITION].numpy()
         bad = positions[(positions >= 0) & (host[WEIGHT].numpy() == 0)]
-        weight_sum = float(sample_weights(job.model.task, host).sum())
+        weight_sum = float(sample_weights(job.model.task, host, self.model.fields).sum())
         total_weight, met, quarantined, wish = ranks.sum(
             [weight_sum, float((positions >= 0).sum()), float(len(bad)), float(asked)]
         )
         tensors = batch.tensors
         if self._augment is not None:
             tensors = self._augment(tensors, host, item.epoch)
-        tensors = hide_fields(
-            tensors, positions, sorted(job.model.fields), job.train.modality_dropout, job.seed, item.epoch
-        )
+        for fields in self._hidden_among:
+            tensors = hide_fields(tensors, positions, fields, job.train.modality_dropout, job.seed, item.epoch)
 
         if not self.model.training:
             # After a validation. To go through all modules in every step costs short ones a part that can be seen.
@@ -222,7 +227,7 @@ class Learner:
             The weighted sum of their losses.
         """
         task, wrapped = self._training.job.model.task, self._wrapped
-        weights = sample_weights(task, tensors)
+        weights = sample_weights(task, tensors, self.model.fields)
         with exchanging(wrapped, last):
             with span("forward"):
                 with autocast(self._training.job.train.precision, self._ranks.device):
@@ -231,7 +236,9 @@ class Learner:
                     else:
                         *alone, output = wrapped(tensors, modulation.subsets)
                         modulation.add(alone, tensors)
-                losses = loss_per_sample(task, output, tensors, self._training.preprocessor, self._terms)
+                losses = loss_per_sample(
+                    task, output, tensors, self._training.preprocessor, self._terms, self._ranks.gather
+                )
                 # A sample without weight may hold anything, even what makes its loss infinite.
                 loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
             with span("backward"):

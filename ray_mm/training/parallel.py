@@ -9,10 +9,11 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ray_mm.training.spans import span
@@ -44,6 +45,24 @@ class Ranks:
             dist.all_reduce(tensor)
             return [float(value) for value in tensor.tolist()]
 
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        """The rows of all ranks, one after the other, and at which of them this rank's begin.
+
+        Args:
+            rows: [B, …], of the same shape on every rank.
+
+        Returns:
+            [world_size · B, …]; a gradient of it goes back to the ranks whose rows they are, added up over those that used them.
+        """
+        if self.world_size == 1:
+            return rows, 0
+        with span("all-reduce"):
+            if rows.is_floating_point():
+                found: Tensor = _AllGather.apply(rows, self.rank)  # type: ignore[no-untyped-call]
+            else:
+                found = _gathered(rows)
+        return found, self.rank * rows.shape[0]
+
     def barrier(self) -> None:
         """Returns when every rank has come here."""
         self.sum([0.0])
@@ -55,6 +74,29 @@ class Ranks:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+class _AllGather(torch.autograd.Function):
+    """The rows of all ranks. What a row costs the others comes back to the rank that made it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int) -> Tensor:
+        ctx.place = (rank * rows.shape[0], rows.shape[0])
+        return _gathered(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        start, count = ctx.place
+        return gradient[start : start + count], None
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    rows = rows.contiguous()
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows)
+    return torch.cat(parts)
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from ray_mm.models.multimodal import MultimodalModel
 
 def model_parts(model: MultimodalModel) -> dict[str, nn.Module]:
     """``encoders.<field>`` for each field, ``fusion`` and ``head`` → its module."""
-    encoders = {f"encoders.{name}": encoder for name, encoder in zip(model.fields, model.encoders, strict=True)}
+    encoders = {f"encoders.{name}": encoder for name, encoder in zip(model.encoded, model.encoders, strict=True)}
     return {**encoders, "fusion": model.fusion, "head": model.head}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_mm.config.fields import LabelField
+from ray_mm.config.tasks import labels_of
 from ray_mm.config.train import TrainJob
 from ray_mm.data.plan import Schedule
 from ray_mm.data.preprocessor import Preprocessor
@@ -43,8 +44,8 @@ class Training:
         validation: the samples of a validation.
         preprocessor: of the model's fields and its label.
         schedule: the whole training.
-        class_counts: samples of each class that an epoch draws, on average; of a label with any number of classes the share of
-            its samples that have each. None where nobody asks.
+        class_counts: label → samples of each class that an epoch draws, on average; of one with any number of classes the share
+            of its samples that have each. Only of those whose task asks.
         initial: what it begins with; None: fresh weights, or it has begun already.
     """
 
@@ -54,7 +55,7 @@ class Training:
     validation: Samples | None
     preprocessor: Preprocessor
     schedule: Schedule
-    class_counts: tuple[float, ...] | None = None
+    class_counts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     initial: Initial | None = None
 
     @property
@@ -64,10 +65,10 @@ class Training:
         return hashlib.sha256("\0".join(found).encode()).hexdigest()
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Of the label that is predicted; of a number none."""
-        label = self.preprocessor.fields[self.job.model.task.label]
-        return label.classes or () if isinstance(label, LabelField) else ()
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Label that is predicted → its classes; of a number none."""
+        labels = {name: self.preprocessor.fields[name] for name in labels_of(self.job.model.task)}
+        return {name: spec.classes or () for name, spec in labels.items() if isinstance(spec, LabelField)}
 
     @property
     def quarantine(self) -> Path:

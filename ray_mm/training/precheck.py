@@ -26,8 +26,7 @@ def begins_with_lines(job: TrainJob) -> Iterator[str]:
     from ray_mm.training.pretrained import begins_with
 
     dataset = open_dataset(train_sources(job.data.train)[0].path)
-    wanted = {*job.model.fields, job.model.task.label}
-    preprocessor, initial = begins_with(job, preprocessor_for(dataset, job.data.fields, wanted))
+    preprocessor, initial = begins_with(job, preprocessor_for(dataset, job.data.fields, job.model.read_fields))
     for name, pretrained in sorted(preprocessor.pretrained.items()):
         tune = job.model.fields[name].tune or "frozen"
         yield f"model.fields.{name}: {pretrained.config['model_type']} from {pretrained.source}, {tune}"
@@ -63,7 +62,7 @@ def cache_warnings(
         drawn = [_streams(job, *each) for each in zip(parts, label_counts, strict=True)]
         check_cache(remote, datasets, drawn, job.data.shuffle)
     if decoded is not None:
-        preprocessor = preprocessor_for(datasets[0], job.data.fields, {*job.model.fields, job.model.task.label})
+        preprocessor = preprocessor_for(datasets[0], job.data.fields, job.model.read_fields)
         if job.data.validation is not None:
             datasets.append(open_dataset(source_of(job.data.validation).path))
         yield from cache_notices(decoded, datasets, preprocessor)

@@ -135,7 +135,7 @@ def read_pretrained(
     Raises:
         UsageError: they can't be read; on rank 0.
     """
-    for name, encoder in zip(model.fields, model.encoders, strict=True):
+    for name, encoder in zip(model.encoded, model.encoders, strict=True):
         if name in but or not isinstance(encoder, PretrainedEncoder):
             continue
         if ranks.rank == 0:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from itertools import permutations
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,8 +21,17 @@ from ray_mm.class_scores import (
     macro_f1,
     mean_average_precision,
 )
-from ray_mm.config.tasks import ClassifyTask, MultilabelTask, RegressTask
+from ray_mm.config.tasks import ClassifyTask, MultilabelTask, RegressTask, RetrieveTask, SeveralTask, TaskConfig
+from ray_mm.data.fields import presence_name
+from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.models.losses import loss_per_sample, task_output
+from ray_mm.models.pairs import tower_presence
+from ray_mm.retrieval_scores import CUTOFFS
+from ray_mm.retrieval_scores import ranks as ranks_of
+from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Training
+
+Batch: TypeAlias = Mapping[str, Tensor]
 
 
 class TaskScores(Protocol):
@@ -35,39 +45,47 @@ class TaskScores(Protocol):
     num_main: int
     num_more: int
 
-    def main(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
         """The sums of the main figure over a batch.
 
         Args:
             output: of the model.
-            label: of the batch.
+            batch: label and presence.
             counted: which samples count, bool [B].
 
         Returns:
             [num_main].
         """
 
-    def more(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-        """The sums of the other figures over a batch, [num_more]."""
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        """The sums of the other figures over a batch, [num_more]; here what can't be added up may be kept."""
 
     def figure(self, main: Sequence[float], count: float) -> float:
         """The main figure from its sums over so many samples."""
 
     def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
-        """All figures but the loss, as ``config.tasks.TaskFigures`` names them."""
+        """All figures but the loss, as ``config.tasks.TaskFigures`` names them. All ranks call it, and nothing is kept then."""
 
 
-def task_scores(training: Training) -> TaskScores:
+def task_scores(training: Training, ranks: Ranks) -> TaskScores:
     """The sums of a training's task."""
-    task = training.job.model.task
+    return _scores_of(training.job.model.task, training, ranks)
+
+
+def _scores_of(task: TaskConfig, training: Training, ranks: Ranks) -> TaskScores:
     match task:
         case ClassifyTask():
-            return ClassScores(len(training.classes))
+            return ClassScores(task.label, len(training.classes[task.label]))
         case MultilabelTask():
-            return MultilabelScores(len(training.classes))
+            return MultilabelScores(task.label, len(training.classes[task.label]))
+        case SeveralTask():
+            scores = {name: _scores_of(each, training, ranks) for name, each in sorted(task.tasks.items())}
+            return SeveralScores(task, scores, training.preprocessor)
         case RegressTask():
             statistics = training.preprocessor.statistics[task.label]
-            return NumberScores(statistics.mean[0], statistics.std[0])
+            return NumberScores(task.label, statistics.mean[0], statistics.std[0])
+        case RetrieveTask():
+            return RetrieveScores(task.towers_of(training.job.model.fields), ranks)
         case _:
             assert_never(task)
 
@@ -75,16 +93,17 @@ def task_scores(training: Training) -> TaskScores:
 class ClassScores:
     """Of one class per sample: the accuracy; hits, predictions and samples of each class."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, label: str, num_classes: int) -> None:
+        self._label = label
         self.num_main = 1
         self.num_more = 3 * num_classes
         self._num_classes = num_classes
 
-    def main(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-        return ((output.argmax(dim=-1) == label) & counted).double().sum().reshape(1)
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        return ((output.argmax(dim=-1) == batch[self._label]) & counted).double().sum().reshape(1)
 
-    def more(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-        predicted, found = output.argmax(dim=-1), counted.double()
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        label, predicted, found = batch[self._label], output.argmax(dim=-1), counted.double()
         sums = torch.zeros(3, self._num_classes, dtype=torch.float64, device=output.device)
         sums[0].index_add_(0, label, found * (predicted == label))
         sums[1].index_add_(0, predicted, found)
@@ -105,16 +124,17 @@ class MultilabelScores:
     together and of each, and the histograms of their probabilities, from which the average precision follows.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, label: str, num_classes: int) -> None:
+        self._label = label
         self.num_main = 3
         self.num_more = num_classes * (3 + 2 * NUM_SCORE_BINS)
         self._num_classes = num_classes
 
-    def main(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-        return self._counts(output.float().sigmoid(), label, counted).sum(dim=1)
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        return self._counts(output.float().sigmoid(), batch[self._label], counted).sum(dim=1)
 
-    def more(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-        scores = output.float().sigmoid()
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        label, scores = batch[self._label], output.float().sigmoid()
         classes = torch.arange(self._num_classes, device=output.device)
         # Samples that lack a class, then those that have it; of those that don't count none is added.
         places = (2 * classes + (label > 0.5)) * NUM_SCORE_BINS + _bins(scores)
@@ -153,17 +173,18 @@ def _bins(scores: Tensor) -> Tensor:
 class NumberScores:
     """Of a number, which the model gives in standard deviations from the mean: errors and their squares, in its own unit."""
 
-    def __init__(self, mean: float, std: float) -> None:
+    def __init__(self, label: str, mean: float, std: float) -> None:
+        self._label = label
         self.num_main = 1
         self.num_more = 1
         self._mean = mean
         self._std = std
 
-    def main(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-        return torch.where(counted, self._errors(output, label), 0.0).sum().reshape(1)
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        return torch.where(counted, self._errors(output, batch[self._label]), 0.0).sum().reshape(1)
 
-    def more(self, output: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-        return torch.where(counted, self._errors(output, label).square(), 0.0).sum().reshape(1)
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        return torch.where(counted, self._errors(output, batch[self._label]).square(), 0.0).sum().reshape(1)
 
     def figure(self, main: Sequence[float], count: float) -> float:
         return main[0] / count
@@ -173,3 +194,97 @@ class NumberScores:
 
     def _errors(self, output: Tensor, label: Tensor) -> Tensor:
         return (output.float() * self._std + self._mean - label).abs().double()
+
+
+class SeveralScores:
+    """Of several tasks: the sums of each over the samples that have its label. The main figure is the loss of all together.
+
+    Args:
+        task: of the model.
+        scores: of each of them, sorted.
+        preprocessor: of the model.
+    """
+
+    def __init__(self, task: SeveralTask, scores: Mapping[str, TaskScores], preprocessor: Preprocessor) -> None:
+        self.num_main = 1
+        # Of each the samples that have its label, too.
+        self.num_more = sum(1 + each.num_main + each.num_more for each in scores.values())
+        self._task, self._scores, self._preprocessor = task, dict(scores), preprocessor
+        self._places = task.slices(preprocessor.fields)
+
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        losses = loss_per_sample(self._task, output, batch, self._preprocessor)
+        return torch.where(counted, losses.double(), 0.0).sum().reshape(1)
+
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        found = []
+        for name, scores in self._scores.items():
+            task = self._task.tasks[name]
+            own, there = task_output(output, self._places[name], task), counted & batch[presence_name(task.label)]
+            found += [there.sum().double().reshape(1), scores.main(own, batch, there), scores.more(own, batch, there)]
+        return torch.cat(found)
+
+    def figure(self, main: Sequence[float], count: float) -> float:
+        return main[0] / count
+
+    def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
+        """``<task>.<figure>``; of a task whose label no sample has, none."""
+        found: dict[str, float] = {}
+        rest = list(more)
+        for name, scores in self._scores.items():
+            sums = rest[1 : 1 + scores.num_main + scores.num_more]
+            own_count, rest = rest[0], rest[1 + len(sums) :]
+            if own_count:
+                told = scores.figures(sums[: scores.num_main], sums[scores.num_main :], own_count)
+                found |= {f"{name}.{figure}": value for figure, value in told.items()}
+        return found
+
+
+class RetrieveScores:
+    """Of a retrieval. Nothing can be added up before all candidates are known: every rank keeps the embeddings of its samples,
+    4 bytes for each of their numbers, until the validation is over.
+
+    Args:
+        towers: tower → its fields.
+        ranks: this worker's place.
+    """
+
+    def __init__(self, towers: Mapping[str, Sequence[str]], ranks: Ranks) -> None:
+        self.num_main = 0
+        self.num_more = 0
+        self._towers = dict(towers)
+        self._ranks = ranks
+        self._embeddings: list[Tensor] = []
+        self._there: list[Tensor] = []
+
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        return output.new_zeros(0, dtype=torch.float64)
+
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        self._embeddings.append(output[..., :-2].float().cpu())
+        self._there.append((tower_presence(self._towers, batch) & counted[:, None]).cpu())
+        return output.new_zeros(0, dtype=torch.float64)
+
+    def figure(self, main: Sequence[float], count: float) -> float:
+        raise AssertionError("a retrieval has no subsets of fields")
+
+    def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
+        """The means over all ways from one tower to another, of all samples of all ranks."""
+        embeddings, start = self._ranks.gather(torch.cat(self._embeddings))
+        there, _ = self._ranks.gather(torch.cat(self._there))
+        stop = start + sum(len(part) for part in self._there)
+        self._embeddings, self._there = [], []
+        found = []
+        for one, other in permutations(range(len(self._towers)), 2):
+            candidates = there[:, other].nonzero()[:, 0].numpy()
+            queries = (there[:, one] & there[:, other]).nonzero()[:, 0].numpy()
+            # Every rank sees to the queries of its own samples.
+            queries = queries[(queries >= start) & (queries < stop)]
+            right = np.searchsorted(candidates, queries)
+            place = ranks_of(embeddings[queries, one].numpy(), embeddings[candidates, other].numpy(), right)
+            sums = [float((place <= cutoff).sum()) for cutoff in CUTOFFS]
+            found.append([*sums, float((1 / place).sum()), float(len(place))])
+        totals = np.array(self._ranks.sum(np.array(found).flatten().tolist())).reshape(len(found), -1)
+        totals = totals[totals[:, -1] > 0]
+        means = (totals[:, :-1] / totals[:, -1:]).mean(axis=0).tolist()
+        return dict(zip([*(f"recall_at_{cutoff}" for cutoff in CUTOFFS), "mrr"], means, strict=True))

@@ -11,8 +11,8 @@ from ray_mm.config.tasks import FIGURES
 from ray_mm.figures import size
 from ray_mm.progress import Progress
 
-_METRICS = tuple(dict.fromkeys(task.main for task in FIGURES.values()))
-"""Of a validation: one of them is there."""
+_METRICS = frozenset(task.main for task in FIGURES.values()) - {"loss"}
+"""Of a validation: one of them is there; of several tasks one of each, behind its name."""
 
 _LINES = 20
 """That the pace is taken from."""
@@ -63,7 +63,7 @@ class ShownTraining:
                     self._tell(self._train)
                 self._train = line
             else:
-                shown |= {name: round(line[name], 4) for name in _METRICS if name in line}
+                shown |= {name: round(line[name], 4) for name in _metrics(line)}
                 self._tell(line)
         step = int(lines[-1]["step"])
         if step != self._bar.done:
@@ -131,12 +131,16 @@ class ShownTraining:
             parts.append(f"loss {self._train['epoch_loss']:.4g}")
         if line["kind"] == "validation":
             parts.append(f"validation loss {line['loss']:.4g}")
-            parts += [f"{name} {line[name]:.4g}" for name in _METRICS if name in line]
+            parts += [f"{name} {line[name]:.4g}" for name in _metrics(line)]
         if is_over:
             parts.append(f"{self._train['epoch_samples_per_s']:,.0f} samples/s")
             if self._train["epoch_data_wait"] >= _MUCH_WAITING:
                 parts.append(f"waited for data {self._train['epoch_data_wait']:.0%} of the time")
         self._bar.note(f"epoch {line['epoch']}/{self._epochs}: {', '.join(parts)}")
+
+
+def _metrics(line: Mapping[str, Any]) -> list[str]:
+    return [name for name in line if name.rpartition(".")[2] in _METRICS]
 
 
 def _details(line: Mapping[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ import ray.train.torch
 from ray_mm.config.augment import check_augment, check_pairs
 from ray_mm.config.model import check_model
 from ray_mm.config.source import source_of, train_sources
-from ray_mm.config.tasks import FIGURES
+from ray_mm.config.tasks import FIGURES, labelled_tasks, labels_of
 from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.data.foresight import check_cache
 from ray_mm.data.loader import Loader
@@ -131,7 +131,7 @@ def plan_training(job: TrainJob) -> Training:
         named.append(("data.validation", dataset))
     check_model(job.model, datasets[0].manifest.fields)
     # Of several datasets the first one says how all are read: its tokenizers, its statistics.
-    preprocessor = preprocessor_for(datasets[0], job.data.fields, {*job.model.fields, job.model.task.label})
+    preprocessor = preprocessor_for(datasets[0], job.data.fields, job.model.read_fields)
     preprocessor, initial = begins_with(job, preprocessor)
     try_own(job.model, preprocessor)
     if job.train.augment is not None:
@@ -139,12 +139,12 @@ def plan_training(job: TrainJob) -> Training:
         check_pairs(job.train.augment, job.data.batch_size, job.resources.range)
     for key, dataset in named:
         check_dataset_fits(dataset, preprocessor)
-        _check_labelled(job.model.task.label, key, dataset)
-    task = job.model.task
-    counts = None
-    if task.needs_class_counts:
-        counted = class_counts if FIGURES[task.type].target == "class" else class_shares
-        counts = tuple(counted(datasets, train, task.label).tolist())
+        _check_labelled(labels_of(job.model.task), key, dataset)
+    counts = {}
+    for task in labelled_tasks(job.model.task).values():
+        if task.needs_class_counts:
+            counted = class_counts if FIGURES[task.type].target == "class" else class_shares
+            counts[task.label] = tuple(counted(datasets, train, task.label).tolist())
     training = Training(
         job=job,
         run=local_path(job.output),
@@ -277,9 +277,10 @@ def _cache_notices(training: Training) -> Iterable[str]:
     return cache_notices(cache, datasets, training.preprocessor)
 
 
-def _check_labelled(label: str, key: str, dataset: Dataset) -> None:
-    if dataset.manifest.num_samples and not dataset.manifest.presence.get(label):
-        raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
+def _check_labelled(labels: Iterable[str], key: str, dataset: Dataset) -> None:
+    for label in labels:
+        if dataset.manifest.num_samples and not dataset.manifest.presence.get(label):
+            raise DatasetError(f"{key}: no sample of {dataset.root} has the label {label!r}; choose another dataset.")
 
 
 def _is_over(state: TrainingState, training: Training) -> bool:

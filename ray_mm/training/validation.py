@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.tasks import FIGURES
+from ray_mm.config.tasks import FIGURES, RetrieveTask, TaskConfig, labels_of
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import QuarantineBudgetError
@@ -33,6 +33,14 @@ def of_fields(metrics: Mapping[str, float], figure: str) -> dict[str, dict[str, 
     }
 
 
+def _lacks(task: TaskConfig) -> str:
+    return (
+        "no two of its towers"
+        if isinstance(task, RetrieveTask)
+        else f"no {' and no '.join(map(repr, labels_of(task)))}"
+    )
+
+
 class ValidationSums:
     """Sums over a validation, added up over the ranks once at its end: no mean of means."""
 
@@ -41,10 +49,13 @@ class ValidationSums:
         self._task = training.job.model.task
         self._preprocessor = training.preprocessor
         self._ranks = ranks
-        self._scores = task_scores(training)
+        self._scores = task_scores(training, ranks)
         # Of the samples that count: loss and their number; samples met, and those that can't be read.
         self._sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
-        fields = sorted(training.job.model.fields) if len(training.job.model.fields) > 1 else []
+        fields = sorted(training.job.model.fields)
+        # Of a retrieval nothing is left without one of its sides.
+        if len(fields) == 1 or isinstance(self._task, RetrieveTask):
+            fields = []
         self._alone = {field: frozenset({field}) for field in fields}
         self._without = {field: frozenset(fields) - {field} for field in fields}
         # Of two fields, one alone is the model without the other. All together come last.
@@ -68,13 +79,12 @@ class ValidationSums:
                 outputs = model(tensors, [*self._subsets, frozenset(self._alone)])
             else:
                 outputs = model(tensors)[None]
-        weights = sample_weights(self._task, tensors)
+        weights = sample_weights(self._task, tensors, self._training.job.model.fields)
         counted = weights > 0
-        losses = loss_per_sample(self._task, outputs[-1], tensors, self._preprocessor)
-        label = tensors[self._task.label]
+        losses = loss_per_sample(self._task, outputs[-1], tensors, self._preprocessor, gather=self._ranks.gather)
         for place, output in enumerate(outputs):
-            self._main[place] += self._scores.main(output, label, counted)
-        self._more += self._scores.more(outputs[-1], label, counted)
+            self._main[place] += self._scores.main(output, tensors, counted)
+        self._more += self._scores.more(outputs[-1], tensors, counted)
         met = tensors[POSITION] >= 0
         self._sums[0] += torch.where(counted, losses.double(), 0.0).sum()
         for place, which in enumerate((counted, met, met & (tensors[WEIGHT] == 0)), start=1):
@@ -100,13 +110,13 @@ class ValidationSums:
         if count == 0:
             raise QuarantineBudgetError(
                 f"none of the {met:.0f} validation samples could be scored: {quarantined:.0f} can't be read (see {folder}), "
-                f"the others have no {self._task.label!r}. Mend data.validation or leave it out."
+                f"the others have {_lacks(self._task)}. Mend data.validation or leave it out."
             )
         if not math.isfinite(loss):
             raise diverged(f"the validation loss at step {step} is {loss / count}")
         figure, sign = self._scores.figure, FIGURES[self._task.type].sign
         found = {subset: figure(sums, count) for subset, sums in zip(self._subsets, of_subsets, strict=True)}
-        whole = figure(main, count)
+        whole = figure(main, count) if self._subsets else 0.0
         return {
             "loss": loss / count,
             **self._scores.figures(main, more, count),

@@ -33,7 +33,7 @@ class Scene:
     dataset: Dataset
     preprocessor: Preprocessor
     checkpoint: Path
-    label: str
+    label: str | None
 
     @property
     def inputs(self) -> list[str]:
@@ -41,16 +41,17 @@ class Scene:
 
 
 def make_scene(
-    folder: Path, inputs: Sequence[str], label: str = "label", num_samples: int = 40, **options: Any
+    folder: Path, inputs: Sequence[str], label: str | None = "label", num_samples: int = 40, **options: Any
 ) -> Scene:
-    """Writes a dataset and a checkpoint; ``options`` go to ``make_dataset``."""
-    dataset = open_dataset(make_dataset(folder / "data", num_samples, (*inputs, label), **options))
-    preprocessor = preprocessor_for(dataset, {}, [*inputs, label])
+    """Writes a dataset and a checkpoint, without a label of a retrieval; ``options`` go to ``make_dataset``."""
+    fields = [*inputs] if label is None else [*inputs, label]
+    dataset = open_dataset(make_dataset(folder / "data", num_samples, fields, **options))
+    preprocessor = preprocessor_for(dataset, {}, fields)
     config = ModelConfig.model_validate(
         {
             "fields": {name: {} for name in inputs},
             "fusion": {"method": "gated", "dim": 8},
-            "task": {"type": TASKS[label], "label": label},
+            "task": {"type": "retrieve", "dim": 8} if label is None else {"type": TASKS[label], "label": label},
         }
     )
     with torch.random.fork_rng(devices=[]):

@@ -46,9 +46,9 @@ def content_of(scene: Scene, **settings: Any) -> ReportContent:
             **settings,
         }
     )
-    subsets = field_subsets(scene.inputs, job.subsets)
+    subsets = field_subsets(scene.inputs, job.subsets if scene.label else "full")
     predictor = load_predictor(scene.checkpoint)
-    tally = Tally(scene.label, scene.inputs, subsets, evaluated_task(predictor).tally(len(subsets)), job.examples)
+    tally = Tally(evaluated_task(predictor), scene.inputs, subsets, job.examples)
     for rows, keys in scored_blocks(scene, subsets):
         tally.add(rows, keys)
     return report_content(job, predictor, sequence(scene.dataset), subsets, tally)

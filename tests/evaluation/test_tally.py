@@ -16,10 +16,10 @@ from ray_mm.evaluation.subsets import field_subsets
 from ray_mm.evaluation.tally import Tally
 from ray_mm.evaluation.tasks.classify import ClassEvaluation
 from ray_mm.evaluation.tasks.multilabel import MultilabelEvaluation
-from ray_mm.evaluation.tasks.regress import NumberTally
+from ray_mm.evaluation.tasks.regress import NumberEvaluation
 from tests.evaluation.scenes import make_scene, scored_blocks
 
-KINDS = ClassEvaluation(("a", "b", "c"))
+KINDS = ClassEvaluation("label", ("a", "b", "c"))
 
 
 def example(position: int, loss: float) -> Example:
@@ -58,7 +58,7 @@ def test_a_tally_does_not_depend_on_how_the_rows_are_cut(tmp_path: Path) -> None
     rows, keys = next(scored_blocks(scene, subsets, batch_size=40))
     tallies = []
     for size in (40, 7):
-        tally = Tally("label", scene.inputs, subsets, KINDS.tally(len(subsets)), examples=3)
+        tally = Tally(KINDS, scene.inputs, subsets, examples=3)
         for start in range(0, 40, size):
             part = {name: array[start : start + size] for name, array in rows.items()}
             tally.add(part, keys[start : start + size])
@@ -80,7 +80,7 @@ def _scored(rows: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_drawn_values_are_a_fair_and_bounded_sample() -> None:
-    tally = Tally("number", ["vector"], [frozenset({"vector"})], NumberTally(1, 0.0), examples=0)
+    tally = Tally(NumberEvaluation("number", 0.0), ["vector"], [frozenset({"vector"})], examples=0)
     labels = np.arange(20_000, dtype=np.float32)
     for start in range(0, len(labels), 1000):
         part = labels[start : start + 1000]
@@ -101,17 +101,18 @@ def test_drawn_values_are_a_fair_and_bounded_sample() -> None:
 
 
 def test_figures_of_several_classes_are_those_of_the_samples() -> None:
-    evaluation = MultilabelEvaluation(("a", "b", "c", "d"))
+    evaluation = MultilabelEvaluation("tags", ("a", "b", "c", "d"))
     random = np.random.default_rng(0)
     # The last class nobody has; the first one most samples have.
     labels = (random.random((50, 4)) < (0.7, 0.3, 0.1, 0)).astype(np.float32)
     outputs = random.random((2, 50, 4)).astype(np.float32)
     outputs[1] = np.clip(0.6 * labels + 0.5 * outputs[1], 0, 1)
-    found = evaluation.scored(outputs, labels)
+    rows = {"tags": labels, "tags.presence": np.ones(50, np.bool_)}
+    rows |= evaluation.scored(outputs, rows)
     whole, parts = evaluation.tally(2), evaluation.tally(2)
-    losses = whole.add(labels, found)
+    losses = whole.add(rows)
     for start in range(0, 50, 7):
-        parts.add(labels[start : start + 7], {name: array[start : start + 7] for name, array in found.items()})
+        parts.add({name: array[start : start + 7] for name, array in rows.items()})
     assert whole.metrics() == parts.metrics() and whole.details() == parts.details()
     for subset, metrics in enumerate(whole.metrics()):
         predicted, having = outputs[subset] > 0.5, labels > 0.5
@@ -129,19 +130,19 @@ def test_figures_of_several_classes_are_those_of_the_samples() -> None:
     figures = whole.details().figures
     assert [each.support for each in figures] == support.tolist()
     assert figures[3].average_precision is None and figures[3].recall is None
-    assert evaluation.arrays(labels[:1], np.array([True]), {n: a[:1] for n, a in found.items()})[
-        "label"
-    ].to_pylist() == [None]
+    first = {name: array[:1] for name, array in rows.items()} | {"tags.presence": np.array([False])}
+    assert evaluation.arrays(first)["label"].to_pylist() == [None]
 
 
 def test_of_very_many_classes_only_all_fields_together_have_an_average_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ray_mm.evaluation.tasks.multilabel.MAX_HISTOGRAMS", 5)
-    evaluation = MultilabelEvaluation(("a", "b", "c"))
+    evaluation = MultilabelEvaluation("tags", ("a", "b", "c"))
     labels = np.eye(3, dtype=np.float32)
     tally = evaluation.tally(2)
-    tally.add(labels, evaluation.scored(np.stack([labels * 0 + 0.4, labels]), labels))
+    rows = {"tags": labels}
+    tally.add(rows | evaluation.scored(np.stack([labels * 0 + 0.4, labels]), rows))
     assert [each["map"] for each in tally.metrics()] == [None, 1.0]
     assert [each["micro_f1"] for each in tally.metrics()] == [0.0, 1.0]
 
@@ -150,11 +151,11 @@ def test_predictions_are_whole_or_not_there(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, ["vector"], num_samples=10)
     subsets = field_subsets(["vector"], "all")
     path = tmp_path / "predictions.parquet"
-    with pytest.raises(RuntimeError), predictions_writer(path, "label", ["vector"], KINDS) as writer:
+    with pytest.raises(RuntimeError), predictions_writer(path, ["vector"], KINDS) as writer:
         writer.add(*next(scored_blocks(scene, subsets)))
         raise RuntimeError
     assert sorted(child.name for child in tmp_path.iterdir()) == ["checkpoint", "data"]
-    with predictions_writer(path, "label", ["vector"], KINDS) as writer:
+    with predictions_writer(path, ["vector"], KINDS) as writer:
         for rows, keys in scored_blocks(scene, subsets, batch_size=3):
             writer.add(rows, keys)
     file = pq.ParquetFile(path)

@@ -23,6 +23,7 @@ from ray_mm.config.fields import (
     VideoField,
 )
 from ray_mm.config.model import ModelConfig
+from ray_mm.config.tasks import labels_of
 from ray_mm.data.fields import length_name, presence_name, time_name
 from ray_mm.data.manifest import Statistics
 from ray_mm.data.preprocessor import Preprocessor
@@ -87,7 +88,7 @@ def encoder_content(encoder: str | None) -> dict[str, Any]:
 
 def preprocessor_of(config: ModelConfig, fields: Mapping[str, FieldSpec] = FIELDS) -> Preprocessor:
     """What the model's fields and its label need."""
-    names = [*config.fields, config.task.label]
+    names = [*config.fields, *labels_of(config.task)]
     known = {**fields, **LABELS}
     return Preprocessor(
         fields={name: known[name] for name in names},
@@ -111,9 +112,10 @@ def noise(
     for name in sorted(config.fields):
         arrays |= _noise_of(name, fields[name], size, random)
         arrays[presence_name(name)] = np.ones(size, np.bool_)
-    label = config.task.label
-    arrays[label] = random.integers(0, 4, size) if label == "kind" else random.normal(20, 4, size).astype(np.float32)
-    arrays[presence_name(label)] = np.ones(size, np.bool_)
+    for label in labels_of(config.task):
+        is_class = label == "kind"
+        arrays[label] = random.integers(0, 4, size) if is_class else random.normal(20, 4, size).astype(np.float32)
+        arrays[presence_name(label)] = np.ones(size, np.bool_)
     arrays["weight"] = np.ones(size, np.float32)
     return {name: torch.from_numpy(values) for name, values in arrays.items()}
 

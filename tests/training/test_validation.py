@@ -81,9 +81,10 @@ def test_figures_over_uneven_ranks_are_sums_over_all_samples(tmp_path: Path) -> 
 
 def _of_an_evaluation(true: np.ndarray, output: np.ndarray) -> dict[str, float]:
     """Of any number of classes: an evaluation has the same definitions."""
-    evaluation = MultilabelEvaluation(("a", "b", "c"))
+    evaluation = MultilabelEvaluation("tags", ("a", "b", "c"))
     tally, chance = evaluation.tally(1), (1 / (1 + np.exp(-output))).astype(np.float32)
-    tally.add(true, evaluation.scored(chance[None], true))
+    rows = {"tags": true}
+    tally.add(rows | evaluation.scored(chance[None], rows))
     (metrics,) = tally.metrics()
     loss = -np.log(np.where(true > 0.5, chance, 1 - chance)).mean()
     return {"loss": loss, **{name: float(metrics[name] or 0) for name in ("micro_f1", "macro_f1", "map")}}

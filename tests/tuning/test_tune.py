@@ -25,7 +25,7 @@ from ray_mm.tuning.search import Search
 from ray_mm.tuning.table import State, Table
 from ray_mm.tuning.tune import _Draw, run_tune, trials_at_once
 from tests.factories import make_dataset
-from tests.training.inprocess import Killed, curve, train
+from tests.training.inprocess import Killed, curve, make_training, train
 from tests.tuning.searches import make_table, tune_job
 
 ROOT = Path(__file__).parents[2]
@@ -233,3 +233,18 @@ def test_settings_that_do_not_go_together_are_a_failed_trial_and_the_next_one_is
     assert trial.output == str(data / "search" / "trials" / "0002")
     assert table.trial(1).state is State.FAILED
     assert table.trial(1).reason == "train.optimizer.lr: input should be greater than 0; found -1.0."
+
+
+def test_each_model_of_a_search_is_held_against_what_it_begins_with(data: Path) -> None:
+    before = make_training(data, "before")
+    train(before)
+    begins: dict[str, Any] = {
+        "job.train.init_from": {"checkpoint": str(before.run / "best"), "parts": ["fusion"]},
+        "job.model.fusion": {"method": "gated", "dim": 16},
+        "trials": 4,
+    }
+    rates = {"train.optimizer.lr": {"grid": [0.1, 0.01]}}
+    unfit = r"search: with model\.fusion\.dim=24.*: train\.init_from\.parts: fusion of .* does not fit"
+    with pytest.raises(UsageError, match=unfit):
+        check_job(tune_job(data, {"model.fusion.dim": {"grid": [16, 24]}, **rates}, **begins))
+    assert any("train.init_from: fusion of" in line for line in check_job(tune_job(data, rates, **begins)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_mm.config.fields import LabelField
+from ray_mm.config.fields import FieldSpec, LabelField
 from ray_mm.data.collate import Collator
 from ray_mm.data.epochs import Epochs
 from ray_mm.data.fields import presence_name
@@ -58,36 +58,97 @@ class Card:
     absent: tuple[str, ...]
 
 
-def make_cards(examples: Sequence[Example], epochs: Epochs, preprocessor: Preprocessor, label: str) -> list[Card]:
-    """Reads the examples' members again, through the index, and draws them.
+@dataclass(frozen=True)
+class FoundCard:
+    """What a query found: ``right`` if it is its own other side."""
+
+    key: str
+    cosine: str
+    right: bool
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class SearchCard:
+    """One query of a retrieval.
+
+    Attributes:
+        key: of its sample.
+        towers: that it searches by, and that is searched.
+        verdict: at which place the right one stands, in words.
+        right: whether that is the first.
+        views: of the fields that it searches by.
+        found: the nearest.
+    """
+
+    key: str
+    towers: tuple[str, str]
+    verdict: str
+    right: bool
+    views: tuple[View, ...]
+    found: tuple[FoundCard, ...]
+
+
+class SampleViews:
+    """Reads members of a dataset again, through the index, and draws them.
+
+    Args:
+        epochs: the samples, of one dataset.
+        preprocessor: of the model.
+        inputs: the fields that are drawn. Not the label: decoding must not depend on it here.
+    """
+
+    def __init__(self, epochs: Epochs, preprocessor: Preprocessor, inputs: Sequence[str]) -> None:
+        self._specs = {name: preprocessor.fields[name] for name in inputs}
+        self._epochs, self._statistics = epochs, preprocessor.statistics
+        self._collator = Collator(preprocessor.model_copy(update={"fields": self._specs}))
+        self._reader = SampleReader(epochs.datasets[0], sorted(inputs))
+
+    def draw(
+        self, position: int, fields: Sequence[str] | None = None
+    ) -> tuple[str, str, tuple[View, ...], tuple[str, ...]]:
+        """One sample.
+
+        Args:
+            position: of the sample.
+            fields: that are drawn. None: all.
+
+        Returns:
+            Its shard, its key, the fields that are there, drawn, and the names of those that are not.
+
+        Raises:
+            DatasetError: a shard is gone or has changed since it was scored.
+        """
+        chosen = self._specs if fields is None else fields
+        names = sorted(chosen, key=lambda name: (_TYPES.index(self._specs[name].type), name))
+        place = self._epochs.places(position, position + 1)
+        shard, row = int(place.shards[0]), int(place.rows[0])
+        members = self._reader.members(shard, row)
+        arrays = self._collator.empty(1)
+        self._collator.fill(arrays, 0, [members])
+        present = [name for name in names if arrays[presence_name(name)][0]]
+        views = tuple(
+            view(name, self._specs[name], arrays, bytes(members.get(name, b"")), self._statistics.get(name))
+            for name in present
+        )
+        path, key = self._reader.name(shard, row)
+        return path, key, views, tuple(name for name in names if name not in present)
+
+
+def make_cards(examples: Sequence[Example], samples: SampleViews, label: FieldSpec) -> list[Card]:
+    """Draws examples with their labels and predictions.
 
     Raises:
         DatasetError: a shard is gone or has changed since it was scored.
     """
-    inputs = {name: spec for name, spec in preprocessor.fields.items() if name != label}
-    # Without the label: decoding must not depend on it here.
-    shown = preprocessor.model_copy(update={"fields": inputs})
-    reader, collator = SampleReader(epochs.datasets[0], sorted(inputs)), Collator(shown)
-    names = sorted(inputs, key=lambda name: (_TYPES.index(inputs[name].type), name))
     cards = []
     for example in examples:
-        place = epochs.places(example.position, example.position + 1)
-        shard, row = int(place.shards[0]), int(place.rows[0])
-        members = reader.members(shard, row)
-        arrays = collator.empty(1)
-        collator.fill(arrays, 0, [members])
-        present = [name for name in names if arrays[presence_name(name)][0]]
-        views = tuple(
-            view(name, inputs[name], arrays, bytes(members.get(name, b"")), preprocessor.statistics.get(name))
-            for name in present
-        )
-        path, key = reader.name(shard, row)
-        absent = tuple(name for name in names if name not in present)
-        cards.append(Card(key, path, *_verdict(example, preprocessor.fields[label]), views, absent))
+        path, key, views, absent = samples.draw(example.position)
+        cards.append(Card(key, path, *_verdict(example, label), views, absent))
     return cards
 
 
-def _verdict(example: Example, spec: object) -> tuple[bool | None, str, str, str, tuple[Bar, ...]]:
+def _verdict(example: Example, spec: FieldSpec) -> tuple[bool | None, str, str, str, tuple[Bar, ...]]:
     assert isinstance(spec, LabelField)
     label, prediction = example.label, example.prediction
     if isinstance(label, tuple) or isinstance(prediction, tuple):

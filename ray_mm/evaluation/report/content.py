@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.evaluation.metrics import Bin, ClassFigures, Metrics
-from ray_mm.evaluation.report.cards import Card
+from ray_mm.evaluation.report.cards import Card, SearchCard
 from ray_mm.evaluation.report.curves import Curves
 
 
@@ -85,7 +85,66 @@ class MultilabelDetails:
     classes_per_sample: float
 
 
-Details: TypeAlias = ClassificationDetails | MultilabelDetails | RegressionDetails
+@dataclass(frozen=True)
+class Way:
+    """Searching by one tower among another.
+
+    Attributes:
+        query: tower that is searched by.
+        candidate: tower that is searched.
+        num_queries: samples that have both.
+        num_candidates: samples that have the second.
+        figures: recall, MRR and median rank.
+    """
+
+    query: str
+    candidate: str
+    num_queries: int
+    num_candidates: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Search:
+    """One query, and what it finds.
+
+    Attributes:
+        query: position of its sample in the dataset.
+        towers: that it searches by, and that is searched.
+        rank: of the right candidate, from 1.
+        num_candidates: among which.
+        cosine: of the right one.
+        found: the nearest candidates: position and cosine.
+    """
+
+    query: int
+    towers: tuple[str, str]
+    rank: float
+    num_candidates: int
+    cosine: float
+    found: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class RetrievalDetails:
+    """What only a retrieval has.
+
+    Attributes:
+        ways: from each tower to every other one.
+        intervals: metric → where it lies with 95% certainty.
+        towers: tower → its fields.
+        worst: drawn searches with the worst ranks.
+        even: others, taken evenly over the dataset.
+    """
+
+    ways: Sequence[Way]
+    intervals: Mapping[str, tuple[float, float]]
+    towers: Mapping[str, Sequence[str]]
+    worst: Sequence[SearchCard] = ()
+    even: Sequence[SearchCard] = ()
+
+
+Details: TypeAlias = ClassificationDetails | MultilabelDetails | RegressionDetails | RetrievalDetails
 
 
 @dataclass(frozen=True)
@@ -99,11 +158,11 @@ class ReportContent:
         dataset: name of the dataset.
         dataset_path: where it lies.
         dataset_digest: of its content.
-        label: the field that is predicted.
+        label: the field that is predicted; of a retrieval nothing.
         main: the metric by which subsets are compared.
         num_samples: samples that were scored.
         num_quarantined: samples that could not be read.
-        num_unlabelled: samples without the label; predicted, not scored.
+        num_unlabelled: samples without the label, or with one side only; predicted, not scored.
         presence: input field → share of the scored samples that have it.
         metrics: with all fields.
         subsets: sorted by number of fields; the last one has all of them.

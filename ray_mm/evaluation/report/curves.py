@@ -35,8 +35,13 @@ class Curves:
     epochs: int
 
 
-def read_curves(checkpoint: Path) -> Curves | None:
-    """The curves of the run that a checkpoint folder lies in; None if it lies in none, or nothing was written."""
+def read_curves(checkpoint: Path, task: str = "") -> Curves | None:
+    """The curves of the run that a checkpoint folder lies in; None if it lies in none, or nothing was written.
+
+    Args:
+        checkpoint: its folder.
+        task: name of the task, where the model has several.
+    """
     path = checkpoint.parent / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -52,18 +57,15 @@ def read_curves(checkpoint: Path) -> Curves | None:
             epochs = max(epochs, int(record.get("epoch", 0)))
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # the last line of a run that was killed may be cut
+    before = f"{task}." if task else ""
+    mains = [figures.main for figures in FIGURES.values() if figures.main != "loss"]
     metric = next(
-        (
-            task.main
-            for task in FIGURES.values()
-            if any(task.main in record for record in records["validation"].values())
-        ),
-        "",
+        (main for main in mains if any(before + main in record for record in records["validation"].values())), ""
     )
     curves = Curves(
         _points(records["train"], "loss"),
         _points(records["validation"], "loss"),
-        _points(records["validation"], metric),
+        _points(records["validation"], before + metric),
         metric,
         epochs,
     )

@@ -13,6 +13,7 @@ from ray_mm.evaluation.report.content import (
     MultilabelDetails,
     RegressionDetails,
     ReportContent,
+    RetrievalDetails,
 )
 from ray_mm.evaluation.report.svg import percent
 from ray_mm.evaluation.report.words import WORDS
@@ -49,6 +50,8 @@ def render(content: ReportContent) -> str:
         "classify": None,
         "multilabel": None,
         "regress": None,
+        "retrieve": None,
+        "searches": [],
         "loss_plot": plots.loss_plot(content.curves) if content.curves else None,
         "metric_plot": plots.metric_plot(content.curves)
         if content.curves and content.curves.validation_metric
@@ -68,6 +71,22 @@ def render(content: ReportContent) -> str:
     elif isinstance(details, MultilabelDetails):
         rows, left_out = tables.class_rows(details)
         values["multilabel"] = {"rows": rows, "left_out": left_out}
+    elif isinstance(details, RetrievalDetails):
+        values["retrieve"] = {"ways": tables.way_rows(details)}
+        values["searches"] = [
+            (
+                "worst",
+                "Worst searches",
+                "Where the right one comes last: what do the two sides not tell?",
+                details.worst,
+            ),
+            (
+                "even",
+                "Searches",
+                "Taken evenly over the dataset, each with what it finds, the nearest first.",
+                details.even,
+            ),
+        ]
     elif isinstance(details, RegressionDetails):
         values["regress"] = {
             "scatter": plots.scatter_plot(details.true, details.predicted),

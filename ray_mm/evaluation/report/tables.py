@@ -11,6 +11,7 @@ from ray_mm.evaluation.report.content import (
     MultilabelDetails,
     RegressionDetails,
     ReportContent,
+    RetrievalDetails,
     SubsetScore,
 )
 from ray_mm.evaluation.report.svg import figure, percent
@@ -223,11 +224,48 @@ def tiles(content: ReportContent) -> list[Tile]:
         ]
     if isinstance(content.details, MultilabelDetails):
         return _multilabel_tiles(content, content.details)
+    if isinstance(content.details, RetrievalDetails):
+        return _retrieval_tiles(content, content.details)
     baseline = figure(float(content.baseline["mae"] or 0))
     return [
         _regression_tile(content, "Mean absolute error", "mae", f"{baseline} for a constant prediction"),
         _regression_tile(content, "Root mean squared error", "rmse", "large errors weigh more"),
         _regression_tile(content, "R²", "r2", "share of the variation that is explained"),
+    ]
+
+
+def _retrieval_tiles(content: ReportContent, details: RetrievalDetails) -> list[Tile]:
+    tiles = []
+    for name, title in (
+        ("recall_at_1", "Recall at 1"),
+        ("recall_at_5", "Recall at 5"),
+        ("recall_at_10", "Recall at 10"),
+        ("mrr", "MRR"),
+    ):
+        low, high = details.intervals[name]
+        chance = metric_text(name, content.baseline[name])
+        tiles.append(
+            Tile(
+                title,
+                metric_text(name, content.metrics[name]),
+                f"95% interval {percent(low)} to {percent(high)}; {chance} by chance",
+            )
+        )
+    return tiles
+
+
+def way_rows(details: RetrievalDetails) -> list[tuple[str, ...]]:
+    """Of each way: by what, among what, queries, candidates, and the figures as texts."""
+    return [
+        (
+            way.query,
+            way.candidate,
+            f"{way.num_queries:,}",
+            f"{way.num_candidates:,}",
+            *(metric_text(name, way.figures[name]) for name in ("recall_at_1", "recall_at_5", "recall_at_10", "mrr")),
+            figure(way.figures["median_rank"]),
+        )
+        for way in details.ways
     ]
 
 
@@ -270,7 +308,9 @@ def summary(content: ReportContent) -> str:
         best = (max if words.is_share else min)(singles, key=lambda score: _value(score, content.main))
         alone = metric_text(content.main, best.metrics[content.main])
         more = f"; with its best single field, {best.fields[0]}, {words.preposition}{' ' if words.preposition else ''}{alone}"
-    return f"{who} {words.verb} {full}{words.object}{more}. Always answering {words.constant} {baseline}."
+    if isinstance(content.details, RetrievalDetails):
+        who = "The model"
+    return f"{who} {words.verb} {full}{words.object}{more}. {words.always} {words.constant} {baseline}."
 
 
 def presence_text(presence: dict[str, float]) -> str:

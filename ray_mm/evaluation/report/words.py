@@ -23,6 +23,8 @@ class Words:
         object: after its figure.
         preposition: before the figure of a part of its fields.
         constant: what always giving the same answer does.
+        always: what that is called at the start of a sentence.
+        lacking: what a sample is that can't be scored.
     """
 
     heading: str
@@ -33,6 +35,8 @@ class Words:
     object: str
     preposition: str
     constant: str
+    always: str = "Always answering"
+    lacking: str = "without a label"
 
 
 WORDS = {
@@ -55,6 +59,18 @@ WORDS = {
         "",
         "",
         "those that more than half of the samples have would come to",
+    ),
+    "recall_at_10": Words(
+        "recall at 10",
+        "recall at 10",
+        True,
+        "recall",
+        "has the right one among the first ten for",
+        " of the queries",
+        "for",
+        "would have it for",
+        "Candidates in any order",
+        "with one side only",
     ),
     "mae": Words(
         "MAE",

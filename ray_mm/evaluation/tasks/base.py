@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import Metrics
 from ray_mm.evaluation.report.content import Details
@@ -18,6 +19,7 @@ CONFIDENCE = "score.confidence"
 TRUE_PROBABILITY = "score.true_probability"
 PROBABILITIES = "score.probabilities"
 BINS = "score.bins"
+EMBEDDINGS = "score.embeddings"
 LOSS = "score.loss"
 """Names of what the actors find of each sample; each task says which of them it has. No name of a field holds a dot."""
 
@@ -26,15 +28,49 @@ Rows: TypeAlias = Mapping[str, Array]
 """Scored rows, name → array."""
 
 
+class OfLabel:
+    """What the evaluations of all tasks with a label have in common.
+
+    Args:
+        label: its name.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.label, presence_name(self.label)
+
+    @property
+    def lacking(self) -> str:
+        return f"no label {self.label!r}"
+
+    def counted(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        return rows[presence_name(self.label)]
+
+
 class TaskEvaluation(Protocol):
     """A task of one model."""
 
-    def scored(self, outputs: npt.NDArray[np.float32], labels: Array) -> dict[str, Array]:
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Arrays of a batch that the driver needs, too: the label and its presence. Weight, position and the presence of all
+        inputs it has anyway."""
+
+    @property
+    def lacking(self) -> str:
+        """What a sample that can't be scored lacks, such as ``no label 'steering'``."""
+
+    def counted(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Which of some readable rows can be scored, bool [N]."""
+
+    def scored(self, outputs: npt.NDArray[np.float32], batch: Rows) -> dict[str, Array]:
         """What the driver needs of some samples, by the names above, a row for each.
 
         Args:
             outputs: of ``Predictor.outputs``, for S subsets of the fields: [S, N, …].
-            labels: of the batch [N, …]; zeros where there is none.
+            batch: of the same samples; a label is zero where there is none.
         """
 
     def tally(self, num_subsets: int) -> TaskTally:
@@ -44,31 +80,21 @@ class TaskEvaluation(Protocol):
     def columns(self) -> list[tuple[str, pa.DataType]]:
         """The columns of ``predictions.parquet`` that are the task's own."""
 
-    def arrays(self, labels: Array, absent: npt.NDArray[np.bool_], found: Rows) -> dict[str, pa.Array]:
-        """These columns.
-
-        Args:
-            labels: of some samples [N, …].
-            absent: which have none, bool [N].
-            found: what ``scored`` gave for them.
-        """
+    def arrays(self, rows: Rows) -> dict[str, pa.Array]:
+        """These columns, of some rows that may lack a label."""
 
 
 class TaskTally(Protocol):
-    """The sums of a task over the labelled samples that stream by."""
+    """The sums of a task over the samples that stream by and can be scored."""
 
-    def add(self, labels: Array, found: Rows) -> npt.NDArray[np.float64]:
-        """Takes some samples.
-
-        Args:
-            labels: [N, …].
-            found: what ``TaskEvaluation.scored`` gave for them.
+    def add(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Takes some samples: what ``TaskEvaluation`` reads of them, and what it gave for them.
 
         Returns:
             What each costs with all fields, float64 [N]: by it the worst and the best samples are found.
         """
 
-    def answers(self, labels: Array, found: Rows, row: int) -> tuple[Answer, Answer]:
+    def answers(self, rows: Rows, row: int) -> tuple[Answer, Answer]:
         """The label and the prediction of one of these samples."""
 
     def metrics(self) -> list[Metrics]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import (
     Metrics,
@@ -29,23 +30,26 @@ from ray_mm.evaluation.metrics import (
     wilson_interval,
 )
 from ray_mm.evaluation.report.content import ClassificationDetails
-from ray_mm.evaluation.tasks.base import CONFIDENCE, PREDICTIONS, PROBABILITIES, TRUE_PROBABILITY, Array, Rows
+from ray_mm.evaluation.tasks.base import CONFIDENCE, PREDICTIONS, PROBABILITIES, TRUE_PROBABILITY, Array, OfLabel, Rows
 
 MAX_CONFUSION_CLASSES = 500
 """Of more classes no confusion matrix is kept: it would take more memory than everything else."""
 
 
-class ClassEvaluation:
+class ClassEvaluation(OfLabel):
     """See ``base.TaskEvaluation``.
 
     Args:
+        label: its name.
         classes: in the order of their numbers.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, label: str, classes: Sequence[str]) -> None:
+        super().__init__(label)
         self._classes = tuple(classes)
 
-    def scored(self, outputs: npt.NDArray[np.float32], labels: Array) -> dict[str, Array]:
+    def scored(self, outputs: npt.NDArray[np.float32], batch: Rows) -> dict[str, Array]:
+        labels = batch[self.label]
         # A row without a label holds class 0; its probability is never looked at.
         true = np.broadcast_to(labels[None, :, None], (*outputs.shape[:2], 1))
         return {
@@ -56,7 +60,7 @@ class ClassEvaluation:
         }
 
     def tally(self, num_subsets: int) -> ClassTally:
-        return ClassTally(self._classes, num_subsets)
+        return ClassTally(self.label, self._classes, num_subsets)
 
     @property
     def columns(self) -> list[tuple[str, pa.DataType]]:
@@ -68,13 +72,14 @@ class ClassEvaluation:
             ("probabilities", pa.list_(pa.float32())),
         ]
 
-    def arrays(self, labels: Array, absent: npt.NDArray[np.bool_], found: Rows) -> dict[str, pa.Array]:
-        names, predictions = pa.array(self._classes, pa.string()), found[PREDICTIONS][:, -1]
+    def arrays(self, rows: Rows) -> dict[str, pa.Array]:
+        labels, absent = rows[self.label], ~rows[presence_name(self.label)]
+        names, predictions = pa.array(self._classes, pa.string()), rows[PREDICTIONS][:, -1]
         return {
             "label": names.take(pa.array(labels, pa.int64(), mask=absent)),
             "prediction": names.take(pa.array(predictions, pa.int64())),
             "correct": pa.array(predictions == labels, mask=absent),
-            "probabilities": list_column(found[PROBABILITIES]),
+            "probabilities": list_column(rows[PROBABILITIES]),
         }
 
 
@@ -87,23 +92,25 @@ def list_column(values: npt.NDArray[np.float32]) -> pa.Array:
 class ClassTally:
     """See ``base.TaskTally``."""
 
-    def __init__(self, classes: Sequence[str], num_subsets: int) -> None:
+    def __init__(self, label: str, classes: Sequence[str], num_subsets: int) -> None:
+        self._label = label
         self._classes = tuple(classes)
         self._sums = no_classification_sums(num_subsets, len(classes))
         self.confusion: npt.NDArray[np.int64] | None = None
         if len(classes) <= MAX_CONFUSION_CLASSES:
             self.confusion = np.zeros((len(classes), len(classes)), np.int64)
 
-    def add(self, labels: Array, found: Rows) -> npt.NDArray[np.float64]:
-        predictions, true = found[PREDICTIONS].T, found[TRUE_PROBABILITY].T
-        part = classification_sums(labels, predictions, found[CONFIDENCE].T, true, len(self._classes))
+    def add(self, rows: Rows) -> npt.NDArray[np.float64]:
+        labels = rows[self._label]
+        predictions, true = rows[PREDICTIONS].T, rows[TRUE_PROBABILITY].T
+        part = classification_sums(labels, predictions, rows[CONFIDENCE].T, true, len(self._classes))
         self._sums = merge_classification(self._sums, part)
         if self.confusion is not None:
             self.confusion += confusion_matrix(labels, predictions[-1], len(self._classes))
         return sample_log_loss(true[-1])
 
-    def answers(self, labels: Array, found: Rows, row: int) -> tuple[Answer, Answer]:
-        return int(labels[row]), int(found[PREDICTIONS][row, -1])
+    def answers(self, rows: Rows, row: int) -> tuple[Answer, Answer]:
+        return int(rows[self._label][row]), int(rows[PREDICTIONS][row, -1])
 
     def metrics(self) -> list[Metrics]:
         return classification_metrics(self._sums)

@@ -26,27 +26,31 @@ from ray_mm.class_scores import (
     mean_average_precision,
     score_bins,
 )
+from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import FIXED_POINT, Metrics, fixed_point, per_class, sample_log_loss
 from ray_mm.evaluation.report.content import LabelFigures, MultilabelDetails
-from ray_mm.evaluation.tasks.base import BINS, LOSS, PROBABILITIES, Array, Rows
+from ray_mm.evaluation.tasks.base import BINS, LOSS, PROBABILITIES, Array, OfLabel, Rows
 from ray_mm.evaluation.tasks.classify import list_column
 
 MAX_HISTOGRAMS = 4096
 """Subsets times classes beyond which only all fields together have an mAP: a histogram takes 24 kB."""
 
 
-class MultilabelEvaluation:
+class MultilabelEvaluation(OfLabel):
     """See ``base.TaskEvaluation``.
 
     Args:
+        label: its name.
         classes: in the order of their numbers.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, label: str, classes: Sequence[str]) -> None:
+        super().__init__(label)
         self._classes = tuple(classes)
 
-    def scored(self, outputs: npt.NDArray[np.float32], labels: Array) -> dict[str, Array]:
+    def scored(self, outputs: npt.NDArray[np.float32], batch: Rows) -> dict[str, Array]:
+        labels = batch[self.label]
         likely = outputs.astype(np.float64)
         losses = sample_log_loss(np.where(labels[None] > 0.5, likely, 1 - likely)).mean(axis=2)
         return {
@@ -56,7 +60,7 @@ class MultilabelEvaluation:
         }
 
     def tally(self, num_subsets: int) -> MultilabelTally:
-        return MultilabelTally(self._classes, num_subsets)
+        return MultilabelTally(self.label, self._classes, num_subsets)
 
     @property
     def columns(self) -> list[tuple[str, pa.DataType]]:
@@ -68,13 +72,14 @@ class MultilabelEvaluation:
             ("probabilities", pa.list_(pa.float32())),
         ]
 
-    def arrays(self, labels: Array, absent: npt.NDArray[np.bool_], found: Rows) -> dict[str, pa.Array]:
-        true, predicted = labels > 0.5, found[PROBABILITIES] > 0.5
+    def arrays(self, rows: Rows) -> dict[str, pa.Array]:
+        labels, absent = rows[self.label], ~rows[presence_name(self.label)]
+        true, predicted = labels > 0.5, rows[PROBABILITIES] > 0.5
         return {
             "label": self._names(true, absent),
             "prediction": self._names(predicted, np.zeros_like(absent)),
             "correct": pa.array((true == predicted).all(axis=1), mask=absent),
-            "probabilities": list_column(found[PROBABILITIES]),
+            "probabilities": list_column(rows[PROBABILITIES]),
         }
 
     def _names(self, chosen: npt.NDArray[np.bool_], absent: npt.NDArray[np.bool_]) -> pa.Array:
@@ -88,7 +93,8 @@ class MultilabelEvaluation:
 class MultilabelTally:
     """See ``base.TaskTally``."""
 
-    def __init__(self, classes: Sequence[str], num_subsets: int) -> None:
+    def __init__(self, label: str, classes: Sequence[str], num_subsets: int) -> None:
+        self._label = label
         self._classes, count = tuple(classes), len(classes)
         self._num_samples = 0
         self._hits = np.zeros((num_subsets, count), np.int64)
@@ -99,24 +105,25 @@ class MultilabelTally:
         kept = num_subsets if num_subsets * count <= MAX_HISTOGRAMS else 1
         self._histograms = np.zeros((kept, count, 2, NUM_SCORE_BINS), np.int64)
 
-    def add(self, labels: Array, found: Rows) -> npt.NDArray[np.float64]:
+    def add(self, rows: Rows) -> npt.NDArray[np.float64]:
+        labels = rows[self._label]
         num_subsets, num_classes = self._hits.shape
         having = labels > 0.5
-        bins = found[BINS].reshape(len(labels), num_subsets, num_classes)
+        bins = rows[BINS].reshape(len(labels), num_subsets, num_classes)
         predicted = bins >= OVER_HALF
         self._num_samples += len(labels)
         self._hits += (predicted & having[:, None]).sum(axis=0)
         self._predicted += predicted.sum(axis=0)
         self._support += having.sum(axis=0)
-        self._loss += fixed_point(found[LOSS].astype(np.float64)).sum(axis=0)
+        self._loss += fixed_point(rows[LOSS].astype(np.float64)).sum(axis=0)
         kept = len(self._histograms)
         subsets, classes = np.arange(kept)[:, None], np.arange(num_classes)
         places = (subsets, classes, having[:, None].astype(np.int64), bins[:, -kept:])
         np.add.at(self._histograms, places, 1)
-        return found[LOSS][:, -1].astype(np.float64)
+        return rows[LOSS][:, -1].astype(np.float64)
 
-    def answers(self, labels: Array, found: Rows, row: int) -> tuple[Answer, Answer]:
-        true, predicted = labels[row] > 0.5, found[PROBABILITIES][row] > 0.5
+    def answers(self, rows: Rows, row: int) -> tuple[Answer, Answer]:
+        true, predicted = rows[self._label][row] > 0.5, rows[PROBABILITIES][row] > 0.5
         return tuple(np.flatnonzero(true).tolist()), tuple(np.flatnonzero(predicted).tolist())
 
     def metrics(self) -> list[Metrics]:

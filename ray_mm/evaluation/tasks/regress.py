@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import (
     Metrics,
@@ -21,33 +22,36 @@ from ray_mm.evaluation.metrics import (
     regression_sums,
 )
 from ray_mm.evaluation.report.content import RegressionDetails
-from ray_mm.evaluation.tasks.base import PREDICTIONS, Array, Rows
+from ray_mm.evaluation.tasks.base import PREDICTIONS, Array, OfLabel, Rows
 
 _DRAWN = 1500
 
 
-class NumberEvaluation:
+class NumberEvaluation(OfLabel):
     """See ``base.TaskEvaluation``.
 
     Args:
+        label: its name.
         constant: the prediction that the model's are compared with.
     """
 
-    def __init__(self, constant: float) -> None:
+    def __init__(self, label: str, constant: float) -> None:
+        super().__init__(label)
         self._constant = constant
 
-    def scored(self, outputs: npt.NDArray[np.float32], labels: Array) -> dict[str, Array]:
+    def scored(self, outputs: npt.NDArray[np.float32], batch: Rows) -> dict[str, Array]:
         return {PREDICTIONS: outputs.T}
 
     def tally(self, num_subsets: int) -> NumberTally:
-        return NumberTally(num_subsets, self._constant)
+        return NumberTally(self.label, num_subsets, self._constant)
 
     @property
     def columns(self) -> list[tuple[str, pa.DataType]]:
         return [(name, pa.float32()) for name in ("label", "prediction", "error")]
 
-    def arrays(self, labels: Array, absent: npt.NDArray[np.bool_], found: Rows) -> dict[str, pa.Array]:
-        predictions = found[PREDICTIONS][:, -1]
+    def arrays(self, rows: Rows) -> dict[str, pa.Array]:
+        labels, absent = rows[self.label], ~rows[presence_name(self.label)]
+        predictions = rows[PREDICTIONS][:, -1]
         return {
             "label": pa.array(labels, pa.float32(), mask=absent),
             "prediction": pa.array(predictions, pa.float32()),
@@ -58,7 +62,8 @@ class NumberEvaluation:
 class NumberTally:
     """See ``base.TaskTally``. A fair sample of the values is kept for the report."""
 
-    def __init__(self, num_subsets: int, constant: float) -> None:
+    def __init__(self, label: str, num_subsets: int, constant: float) -> None:
+        self._label = label
         self.drawn: list[tuple[float, float]] = []
         # The constant is one prediction more.
         self._sums = no_regression_sums(num_subsets + 1)
@@ -66,8 +71,9 @@ class NumberTally:
         self._random = random.Random(0)
         self._num_offered = 0
 
-    def add(self, labels: Array, found: Rows) -> npt.NDArray[np.float64]:
-        predictions = found[PREDICTIONS].T
+    def add(self, rows: Rows) -> npt.NDArray[np.float64]:
+        labels = rows[self._label]
+        predictions = rows[PREDICTIONS].T
         constant = np.full((1, len(labels)), self._constant, np.float32)
         self._sums = merge_regression(self._sums, regression_sums(labels, np.concatenate([predictions, constant])))
         for pair in zip(labels.tolist(), predictions[-1].tolist(), strict=True):
@@ -75,8 +81,8 @@ class NumberTally:
         difference: npt.NDArray[np.float64] = np.abs(predictions[-1].astype(np.float64) - labels)
         return difference
 
-    def answers(self, labels: Array, found: Rows, row: int) -> tuple[Answer, Answer]:
-        return labels[row].item(), found[PREDICTIONS][row, -1].item()
+    def answers(self, rows: Rows, row: int) -> tuple[Answer, Answer]:
+        return rows[self._label][row].item(), rows[PREDICTIONS][row, -1].item()
 
     def metrics(self) -> list[Metrics]:
         return regression_metrics(self._sums)[:-1]

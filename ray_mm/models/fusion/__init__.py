@@ -10,6 +10,7 @@
     cross_attention.py   the tokens of each field attend to those of every other one
     bottleneck.py        fields exchange what they know through a few shared tokens
     latent.py            learned queries attend to the tokens of all fields that are there
+    towers.py            several of these side by side, each of other fields, that know nothing of each other
 
 Every fusion takes (tokens [B, T, D], mask bool [B, T]) per field and presence (bool [B]) per field, and gives a finite
 result with any of them absent, all of them included. What an absent field's arrays hold has no influence.
