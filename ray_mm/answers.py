@@ -62,10 +62,13 @@ class Answers:
     ) -> None:
         self.towers = task.towers_of(inputs) if isinstance(task, RetrieveTask) else None
         self._places = task.slices(fields) if isinstance(task, SeveralTask) else {}
+        self.labels: dict[str, LabelField] = {}
+        """Task → its label; of one task alone the name is empty, and of a retrieval there is none."""
         self._labels: dict[str, tuple[LabelField, Statistics | None]] = {}
         for name, each in labelled_tasks(task).items():
             label = fields[each.label]
             assert isinstance(label, LabelField)
+            self.labels[name] = label
             self._labels[name] = label, statistics.get(each.label)
 
     def of_output(self, raw: Floats) -> Floats:

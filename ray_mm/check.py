@@ -22,6 +22,7 @@ from ray_mm.config.explain import no_column
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.load import Job, settled_keys
 from ray_mm.config.model import ModelConfig, check_model
+from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
@@ -76,6 +77,8 @@ def check_inputs(job: Job) -> list[str]:
             return list(_train(job))
         case EvaluateJob():
             return list(_scored(job.checkpoint, {"data": job.data}))
+        case PredictJob():
+            return list(_scored(job.checkpoint, {"data": job.data}, needs_label=False))
         case CompressJob():
             return list(_scored(job.checkpoint, {"data": job.data, "calibration_data": job.calibration_data}))
         case TuneJob():
@@ -241,8 +244,10 @@ def _is_same(source: Source, other: Source) -> bool:
     )
 
 
-def _scored(checkpoint: str, datasets: dict[str, str | Source]) -> Iterator[str]:
+def _scored(checkpoint: str, datasets: dict[str, str | Source], needs_label: bool = True) -> Iterator[str]:
     folder, config, fields = _read_model(checkpoint)
+    if not needs_label:
+        fields = {name: spec for name, spec in fields.items() if name in config.fields}
     what = " ".join([config.task.type, *labels_of(config.task)])
     yield f"checkpoint: {folder}, {what} from {', '.join(sorted(config.fields))}"
     for key, given in datasets.items():

@@ -16,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.answers import Answers, Prediction
-from ray_mm.checkpoint import WEIGHTS_FILE, load_checkpoint, load_description, read_versioned, run_kind
+from ray_mm.checkpoint import (
+    WEIGHTS_FILE,
+    load_checkpoint,
+    load_description,
+    read_versioned,
+    resolve_checkpoint,
+    run_kind,
+)
 from ray_mm.config.fields import has_streams
 from ray_mm.config.model import ModelConfig
 from ray_mm.config.tasks import labels_of
@@ -63,7 +70,7 @@ class Predictor(abc.ABC):
         self.towers = self.answers.towers
         self._labels = labels_of(config.task)
         # Not the label: a prediction has none, and its statistics are not an input's.
-        inputs = preprocessor.model_copy(update={"fields": {name: preprocessor.fields[name] for name in config.fields}})
+        inputs = preprocessor.only(config.fields)
         self._collator = Collator(inputs)
         specs = inputs.fields
         self._decoders = {name: decoder_for(name, inputs) for name in specs if not has_streams(specs[name])}
@@ -299,6 +306,11 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
         (checkpoint.path / WEIGHTS_FILE).stat().st_size,
         device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder of the checkpoint or the artifact that ``load_predictor`` takes; the errors are its own, too."""
+    return _artifact_folder(path) or resolve_checkpoint(path)
 
 
 def _artifact_folder(path: str | Path) -> Path | None:

@@ -297,15 +297,23 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def own_errors() -> Iterator[None]:
-    """Raises an error of ours that came out of a Ray task as itself, without what Ray wrapped around it."""
+def own_errors(failed: str | None = None) -> Iterator[None]:
+    """Raises an error of ours that came out of a Ray task as itself, without what Ray wrapped around it.
+
+    Args:
+        failed: such as ``the evaluation``: any other error is raised as one of ours, too, that says that this failed, and why.
+            None: it is raised as it is.
+    """
     try:
         yield
     except Exception as error:
         cause = cause_of(error)
         if isinstance(cause, RayMMError):
             raise cause from None
-        raise
+        if failed is None:
+            raise
+        told = cause if str(cause) else error
+        raise RayMMError(f"{failed} failed: {type(told).__name__}: {told}") from error
 
 
 def _without_retries(error: BaseException) -> BaseException:

@@ -1,10 +1,11 @@
 """A job → the stage that runs it.
 
-preprocess   table      → dataset      preprocessing/preprocess.py
-train        datasets   → checkpoint   training/train.py
-evaluate     checkpoint → report       evaluation/evaluate.py
-compress     checkpoint → artifact     compression/compress.py
-tune         datasets   → best job     tuning/tune.py
+preprocess   table      → dataset       preprocessing/preprocess.py
+train        datasets   → checkpoint    training/train.py
+evaluate     checkpoint → report        evaluation/evaluate.py
+predict      checkpoint → predictions   prediction/predict.py
+compress     checkpoint → artifact      compression/compress.py
+tune         datasets   → best job      tuning/tune.py
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing_extensions import assert_never
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import Job, load_job, settled_keys
+from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.train import TrainJob
 from ray_mm.config.tune import TuneJob
@@ -81,6 +83,10 @@ def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> di
                 from ray_mm.evaluation.evaluate import run_evaluate
 
                 return run_evaluate(job)
+            case PredictJob():
+                from ray_mm.prediction.predict import run_predict
+
+                return run_predict(job)
             case CompressJob():
                 from ray_mm.compression.compress import run_compress
 

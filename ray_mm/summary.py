@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from ray_mm.launch.submit import Status
     from ray_mm.training.explain import Examined
 
-_PLACES = ("report.html", "best.yaml", "predictions.parquet", "best", "artifact")
+_PLACES = ("report.html", "best.yaml", "predictions.parquet", "predictions", "best", "artifact")
 """What a run may leave in its folder that one looks for first."""
 
 _MAX_TRIALS = 20
+_MAX_CLASSES = 20
 
 
 def read_result(output: str) -> dict[str, Any]:
@@ -48,6 +49,8 @@ def result_parts(result: Mapping[str, Any], output: str) -> Iterator[RenderableT
             yield from _compress_tables(metrics, with_gate=result.get("status") != "refused")
         case "tune":
             yield from _trial_table(result)
+        case "predict":
+            yield from _predicted_table(result)
     ways = metrics.get("ways")
     if isinstance(ways, Mapping) and ways:
         yield _table_of(ways, "searched by, among")
@@ -127,6 +130,21 @@ def _compress_tables(metrics: Mapping[str, Any], with_gate: bool) -> Iterator[Re
             for batch_size, found in latencies.items()
         ]
         yield titled_table("median latency", ("batch size", "original", "compressed", "speed-up"), rows)
+
+
+def _predicted_table(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """How often each class was predicted, the most frequent first."""
+    counts, total = result.get("classes") or {}, (result.get("metrics") or {}).get("num_predicted")
+    if any(isinstance(of_task, Mapping) for of_task in counts.values()):
+        for task, of_task in counts.items():
+            yield f"{task}:"
+            yield from _predicted_table({**result, "classes": of_task})
+        return
+    ranked = sorted(counts.items(), key=lambda one: -one[1])
+    rows = [(name, f"{count:,}", figures.percent(count / total)) for name, count in ranked[:_MAX_CLASSES] if total]
+    if rows:
+        most = f"the {_MAX_CLASSES} of {len(ranked):,} classes predicted most"
+        yield titled_table("predicted" if len(rows) == len(ranked) else most, ("class", "samples", "share"), rows)
 
 
 def _trial_table(result: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ray_mm.check import check_job
+from ray_mm.config.fields import LabelField
 from ray_mm.config.load import load_job
 from ray_mm.config.source import TrainSource
 from ray_mm.config.train import TrainJob
@@ -53,6 +54,7 @@ def check(folder: Path, kind: str, **overrides: Any) -> list[str]:
         "preprocess": {"table": folder / "table.csv"},
         "train": {"data.train": folder / "train"},
         "evaluate": {"data": folder / "train", "checkpoint": folder / "run"},
+        "predict": {"data": folder / "train", "checkpoint": folder / "run"},
         "compress": {"data": folder / "train", "calibration_data": folder / "train", "checkpoint": folder / "run"},
     }[kind]
     return check_job(load_job(SMALLEST[kind], places | {"output": folder / "out"} | overrides))
@@ -217,11 +219,11 @@ def test_an_output_folder_of_another_job_is_told(folder: Path, tmp_path: Path) -
         check(folder, "train", output=tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["evaluate", "compress"])
+@pytest.mark.parametrize("kind", ["evaluate", "predict", "compress"])
 def test_what_a_job_on_a_checkpoint_names_is_found(folder: Path, kind: str) -> None:
     checkpoint, *datasets = check(folder, kind)
     assert checkpoint == f"checkpoint: {folder / 'run' / 'best'}, classify label from image"
-    assert len(datasets) == {"evaluate": 1, "compress": 2}[kind]
+    assert len(datasets) == {"evaluate": 1, "predict": 1, "compress": 2}[kind]
 
 
 @pytest.mark.parametrize(
@@ -316,6 +318,11 @@ def test_scored_data_may_lack_an_input_and_not_all_of_them(folder: Path, tmp_pat
     make_dataset(tmp_path / "unlabelled", 6, ("image", "audio"))
     with pytest.raises(DatasetError, match="has no field 'label'"):
         check(folder, "evaluate", checkpoint=tmp_path / "two", data=tmp_path / "unlabelled")
+    assert len(check(folder, "predict", checkpoint=tmp_path / "two", data=tmp_path / "unlabelled")) == 2
+    make_dataset(tmp_path / "others", 6, ("image", "label"), specs={"label": LabelField(classes=("a", "b", "c"))})
+    with pytest.raises(DatasetError, match="label has classes that the model does not know"):
+        check(folder, "evaluate", data=tmp_path / "others")
+    assert len(check(folder, "predict", data=tmp_path / "others")) == 2, "a label is not looked at"
 
 
 @pytest.mark.parametrize(

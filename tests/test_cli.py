@@ -313,6 +313,21 @@ def test_a_preprocess_run_shows_every_split_and_what_is_absent(tmp_path: Path) -
     assert f"{tmp_path / 'out' / 'unusable.jsonl'}: cells that can't be used, and why" in lines
 
 
+def test_a_prediction_shows_how_often_each_class_was_predicted(tmp_path: Path) -> None:
+    write_job(tmp_path, "predict", output="out")
+    (tmp_path / "out" / "predictions").mkdir(parents=True)
+    metrics = {"num_rows": 1200, "num_predicted": 1199, "num_quarantined": 1, "num_without_fields": 0, "num_files": 3}
+    result = {"kind": "predict", "name": "p", "status": "done", "seconds": 2, "metrics": metrics}
+    result["classes"] = {"left": 99, "right": 1100} | {f"rare{number}": 0 for number in range(19)}
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage(f"return {result!r}"))
+    lines = [" ".join(line.split()) for line in ran.stdout.splitlines()]
+    assert {"samples 1,200", "samples predicted 1,199", "unreadable samples 1", "files 3"} <= set(lines)
+    at = lines.index("the 20 of 21 classes predicted most")
+    assert lines[at + 1 : at + 4] == ["class samples share", "right 1,100 91.7%", "left 99 8.3%"]
+    assert "rare17" in ran.stdout and "rare18" not in ran.stdout
+    assert lines[-1] == str(tmp_path / "out" / "predictions")
+
+
 def test_a_compression_that_passed_shows_the_limits_beside_the_figures(tmp_path: Path) -> None:
     write_job(tmp_path, "compress", output="out")
     (tmp_path / "out" / "quarantine").mkdir(parents=True)

@@ -20,6 +20,7 @@ from PIL import Image
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import load_job
+from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.train import TrainJob
 from ray_mm.config.tune import TuneJob
@@ -56,6 +57,11 @@ def test_the_jobs_of_a_folder_hand_over_to_each_other(folder: Path) -> None:
         tune = load_job(path)
         assert isinstance(tune, TuneJob) and tune.train == train
         outputs.append(tune.output)
+    for path in folder.glob("predict.yaml"):
+        predict = load_job(path)
+        assert isinstance(predict, PredictJob)
+        assert (predict.checkpoint, predict.data) == (train.output, f"{preprocess.output}/test")
+        outputs.append(predict.output)
     assert len(set(outputs)) == len(outputs)
     assert evaluate.checkpoint == compress.checkpoint == train.output
     assert evaluate.data == compress.data == f"{preprocess.output}/test"

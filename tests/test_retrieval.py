@@ -151,6 +151,17 @@ def test_what_is_said_of_a_thing_finds_it_and_the_other_way_round(data: Path, tm
         command = [sys.executable, "-m", "ray_mm", "search", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
+    predicted = tmp_path / "predicted"
+    job = {**job, "kind": "predict", "output": str(predicted), "rows_per_file": 50}
+    result = run_stage(load_job(job))
+    assert result["metrics"]["num_predicted"] == len(table) and "classes" not in result
+    rows_found = pq.read_table(predicted / "predictions").to_pylist()
+    assert [row["key"] for row in rows_found] == [row["key"] for row in table]
+    for row, before in zip(rows_found, table, strict=True):
+        assert row["readable"] and (row["embedding.words"] is None) == (before["embedding.words"] is None)
+        np.testing.assert_allclose(row["embedding.first"], before["embedding.first"], atol=1e-5)
+    assert [hit.key for hit in open_index(predicted).search({"words": "a huge red thing"}, top=7)] == nearest[:7]
+
     done = ask(str(evaluation), "--text", "a huge red thing", "--top", "2", "--json")
     assert [each["key"] for each in json.loads(done.stdout)] == nearest[:2], done.stderr
     np.save(tmp_path / "first.npy", np.array(rows[nearest[0]]["first"], np.float32))

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from ray_mm import session
-from ray_mm.errors import QuarantineBudgetError, SampleError, UsageError
-from ray_mm.session import cause_of, local_cpus, ray_session, use_address
+from ray_mm.errors import QuarantineBudgetError, RayMMError, SampleError, UsageError
+from ray_mm.session import cause_of, local_cpus, own_errors, ray_session, use_address
 from ray_mm.travel import code_digest
 
 REPOSITORY = Path(__file__).parents[1]
@@ -116,6 +116,18 @@ def test_an_error_of_ours_survives_ray_data_and_is_not_told_twice(
     assert type(cause) is QuarantineBudgetError
     assert str(cause) == "12 bad samples, 3 allowed"
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_other_errors_become_ours_where_it_is_said_what_failed() -> None:
+    with (
+        pytest.raises(RayMMError, match=r"^the work failed: ZeroDivisionError: division by zero$"),
+        own_errors("the work"),
+    ):
+        1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError), own_errors():
+        1 / 0  # noqa: B018
+    with pytest.raises(QuarantineBudgetError, match=r"^too many$"), own_errors("the work"):
+        raise QuarantineBudgetError("too many")
 
 
 @pytest.mark.ray

@@ -140,6 +140,15 @@ def test_each_task_is_learned_scored_and_answered(data: Path, tmp_path: Path) ->
         assert said.tasks["pace"].label == pytest.approx(row["pace.prediction"], rel=1e-4)
         assert list(said.tasks["sky"].label) == row["sky.prediction"]
 
+    predicted = tmp_path / "predicted"
+    result = run_stage(load_job({**job, "kind": "predict", "output": str(predicted)}))
+    found_rows = {row["key"]: row for row in pq.read_table(predicted / "predictions").to_pylist()}
+    for row in table:
+        for name in ("vehicle.prediction", "sky.prediction"):
+            assert found_rows[row["key"]][name] == row[name]
+        assert found_rows[row["key"]]["pace.prediction"] == pytest.approx(row["pace.prediction"], rel=1e-4)
+    assert sum(result["classes"]["vehicle"].values()) == len(table)
+
 
 @pytest.mark.ray
 def test_a_compressed_model_answers_all_tasks(data: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def check(job: JobFile, overrides: Overrides = None) -> None:
 
 @verb
 def schema(
-    kind: Annotated[str | None, typer.Argument(help="preprocess, train, evaluate, compress or tune.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="preprocess, train, evaluate, predict, compress or tune.")] = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="A line per key instead: what it takes, default, meaning.")
     ] = False,

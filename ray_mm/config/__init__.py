@@ -15,6 +15,7 @@ augment.py      what a training changes in its samples, and whether it suits the
 tracking.py     where a training's metrics go beside its folder
 train.py        kind: train
 evaluate.py     kind: evaluate
+predict.py      kind: predict
 compress.py     kind: compress
 tune.py         kind: tune
 search.py       what a tune job searches over → the settings of its trials

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.explain import Source, explain, nearest
+from ray_mm.config.predict import PREDICT_SETTLED, PredictJob
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.read import KeyPath, first_line, read_mapping, read_value
 from ray_mm.config.search import check_search
@@ -21,11 +22,12 @@ from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.config.tune import TUNE_SETTLED, Space, TuneJob
 from ray_mm.errors import JobFileError
 
-Job = PreprocessJob | TrainJob | EvaluateJob | CompressJob | TuneJob
+Job = PreprocessJob | TrainJob | EvaluateJob | PredictJob | CompressJob | TuneJob
 JOB_KINDS: dict[str, type[Job]] = {
     "preprocess": PreprocessJob,
     "train": TrainJob,
     "evaluate": EvaluateJob,
+    "predict": PredictJob,
     "compress": CompressJob,
     "tune": TuneJob,
 }
@@ -73,7 +75,15 @@ def load_job(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
 
 def settled_keys(job: Job) -> tuple[str, ...]:
     """Keys that may not change when a job goes on in its folder."""
-    return SETTLED if isinstance(job, TrainJob) else TUNE_SETTLED if isinstance(job, TuneJob) else ()
+    match job:
+        case TrainJob():
+            return SETTLED
+        case PredictJob():
+            return PREDICT_SETTLED
+        case TuneJob():
+            return TUNE_SETTLED
+        case _:
+            return ()
 
 
 def _with_train_job(content: dict[str, Any], overrides: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:

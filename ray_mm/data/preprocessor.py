@@ -35,6 +35,10 @@ class Preprocessor(Config):
         """What a text's tokenizer calls 0 is this number in a batch, where 0 stands for no token."""
         return 1 if name in self.pretrained else 0
 
+    def only(self, names: Iterable[str]) -> Preprocessor:
+        """The same for some of the fields, such as a model's inputs without its label."""
+        return self.model_copy(update={"fields": {name: self.fields[name] for name in names}})
+
     def with_pretrained(self, found: Mapping[str, FoundModel]) -> Preprocessor:
         """The same with what the pretrained encoders of some fields need."""
         texts = {name: model.tokenizer for name, model in found.items() if model.tokenizer is not None}

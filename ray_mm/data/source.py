@@ -87,9 +87,25 @@ def feed_dataset(feed: Feed) -> ray.data.Dataset:
 
 
 def sequential_dataset(
-    samples: Samples, preprocessor: Preprocessor, batch_size: int, quarantine: Path, cache: RemoteCache | None = None
+    samples: Samples,
+    preprocessor: Preprocessor,
+    batch_size: int,
+    quarantine: Path,
+    cache: RemoteCache | None = None,
+    first_batch: int = 0,
 ) -> ray.data.Dataset:
-    """Some samples once, in the order of their shards: a block per batch, the last one may be short."""
+    """Some samples once, in the order of their shards: a block per batch, the last one may be short.
+
+    A dataset of more than ``feed.TASKS_PER_EXECUTION`` read tasks ends early; another one goes on behind it.
+
+    Args:
+        samples: which.
+        preprocessor: which fields, and how.
+        batch_size: samples of a block.
+        quarantine: folder for bad members.
+        cache: for shards that lie in a store; None: none.
+        first_batch: where to start; what lies before it is not read.
+    """
     schedule = Schedule(samples.epoch_samples, 0, batch_size, epochs=1)
     feed = Feed(
         train=samples,
@@ -98,7 +114,7 @@ def sequential_dataset(
         shuffle=None,
         schedule=schedule,
         world_size=1,
-        first_item=0,
+        first_item=first_batch,
         quarantine=quarantine,
         cache=cache,
         pad=False,

@@ -13,34 +13,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ray.data
-
+from ray_mm.actors.pool import Pass, through_actors
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.source import source_of
-from ray_mm.data.blocks import to_arrays
 from ray_mm.data.epochs import Epochs
-from ray_mm.data.fields import POSITION
 from ray_mm.data.fit import lacking_text
-from ray_mm.data.loader import check_positions
 from ray_mm.data.preprocessor import check_dataset_fits
 from ray_mm.data.quarantine import check_budget
 from ray_mm.data.samples import Samples, select_all
-from ray_mm.data.source import READERS_PER_CPU, sequential_dataset
-from ray_mm.errors import DatasetError, OrderError, RayMMError
+from ray_mm.errors import DatasetError, RayMMError
 from ray_mm.evaluation.outcome import checkpoint_folder, report_content, result_details, result_metrics
 from ray_mm.evaluation.predictions import predictions_writer
 from ray_mm.evaluation.report.render import write_report
-from ray_mm.evaluation.scorer import KEY, Scorer
+from ray_mm.evaluation.scorer import Scorer
 from ray_mm.evaluation.subsets import Subset, field_subsets
 from ray_mm.evaluation.tally import Tally
 from ray_mm.evaluation.tasks import evaluated_task, unscorable
 from ray_mm.evaluation.tasks.several import SeveralEvaluation, of_task
-from ray_mm.placement import place
 from ray_mm.predictor import Predictor, load_predictor
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import open_run_folder
-from ray_mm.session import cause_of, ray_session
-from ray_mm.storage import local_path
+from ray_mm.session import own_errors, ray_session
 
 REPORT = "report.html"
 PREDICTIONS = "predictions.parquet"
@@ -77,16 +70,8 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
     tallies = _empty_tallies(job, predictor, subsets)
     with folder.locked(), ray_session(announce=True):
         _clear(folder.path)
-        try:
+        with own_errors("the evaluation"):
             _score(job, predictor, samples, subsets, tallies, folder.path, title)
-        except Exception as error:
-            cause = cause_of(error)
-            if cause is error and isinstance(error, RayMMError):
-                raise
-            if isinstance(cause, RayMMError):
-                raise cause from error
-            told = cause if str(cause) else error
-            raise RayMMError(f"the evaluation failed: {type(told).__name__}: {told}") from error
         reports, metrics, details = {}, {}, {}
         for name, tally in tallies.items():
             # Of several tasks, those that no sample has a label for have nothing to say.
@@ -139,52 +124,22 @@ def _score(
     title: str,
 ) -> None:
     """Streams the samples through the actors, in order, and takes note of every row."""
-    placement = place(job.resources)
-    gpu = placement.gpus_per_worker > 0
-    scored = sequential_dataset(
-        samples, predictor.preprocessor, job.batch_size, folder / QUARANTINE, job.cache.remote
-    ).map_batches(
-        Scorer,
-        fn_constructor_args=(
-            str(local_path(job.checkpoint)),
-            subsets,
-            "cuda" if gpu else "cpu",
-            max(1, int(placement.cpus_per_worker)),
-        ),
-        batch_format="pyarrow",
-        # A block is a batch. Ray wants the number to be named where there is a GPU.
-        batch_size=job.batch_size if gpu else None,
-        compute=ray.data.ActorPoolStrategy(size=placement.workers),
-        num_cpus=_apart(placement.cpus_per_worker),
-        num_gpus=placement.gpus_per_worker or None,
-        udf_modifying_row_count=False,
-    )
+    planned = Pass(samples, predictor.preprocessor, job.batch_size, folder / QUARANTINE, job.cache.remote)
+    scored = through_actors(planned, Scorer, job.checkpoint, job.resources, subsets=subsets)
     total, first = samples.epoch_samples, next(iter(tallies.values()))
     with (
         predictions_writer(folder / PREDICTIONS, predictor.input_fields, evaluated_task(predictor)) as predictions,
         progress(title, total, "samples", waiting="loading the model") as bar,
     ):
-        for table in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            rows, keys = to_arrays(table), table.column(KEY).to_pylist()
-            check_positions(rows[POSITION], first.num_seen, first.num_seen + len(keys))
+        for rows, keys in scored:
             for name, tally in tallies.items():
                 tally.add(of_task(name, rows), keys)
             check_budget(job.bad_samples, first.num_quarantined, first.num_seen, folder / QUARANTINE)
             predictions.add(rows, keys)
             bar.advance(len(keys), **(first.running() if len(tallies) == 1 else {}))
         tally = max(tallies.values(), key=lambda each: each.num_scored)
-        if tally.num_seen != total:
-            raise OrderError(f"{tally.num_seen} samples arrived, {total} were planned: this is an error in ray_mm.")
         if tally.num_scored == 0:
             raise RayMMError(
                 f"none of the {total} samples of data could be scored: {tally.num_quarantined} can't be read, "
                 f"{tally.num_unlabelled} have {tally.lacking}; {folder / QUARANTINE} says why."
             )
-
-
-def _apart(cpus: float) -> float:
-    """A reservation that is not a read task's.
-
-    Where the two are equal, Ray would make one operator of them, and read, decode and score one after the other.
-    """
-    return 0.999 * cpus if cpus == 1 / READERS_PER_CPU else cpus

@@ -4,8 +4,9 @@
     encoders/      one module per field type: arrays → tokens [B, T, D] and a mask [B, T]
     fusion/        one module per method: the tokens of all fields and their presence → [B, D]
     own.py         encoders and fusions of other packages
-    heads.py       [B, D] → logits [B, C] or values [B]
+    heads.py       [B, D] → logits [B, C], values [B], or what a retrieval compares
     multimodal.py  puts them together: ``build_model``
+    pairs.py       the losses of a retrieval: sides of a sample against those of all others
     losses.py      output and label → a loss per sample
 
 No normalisation looks at other samples (GroupNorm and LayerNorm only), so that an output does not depend on how a global

@@ -5,6 +5,7 @@ remote.py    objects behind a URL: list, stat, conditional writes
 ranges.py    byte ranges of an object: coalesced, concurrent, retried where they broke off
 disk.py      the disk under a cache: told once where it is full or broken
 cache.py     blocks of objects on a local disk, shared by the processes of a machine
+tables.py    a Parquet file that is written while its rows arrive
 slots.py     slots of a fixed size on a local disk, shared alike
 """
 

@@ -28,6 +28,13 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "data": "data/small/test",
         "output": "runs/score",
     },
+    "predict": {
+        "kind": "predict",
+        "name": "say",
+        "checkpoint": "runs/fit",
+        "data": "data/small/new",
+        "output": "runs/say",
+    },
     "compress": {
         "kind": "compress",
         "name": "shrink",
@@ -234,6 +241,19 @@ evaluate_jobs = _with(
     bad_samples=bad_samples,
     resources=resources,
 )
+predict_jobs = _with(
+    {
+        "kind": st.just("predict"),
+        "name": names,
+        "checkpoint": locations,
+        "data": locations,
+        "output": locations,
+    },
+    batch_size=counts,
+    rows_per_file=counts,
+    bad_samples=bad_samples,
+    resources=resources,
+)
 compress_jobs = _with(
     {
         "kind": st.just("compress"),
@@ -273,5 +293,5 @@ tune_jobs = _with(
     seed=st.integers(0, 2**40),
     resources=_sometimes(trials_at_once=st.none() | counts),
 )
-jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, compress_jobs, tune_jobs)
+jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, predict_jobs, compress_jobs, tune_jobs)
 """The content of any valid job file."""

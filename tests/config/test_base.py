@@ -13,6 +13,7 @@ LOCATIONS = {
     "preprocess": {"table", "root", "output"},
     "train": {"data.train", "data.validation", "output"},
     "evaluate": {"checkpoint", "data", "output"},
+    "predict": {"checkpoint", "data", "output"},
     "compress": {"checkpoint", "calibration_data", "data", "output"},
     "tune": {"job.data.train", "job.data.validation", "job.output", "output"},
 }

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ray_mm.actors.model_actor import KEY
 from ray_mm.checkpoint import save_checkpoint
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.blocks import to_arrays, to_table
@@ -18,7 +19,7 @@ from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.reader import BatchReader, read_batches
-from ray_mm.evaluation.scorer import KEY, Scorer
+from ray_mm.evaluation.scorer import Scorer
 from ray_mm.evaluation.subsets import Subset
 from ray_mm.models.multimodal import build_model
 from tests.factories import make_dataset

@@ -6,6 +6,7 @@
     plots.py     curves, calibration, predicted against true
     views.py     a field of a sample, as a person can look at it
     cards.py     the worst and the best samples
+    searches.py  what queries of a retrieval find
     words.py     how the main metric of a task is spoken of
     tables.py    subsets, classes, confusions
     render.py    report.html and report.css → the file

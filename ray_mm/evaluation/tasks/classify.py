@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_mm.actors.columns import list_column
 from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import (
@@ -81,12 +82,6 @@ class ClassEvaluation(OfLabel):
             "correct": pa.array(predictions == labels, mask=absent),
             "probabilities": list_column(rows[PROBABILITIES]),
         }
-
-
-def list_column(values: npt.NDArray[np.float32]) -> pa.Array:
-    """Rows of as many numbers each, [N, C]."""
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
 
 
 class ClassTally:

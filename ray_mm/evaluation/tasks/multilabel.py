@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_mm.actors.columns import list_column, names_column
 from ray_mm.class_scores import (
     NUM_SCORE_BINS,
     OVER_HALF,
@@ -31,7 +32,6 @@ from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import FIXED_POINT, Metrics, fixed_point, per_class, sample_log_loss
 from ray_mm.evaluation.report.content import LabelFigures, MultilabelDetails
 from ray_mm.evaluation.tasks.base import BINS, LOSS, PROBABILITIES, Array, OfLabel, Rows
-from ray_mm.evaluation.tasks.classify import list_column
 
 MAX_HISTOGRAMS = 4096
 """Subsets times classes beyond which only all fields together have an mAP: a histogram takes 24 kB."""
@@ -76,18 +76,11 @@ class MultilabelEvaluation(OfLabel):
         labels, absent = rows[self.label], ~rows[presence_name(self.label)]
         true, predicted = labels > 0.5, rows[PROBABILITIES] > 0.5
         return {
-            "label": self._names(true, absent),
-            "prediction": self._names(predicted, np.zeros_like(absent)),
+            "label": names_column(true, self._classes, absent),
+            "prediction": names_column(predicted, self._classes),
             "correct": pa.array((true == predicted).all(axis=1), mask=absent),
             "probabilities": list_column(rows[PROBABILITIES]),
         }
-
-    def _names(self, chosen: npt.NDArray[np.bool_], absent: npt.NDArray[np.bool_]) -> pa.Array:
-        rows = [
-            None if there_is_none else [self._classes[number] for number in np.flatnonzero(row)]
-            for row, there_is_none in zip(chosen, absent.tolist(), strict=True)
-        ]
-        return pa.array(rows, pa.list_(pa.string()))
 
 
 class MultilabelTally:

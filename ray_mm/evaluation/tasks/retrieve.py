@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_mm import retrieval_scores
+from ray_mm.actors.columns import list_column
 from ray_mm.data.fields import POSITION, presence_name
 from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import Metrics
 from ray_mm.evaluation.report.content import RetrievalDetails, Search, Way
 from ray_mm.evaluation.tasks.base import EMBEDDINGS, Array, Rows
-from ray_mm.evaluation.tasks.classify import list_column
 
 _RESAMPLES = 1000
 NUM_FOUND = 5
@@ -66,8 +66,7 @@ class RetrieveEvaluation:
         vectors = rows[EMBEDDINGS].reshape(len(there), len(self._towers), -1)
         found = {}
         for place, tower in enumerate(self._towers):
-            whole = list_column(np.ascontiguousarray(vectors[:, place]))
-            found[embedding_column(tower)] = pa.compute.if_else(pa.array(there[:, place]), whole, None)
+            found[embedding_column(tower)] = list_column(np.ascontiguousarray(vectors[:, place]), ~there[:, place])
         return found
 
 
