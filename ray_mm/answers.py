@@ -23,7 +23,7 @@ class Prediction:
 
     label: str | tuple[str, ...] | float | None
     """The most probable class; of several per sample those more probable than not; or the value in the label's own unit. A
-    retrieval has none."""
+    retrieval, a reconstruction and a map have none."""
     probabilities: dict[str, float] | None
     """Class → probability; None where there are no classes."""
     presence: dict[str, bool]
@@ -32,6 +32,11 @@ class Prediction:
     """Of a retrieval: tower → its vector of length 1, float32 [E], of those towers that have a field; else None."""
     tasks: dict[str, Prediction] | None = None
     """Of several tasks: name → what it says; ``label`` and ``probabilities`` are then None. Else None."""
+    reconstruction: dict[str, Floats] | None = None
+    """Of a reconstruction: field → what it is thought to be like, whether it was there or not, in its own unit, of the shape that
+    ``data.targets`` says; else None."""
+    mask: npt.NDArray[np.uint8] | None = None
+    """Of a class for every cell of a map: the numbers of the most probable ones, uint8 [H, W]; else None."""
 
 
 def _std(statistics: Statistics | None) -> np.float32:
@@ -72,8 +77,8 @@ class Answers:
             self._labels[name] = label, statistics.get(each.label)
 
     def of_output(self, raw: Floats) -> Floats:
-        """Raw output of any leading shape as probabilities [..., C], as values [...] in the label's own unit, as embeddings of
-        length 1 [..., K, E], or of several tasks as these of each beside each other [..., N]."""
+        """Raw output of any leading shape as probabilities [..., C], of a map [..., C, H, W], as values [...] in the label's own
+        unit, as embeddings of length 1 [..., K, E], or of several tasks as these of each beside each other [..., N]."""
         if not self._places:
             label, statistics = self._labels.get("", (None, None))
             return answers(label, statistics, raw)
@@ -97,13 +102,13 @@ class Answers:
 
 
 def answers(label: LabelField | None, statistics: Statistics | None, raw: Floats) -> Floats:
-    """A model's raw output, of any leading shape, as probabilities [..., C], as values [...] in the label's own unit, or as
-    embeddings of length 1 [..., K, E].
+    """A model's raw output, of any leading shape, as probabilities [..., C], of a map [..., C, H, W], as values [...] in the
+    label's own unit, or as embeddings of length 1 [..., K, E].
 
     Args:
         label: what is predicted. None: of a retrieval.
         statistics: of a number.
-        raw: logits [..., C], standardised values [...], or what a retrieval compares [..., K, E + 2].
+        raw: logits [..., C] or [..., C, H, W], standardised values [...], or what a retrieval compares [..., K, E + 2].
     """
     if label is None:
         # Of a model in 8 bits they may be a little longer or shorter.
@@ -116,6 +121,9 @@ def answers(label: LabelField | None, statistics: Statistics | None, raw: Floats
         case "classes":
             small = np.exp(-np.abs(raw))
             return cast(Floats, np.where(raw >= 0, 1, small) / (1 + small))
+        case "mask":
+            exponentials = np.exp(raw - raw.max(axis=-3, keepdims=True))
+            return cast(Floats, exponentials / exponentials.sum(axis=-3, keepdims=True))
         case "number":
             return raw * _std(statistics) + _mean(statistics)
         case _:
@@ -125,7 +133,8 @@ def answers(label: LabelField | None, statistics: Statistics | None, raw: Floats
 def prediction(
     label: LabelField | None, answer: Any, presence: dict[str, bool], towers: Mapping[str, Sequence[str]] | None = None
 ) -> Prediction:
-    """What the answer for one sample says: probabilities [C], a value, or of a retrieval with these towers embeddings [K, E]."""
+    """What the answer for one sample says: probabilities [C] or [C, H, W], a value, or of a retrieval with these towers
+    embeddings [K, E]."""
     if label is None:
         found = zip((towers or {}).items(), answer, strict=True)
         kept = {tower: vector for (tower, names), vector in found if any(presence[name] for name in names)}
@@ -139,6 +148,8 @@ def prediction(
             assert label.classes is not None
             probabilities = dict(zip(label.classes, answer.tolist(), strict=True))
             return Prediction(tuple(name for name, p in probabilities.items() if p > 0.5), probabilities, presence)
+        case "mask":
+            return Prediction(None, None, presence, mask=answer.argmax(axis=0).astype(np.uint8))
         case "number":
             return Prediction(float(answer), None, presence)
         case _:

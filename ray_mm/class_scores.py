@@ -34,6 +34,29 @@ def macro_f1(hits: Sequence[int], predicted: Sequence[int], support: Sequence[in
     return math.fsum(found) / len(found) if found else 0.0
 
 
+def intersection_over_union(hits: int, predicted: int, support: int) -> float | None:
+    """The intersection over union (IoU, Jaccard index) of a class. None: it neither occurs nor is predicted.
+
+    Args:
+        hits: cells of the class that were predicted as it.
+        predicted: cells that were predicted as it.
+        support: cells of it.
+    """
+    union = predicted + support - hits
+    return hits / union if union else None
+
+
+def mean_iou(hits: Sequence[int], predicted: Sequence[int], support: Sequence[int]) -> float:
+    """The mean of the classes' IoU, over those that occur among the labels or among the predictions; 0 where none does.
+
+    Args:
+        hits: of each class, as for ``intersection_over_union``; ``predicted`` and ``support`` likewise.
+    """
+    scores = [intersection_over_union(*counts) for counts in zip(hits, predicted, support, strict=True)]
+    found = [score for score in scores if score is not None]
+    return math.fsum(found) / len(found) if found else 0.0
+
+
 _FINE = 5
 LOWEST_BITS = (127 - 24) << _FINE
 HALF_BITS = (127 - 1) << _FINE

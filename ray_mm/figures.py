@@ -57,13 +57,20 @@ FIGURES: dict[str, tuple[str, Format]] = {
     "median_rank": ("median rank", plain),
     "num_queries": ("queries", plain),
     "num_candidates": ("candidates", plain),
+    "miou": ("mean IoU", percent),
+    "iou": ("IoU", percent),
+    "pixel_accuracy": ("cells that are right", percent),
     "mae": ("mean absolute error (MAE)", plain),
     "rmse": ("root mean squared error (RMSE)", plain),
-    "r2": ("R², share of the variation explained", plain),
+    "r2": ("R², share of the variation explained", percent),
+    "r2_alone": ("R² of all given it alone", percent),
+    "r2_added": ("R² of all that it adds", points),
     "accuracy_alone": ("accuracy given it alone", percent),
     "accuracy_added": ("what it adds to the others", points),
     "micro_f1_alone": ("micro F1 given it alone", percent),
     "micro_f1_added": ("what it adds to the others", points),
+    "miou_alone": ("mean IoU given it alone", percent),
+    "miou_added": ("what it adds to the others", points),
     "mae_alone": ("MAE given it alone", plain),
     "mae_added": ("what it takes off the others' MAE", plain),
     "loss_alone": ("loss given it alone", plain),
@@ -106,10 +113,13 @@ FIGURES: dict[str, tuple[str, Format]] = {
 
 
 def label(name: str) -> str:
-    """What a figure is called; of one of several tasks, ``<task>.<figure>``, after the task's name."""
+    """What a figure is called; ``r2/<field>`` is that of a field, ``<task>.<figure>`` that of one of several tasks."""
     task, dot, figure = name.rpartition(".")
     if dot and figure in FIGURES:
         return f"{task}: {FIGURES[figure][0]}"
+    figure, _, field = name.partition("/")
+    if figure == "r2" and field:
+        return f"R² of {field}"
     return FIGURES[name][0] if name in FIGURES else name.replace("_", " ")
 
 
@@ -121,5 +131,5 @@ def text(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if not isinstance(value, (int, float)):
         return str(value)
-    figure = name.rpartition(".")[2]
+    figure = "r2" if name.startswith("r2/") else name.rpartition(".")[2]
     return FIGURES[figure][1](value) if figure in FIGURES else plain(value)

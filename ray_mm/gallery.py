@@ -20,6 +20,7 @@ from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.decoder import decoder_for
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.image import image_size
+from ray_mm.data.decode.mask import read_mask
 from ray_mm.data.decode.numeric import read_points, read_series, read_vector
 from ray_mm.data.decode.text import read_text
 from ray_mm.data.decode.video import video_shape
@@ -30,6 +31,7 @@ from ray_mm.data.inspect import Inspection, Table, indexed_shards, inspect_tars
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import UsageError
 from ray_mm.evaluation.report import render
+from ray_mm.evaluation.report.masks import legend, mask_picture
 from ray_mm.evaluation.report.views import View, view
 from ray_mm.storage import write_atomic
 from ray_mm.storage.ranges import RangeReader
@@ -133,6 +135,11 @@ def _view(name: str, spec: FieldSpec, payload: bytes) -> View:
     if isinstance(spec, TextField):
         text = read_text(payload, spec)
         return view(name, spec, {}, ("" if text is None else text[0]).encode(), None)
+    if isinstance(spec, LabelField) and spec.target == "mask":
+        numbers = read_mask(payload, spec)
+        named = legend(spec.classes or (), np.unique(numbers).tolist())
+        content = mask_picture(numbers, f"mask {name}") + Markup("<p>{}</p>").format(named)
+        return View(name, spec.type, content, f"{numbers.shape[1]}×{numbers.shape[0]} cells")
     if isinstance(spec, LabelField):
         found = read_text(payload, TextField(path=spec.path))
         return View(

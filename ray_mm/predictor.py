@@ -26,13 +26,14 @@ from ray_mm.checkpoint import (
 )
 from ray_mm.config.fields import has_streams
 from ray_mm.config.model import ModelConfig
-from ray_mm.config.tasks import labels_of
+from ray_mm.config.tasks import ReconstructTask, labels_of
 from ray_mm.data.collate import Collator
 from ray_mm.data.decode import DecodeError, decoder_for
 from ray_mm.data.decode.decoder import streams_decoder
 from ray_mm.data.fields import Arrays, presence_name
 from ray_mm.data.payload import member_bytes, stream_bytes
 from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.targets import in_own_unit, target_shape, target_sizes
 from ray_mm.errors import CheckpointError, UsageError
 from ray_mm.storage import local_path, sha256_file
 
@@ -59,6 +60,7 @@ class Predictor(abc.ABC):
         input_fields: sorted.
         answers: what its output means.
         towers: of a retrieval, tower → its fields; None: it is none.
+        reconstructed: of a reconstruction, the fields that it says again, sorted; None: it is none.
     """
 
     def __init__(self, config: ModelConfig, preprocessor: Preprocessor, size_bytes: int) -> None:
@@ -68,6 +70,7 @@ class Predictor(abc.ABC):
         self.input_fields = sorted(config.fields)
         self.answers = Answers(config.task, preprocessor.fields, preprocessor.statistics, config.fields)
         self.towers = self.answers.towers
+        self.reconstructed = config.task.fields_of(config.fields) if isinstance(config.task, ReconstructTask) else None
         self._labels = labels_of(config.task)
         # Not the label: a prediction has none, and its statistics are not an input's.
         inputs = preprocessor.only(config.fields)
@@ -86,8 +89,9 @@ class Predictor(abc.ABC):
             subsets: sets of input fields that may be looked at. None: one entry, all of them.
 
         Returns:
-            Probabilities float32 [S, B, C] of classes, values float32 [S, B] in the label's own unit, or of a retrieval
-            embeddings float32 [S, B, K, E] of length 1, K towers in the order of their names. Of several tasks these of each
+            Probabilities float32 [S, B, C] of classes, values float32 [S, B] in the label's own unit, of a retrieval
+            embeddings float32 [S, B, K, E] of length 1, K towers in the order of their names, or of a reconstruction the
+            standardised targets of all its fields, float32 [S, B, N] (see ``data.targets``). Of several tasks these of each
             beside each other, float32 [S, B, N], see ``answers``.
 
         Raises:
@@ -103,7 +107,8 @@ class Predictor(abc.ABC):
             {name: np.asarray(batch[presence_name(name)], np.bool_) & (name in subset) for name in self.input_fields}
             for subset in wanted
         ]
-        return self.answers.of_output(self._run(batch, presence))
+        raw = self._run(batch, presence)
+        return raw if self.reconstructed is not None else self.answers.of_output(raw)
 
     @abc.abstractmethod
     def _run(
@@ -161,12 +166,25 @@ class Predictor(abc.ABC):
                     raise
                 raise UsageError(f"sample {start + row}: {error}") from None
         found = self.outputs(batch)[0]
-        return [
-            self.answers.prediction(
-                found[row], {name: bool(batch[presence_name(name)][row]) for name in self.input_fields}
-            )
-            for row in range(len(samples))
+        presence = [
+            {name: bool(batch[presence_name(name)][row]) for name in self.input_fields} for row in range(len(samples))
         ]
+        if self.reconstructed is not None:
+            return [
+                Prediction(None, None, there, reconstruction=self.reconstruction(row))
+                for there, row in zip(presence, found, strict=True)
+            ]
+        return [self.answers.prediction(row, there) for there, row in zip(presence, found, strict=True)]
+
+    def reconstruction(self, targets: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """Of a model that reconstructs: targets [N], or what it answers, as field → values of its own shape and unit."""
+        fields, statistics = self.preprocessor.fields, self.preprocessor.statistics
+        names = self.reconstructed or ()
+        parts = np.split(targets, np.cumsum(target_sizes(names, fields))[:-1])
+        return {
+            name: in_own_unit(part.reshape(target_shape(fields[name])), fields[name], statistics.get(name))
+            for name, part in zip(names, parts, strict=True)
+        }
 
     def _fill_row(self, batch: Arrays, row: int, sample: Mapping[str, Any]) -> None:
         if not isinstance(sample, Mapping):

@@ -53,7 +53,11 @@ SPECS: dict[str, FieldSpec] = {
 """Name → the field that ``make_dataset`` writes under it."""
 
 TAGS = ("moves", "odd", "turns")
-MORE_SPECS: dict[str, FieldSpec] = {"tags": LabelField(target="classes", classes=TAGS)}
+MORE_SPECS: dict[str, FieldSpec] = {
+    "tags": LabelField(target="classes", classes=TAGS),
+    "mask": LabelField(target="mask", classes=CLASSES, height=16, width=16, like="image"),
+    "grid": LabelField(target="mask", classes=CLASSES, height=6, width=8),
+}
 """As ``SPECS``, written where it is asked for."""
 
 MEMBERS: dict[str, tuple[str, ...]] = {
@@ -66,6 +70,8 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "label": ("cls",),
     "number": ("json",),
     "tags": ("json",),
+    "mask": ("png",),
+    "grid": ("npy",),
 }
 """Name → the extensions of its member."""
 
@@ -78,6 +84,7 @@ _CORRUPT = {
     "label": b"left, perhaps",
     "number": b"much",
     "tags": b"[0, 3]",
+    "mask": b"\x89PNG\r\n\x1a\n this is no picture",
 }
 
 
@@ -144,6 +151,9 @@ def make_dataset(
     if "tags" in chosen:
         had = [tag for i in range(num_samples) if not absent["tags"][i] for tag in tags_of(i, seed)]
         counts["tags"] = {tag: had.count(number) for number, tag in enumerate(TAGS)}
+    for name in {"mask", "grid"} & chosen.keys():
+        ids = [np.unique(mask_of(name, i, seed)).tolist() for i in range(num_samples) if not absent[name][i]]
+        counts[name] = {each: sum(number in had for had in ids) for number, each in enumerate(CLASSES)}
     write_dataset(
         folder,
         name=f"factory/{folder.name}",
@@ -201,6 +211,28 @@ def tags_of(sample: int, seed: int = 0) -> list[int]:
     return ([0, 1], [0], [])[class_of(sample, seed)]
 
 
+def mask_of(field: str, sample: int, seed: int = 0, size: tuple[int, int] = (16, 16)) -> npt.NDArray[np.uint8]:
+    """The map of a sample, which follows from its class. ``mask``: its class above, the next one below, the first row without a
+    label. ``grid``: 6×8 cells, its class to the right and class 0 to the left, one cell without a label."""
+    number = class_of(sample, seed)
+    numbers = np.zeros(size if field == "mask" else (6, 8), np.uint8)
+    if field == "mask":
+        middle = size[0] // 2
+        numbers[:middle], numbers[middle:] = number, (number + 1) % len(CLASSES)
+        numbers[0] = 255
+    else:
+        numbers[:, 4:] = number
+        numbers[0, 0] = 255
+    return numbers
+
+
+def mask_bytes(numbers: npt.NDArray[np.generic]) -> bytes:
+    """A map as a grey PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(numbers).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def member_of(field: str, sample: int, seed: int = 0, picture_size: tuple[int, int] = (16, 16)) -> tuple[str, bytes]:
     """Extension and bytes of one member. Even samples have a JPEG, odd ones a PNG."""
     match field:
@@ -222,6 +254,10 @@ def member_of(field: str, sample: int, seed: int = 0, picture_size: tuple[int, i
             return "json", json.dumps(number_of(sample, seed)).encode()
         case "tags":
             return "json", json.dumps(tags_of(sample, seed)).encode()
+        case "mask":
+            return "png", mask_bytes(mask_of("mask", sample, seed, picture_size))
+        case "grid":
+            return "npy", npy_bytes(mask_of("grid", sample, seed))
     raise AssertionError(field)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories import make_dataset
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -74,3 +76,34 @@ def test_remedies_for_rare_classes_are_set_side_by_side(tmp_path: Path) -> None:
     rows = [line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 5 and all(len(row) == 7 for row in rows)
     assert all(0 < float(cell.split("±")[0]) < 1 for row in rows[2:] for cell in row[1:])
+
+
+@pytest.mark.timeout(600)
+def test_pretraining_is_set_beside_fresh_weights(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- pretraining: begin -->\n<!-- pretraining: end -->\nbehind\n")
+    for number, part in enumerate(("train", "test")):
+        make_dataset(tmp_path / "data" / "avdigits" / part, 40, ("image", "audio", "label"), seed=number)
+    options = ["--only", "avdigits", "--seeds", "0", "1", "--steps", "2", "--pretrain-steps", "3", "--shares", "0.2"]
+    places = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs"), "--docs", str(page)]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "pretraining.py"),
+            *options,
+            *places,
+            "--threads",
+            "1",
+            "--label",
+            "label",
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith("|")]
+    assert [row[0].strip() for row in rows[2:]] == ["8 (20%)", "8 (20%)", "40 (100%)"]
+    assert all(0 <= float(cell.split("±")[0]) <= 1 for row in rows[2:] for cell in row[2:])
+    assert "R² of the reconstruction" in page.read_text() and page.read_text().endswith("behind\n")

@@ -101,3 +101,13 @@ def test_a_browser_shows_it_whole(tars: Path, tmp_path: Path, browser: Any, widt
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.eval_on_selector_all("svg", "nodes => nodes.every(n => n.getBoundingClientRect().height > 20)")
     page.context.close()
+
+
+def test_a_mask_is_drawn_with_the_names_of_its_classes(tmp_path: Path) -> None:
+    members = {}
+    for i in range(4):
+        extension, picture = member_of("image", i)
+        members |= {f"{i}.{extension}": picture, f"{i}.seg.png": member_of("mask", i)[1]}
+    write_gallery(tmp_path / "page.html", [write_tar(tmp_path / "0.tar", members)])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('alt="mask seg"') == 4 and page.count("not labelled") == 4

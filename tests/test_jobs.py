@@ -53,6 +53,13 @@ def test_the_jobs_of_a_folder_hand_over_to_each_other(folder: Path) -> None:
     assert train.data.validation == f"{preprocess.output}/validation"
     assert train.model.read_fields <= set(preprocess.fields)
     outputs = [preprocess.output, train.output, evaluate.output, compress.output]
+    for other in folder.glob("train_*.yaml"):
+        trained = load_job(other)
+        scored = load_job(other.with_name(other.name.replace("train", "evaluate")))
+        assert isinstance(trained, TrainJob) and isinstance(scored, EvaluateJob)
+        assert (trained.data.train, trained.data.validation) == (train.data.train, train.data.validation)
+        assert trained.model.read_fields <= set(preprocess.fields) and scored.checkpoint == trained.output
+        outputs += [trained.output, scored.output]
     for path in folder.glob("tune.yaml"):
         tune = load_job(path)
         assert isinstance(tune, TuneJob) and tune.train == train
@@ -237,6 +244,44 @@ def test_pairs_are_drawn_whose_sentences_differ(tmp_path: Path) -> None:
     assert {row["split"] for row in rows} == {"train", "validation", "test"}
     with Image.open(output / rows[0]["picture"]) as picture:
         assert picture.size == (72, 72) and len(picture.getcolors(100_000)) > 1
+
+
+def test_moments_of_a_drive_are_drawn_from_one_scene(tmp_path: Path) -> None:
+    output = tmp_path / "table"
+    script = ROOT / "jobs" / "driving" / "make_table.py"
+    command = [sys.executable, str(script), "--output", str(output), "--drives", "40"]
+    subprocess.run(command, check=True, capture_output=True)
+    with (output / "table.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({row["key"] for row in rows}) == len(rows) == 320
+    assert_disjoint(rows, "drive")
+    assert {row["weather"] for row in rows} == {"clear", "fog", "night"}
+    assert 0 < sum(not row["camera"] for row in rows) < 40
+    preprocess = load_job(ROOT / "jobs" / "driving" / "preprocess.yaml")
+    assert isinstance(preprocess, PreprocessJob)
+    hits = total = 0
+    for row in rows:
+        with Image.open(output / row["mask"]) as picture:
+            mask = np.asarray(picture)
+        ground, signals = np.load(output / row["ground"]), np.load(output / row["signals"])
+        assert mask.shape == (64, 96) and set(np.unique(mask)) <= {0, 1, 2, 3, 4, 255} and (mask[-2:] == 255).all()
+        assert ground.shape == (32, 32) and set(np.unique(ground)) <= {0, 1, 2, 3, 255} and signals.shape == (40, 3)
+        if not row["radar"]:
+            continue
+        # Where the ground says that something stands, the radar has points and the camera has pixels of it.
+        points = np.load(output / row["radar"])
+        focal, centre, horizon, height = (float(row[name]) for name in ("focal", "centre", "horizon", "height"))
+        for cell in np.argwhere((ground > 0) & (ground < 255)):
+            x, y = 4 + (cell[0] + 0.5) * 36 / 32, -12 + (cell[1] + 0.5) * 24 / 32
+            u, v = centre - focal * y / x, horizon + focal * (height - 0.7) / x
+            number = int(ground[tuple(cell)])
+            near = np.hypot(points[:, 0] - x, points[:, 1] - y).min() < 5
+            assert near
+            if 0 <= int(v) < 62:
+                hits += int(mask[int(v), int(np.clip(u, 0, 95))]) == number + 1
+                total += 1
+    # The far end of a car is drawn nearer than it is, and near things hide others.
+    assert hits / total > 0.6
 
 
 @pytest.mark.real_data

@@ -60,6 +60,7 @@ def quantize(source: Path, target: Path, batches: Sequence[Batch], config: Quant
     import onnx
 
     graph_file = onnx.shape_inference.infer_shapes(onnx.load(source))
+    own_biases(graph_file.graph)
     signal = before_logarithm(graph_file.graph)
     chosen = [node for node in weighted_products(graph_file.graph) if node.name not in signal]
     if chosen:
@@ -76,6 +77,25 @@ def weighted_products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The products of an activation with weights."""
     constants = {constant.name for constant in graph.initializer}
     return [node for node in graph.node if node.op_type in PRODUCTS and node.input[1] in constants]
+
+
+def own_biases(graph: onnx.GraphProto) -> None:
+    """Gives every product that shares its bias one of its own, in place: each is rounded with another scale. onnxruntime copies
+    them, too, and calls a copy of ``val_37`` ``val_370``, whatever else has that name."""
+    import onnx
+
+    constants = {constant.name: constant for constant in graph.initializer}
+    seen: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in PRODUCTS or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        name = node.input[2]
+        if name in seen:
+            copy = onnx.TensorProto()
+            copy.CopyFrom(constants[name])
+            copy.name = node.input[2] = f"{node.name}.bias"
+            graph.initializer.append(copy)
+        seen.add(name)
 
 
 def before_logarithm(graph: onnx.GraphProto) -> set[str]:

@@ -8,7 +8,8 @@ preprocess.py   kind: preprocess
 encoders.py     the encoder of each input of a model
 fusions.py      how a model joins its fields
 own.py          encoders and fusions of other packages
-tasks.py        what a model predicts
+tasks/          what a model learns
+maps.py         from which tokens a map of classes is made
 model.py        ``model:`` of a train job, and whether it fits a dataset's fields
 optimize.py     the optimizer of a train job, its schedule, parts of the model at other rates
 augment.py      what a training changes in its samples, and whether it suits them

@@ -10,7 +10,7 @@ from pydantic import Field
 from ray_mm.config.base import Config, Fraction, Name
 from ray_mm.config.fields import FieldSpec, ImageField, VideoField
 from ray_mm.config.model import ModelConfig
-from ray_mm.config.tasks import FIGURES, RetrieveTask, SeveralTask
+from ray_mm.config.tasks import FIGURES, GridTask, LabelledTask, SegmentTask, SeveralTask
 from ray_mm.errors import UsageError
 
 Alpha = Annotated[float, Field(gt=0, le=10)]
@@ -129,10 +129,14 @@ def check_pairs(config: AugmentConfig, batch_size: int, workers: tuple[int, int]
 
 def _check_mixing(config: AugmentConfig, model: ModelConfig, fields: Mapping[str, FieldSpec]) -> None:
     key = "mixup" if config.mixup is not None else "cutmix"
-    if isinstance(model.task, (RetrieveTask, SeveralTask)):
-        has = "none" if isinstance(model.task, RetrieveTask) else "several, of which a sample may lack some"
+    if not isinstance(model.task, LabelledTask):
+        has = "several, of which a sample may lack some" if isinstance(model.task, SeveralTask) else "none"
         raise UsageError(
             f"train.augment.{key} mixes the labels of two samples, and the task {model.task.type} has {has}; leave it out."
+        )
+    if isinstance(model.task, SegmentTask | GridTask):
+        raise UsageError(
+            f"train.augment.{key} mixes the labels of two samples, and those of {model.task.type} are maps; leave it out."
         )
     for name in sorted(model.fields):
         if fields[name].type not in MIXABLE:

@@ -34,6 +34,7 @@ PRETRAINED_TYPES = ("audio", "image", "text", "video")
 
 _KEYS_OF_ONE = {
     "patch": "vit",
+    "max_places": "cnn",
     "cells": "pillars",
     "extent": "pillars",
     "cell": "recurrent",
@@ -90,6 +91,9 @@ class EncoderConfig(Config):
     """Dropout inside the encoder."""
     patch: int | None = Field(default=None, ge=2, le=256)
     """Of ``vit``: side of a patch in pixels, which divides height and width. Unset: 16."""
+    max_places: int | None = Field(default=None, ge=4, le=65536)
+    """Of ``cnn`` for pictures: these are halved until at most so many places are left, each a token. Unset: 81, and 1,024 of the
+    picture that a map is made from (``model.task.on``)."""
     cell: Literal["gru", "lstm"] | None = None
     """Of ``recurrent``: what its layers are made of. Unset: ``gru``, which is smaller and usually as good."""
     layers: int | None = Field(default=None, ge=1, le=8)
@@ -183,6 +187,8 @@ def check_input(key: str, name: str, encoder: EncoderConfig, fields: Mapping[str
                 f"{key}.{own}: only {owner} has this key, and the encoder is {chosen}; leave the key out, or set encoder to "
                 f"{owner}."
             )
+    if encoder.max_places is not None and not isinstance(spec, ImageField):
+        raise UsageError(f"{key}.max_places: {name!r} is of type {spec.type}, and only pictures have it; leave it out.")
     if isinstance(spec, ImageField | VideoField) and chosen != "own":
         height, width = spec.height, spec.width
         patch = encoder.patch or DEFAULT_PATCH

@@ -239,23 +239,50 @@ class VectorField(Config):
     """Where the values lie in an NPZ, JSON or CSV member; several are put one after the other. Unset: the whole member."""
 
 
+UNLABELLED = 255
+"""The number of a cell of a mask that nobody has labelled."""
+MAX_MASK_CLASSES = 255
+
+
 class LabelField(Config):
-    """What is to be predicted: a class (int64), any number of classes (float32 [classes]) or a number (float32)."""
+    """What is to be predicted: a class (int64), any number of classes (float32 [classes]), a number (float32), or a class for
+    every cell of a map (uint8 [height, width])."""
 
     type: Literal["label"] = "label"
-    target: Literal["class", "classes", "number"] = "class"
-    """``class``: one of ``classes``. ``classes``: any number of them, also none. ``number``: a real value."""
+    target: Literal["class", "classes", "number", "mask"] = "class"
+    """``class``: one of ``classes``. ``classes``: any number of them, also none. ``number``: a real value. ``mask``: one of
+    ``classes`` for every cell of a map, from a PNG or NPY of their numbers; 255 is a cell that nobody has labelled."""
     classes: tuple[str, ...] | None = None
     """The classes in the order of their numbers. Unset: all values of the column, sorted; as numbers if they
-    all are whole numbers."""
+    all are whole numbers. Of a mask they must be given."""
     path: PathText | None = None
     """Where the label lies in a JSON member, such as ``annotation.class``. Unset: the member is the label."""
     written_as: Literal["number", "name"] = "number"
     """What a member holds of a class: its number in ``classes``, from 0, or its name. One of ``target: classes`` is a JSON list
     of these."""
+    height: int | None = Field(default=None, ge=1, le=16384)
+    """Of a mask: rows after decoding. Unset: those of the picture that it is like, or what the data has."""
+    width: int | None = Field(default=None, ge=1, le=16384)
+    """Of a mask: columns after decoding. Unset: as ``height``."""
+    like: str | None = Field(default=None, min_length=1, max_length=200)
+    """Of a mask: the image field whose picture it labels. It is seen as that one is: the same part of it, mirrored alike. Unset:
+    it labels a map of its own, such as one from above, which has the same size in all samples and is taken as it is."""
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether a sample has one number of it, which stands in the indexes."""
+        return self.target in ("class", "number")
 
     @model_validator(mode="after")
     def _classes_fit_target(self) -> LabelField:
+        if self.target == "mask":
+            if self.path is not None or self.written_as == "name":
+                key = "written_as: name" if self.path is None else "path"
+                raise ValueError(f"a label with target: mask is a PNG or NPY of numbers and has no {key}; leave it out")
+            if self.classes is not None and len(self.classes) > MAX_MASK_CLASSES:
+                raise ValueError(
+                    f"a mask has at most {MAX_MASK_CLASSES} classes, found {len(self.classes)}; 255 is a cell without a label"
+                )
         if self.target == "number" and self.classes is not None:
             raise ValueError("a label with target: number has no classes; remove them or set target: class")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
@@ -263,6 +290,11 @@ class LabelField(Config):
         if self.target == "number" and self.written_as == "name":
             raise ValueError("a label with target: number is not written as a name")
         return self
+
+
+def is_mask(spec: FieldSpec | None) -> TypeGuard[LabelField]:
+    """Whether a field is a label with a class for every cell of a map."""
+    return isinstance(spec, LabelField) and spec.target == "mask"
 
 
 FieldSpec = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ray_mm.config.base import Config, Fraction, Location, Name, Resources, Size
-from ray_mm.config.fields import FieldSpec, has_streams
+from ray_mm.config.fields import FieldSpec, LabelField, has_streams, is_mask
 
 
 class SplitByColumn(Config):
@@ -116,6 +116,27 @@ class PreprocessJob(Config):
                 raise ValueError(
                     f"fields.{field}.written_as: classes of a table are written as numbers; remove the key"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_say_what_they_are(self) -> PreprocessJob:
+        for field, spec in self.fields.items():
+            if not isinstance(spec, LabelField):
+                continue
+            if not is_mask(spec):
+                own = next((key for key in ("like", "height", "width") if getattr(spec, key) is not None), None)
+                if own is not None:
+                    raise ValueError(
+                        f"fields.{field}.{own} is of a label with target: mask, and this one has target: {spec.target}; remove it"
+                    )
+            elif spec.classes is None:
+                raise ValueError(
+                    f"fields.{field}.classes: a mask holds numbers, and nothing says what they mean; list the classes in the "
+                    "order of their numbers"
+                )
+            elif spec.like is not None and (spec.like not in self.fields or self.fields[spec.like].type != "image"):
+                images = ", ".join(sorted(name for name, other in self.fields.items() if other.type == "image"))
+                raise ValueError(f"fields.{field}.like: {spec.like!r} is no image field; there are {images or 'none'}")
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from ray_mm.config.optimize import (
     value_of_part,
 )
 from ray_mm.config.source import AnySource, Balance, TrainSources
-from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, ClassifyTask, RetrieveTask, labelled_tasks, labels_of
+from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, ClassifyTask, check_settings, labelled_tasks, labels_of
 from ray_mm.config.tracking import TrackingConfig
 
 SETTLED = (
@@ -57,6 +57,7 @@ Metric = Literal[
     "recall_at_1",
     "recall_at_5",
     "recall_at_10",
+    "r2",
     "loss",
     "mae",
     "rmse",
@@ -208,7 +209,7 @@ class TrainConfig(Config):
     best_metric: Metric | None = None
     """Figure of the validation that decides which weights are published as the best: the lowest loss, MAE or RMSE, the highest of
     all others. Unset: accuracy, then loss; of several classes per sample micro F1, then loss; of a regression the RMSE; of a
-    retrieval MRR, then loss."""
+    retrieval MRR, then loss; of a reconstruction R², then loss."""
     patience: int | None = Field(default=None, ge=1)
     """Validations in a row without a new best after which the training ends. Unset: it never ends early."""
     baselines: bool = False
@@ -320,23 +321,8 @@ class TrainJob(Config):
         return self
 
     @model_validator(mode="after")
-    def _pairs_are_compared(self) -> TrainJob:
-        if not isinstance(self.model.task, RetrieveTask):
-            return self
-        if self.train.baselines:
-            raise ValueError(
-                "train.baselines trains each field alone, and the task retrieve takes one side of a sample to find another; "
-                "leave it out"
-            )
-        if self.train.micro_batches > 1:
-            raise ValueError(
-                f"train.micro_batches {self.train.micro_batches}: the task retrieve compares each sample with all others of the "
-                "batch, so it can't be cut; leave it out, and lower data.batch_size or raise resources.workers"
-            )
-        if self.data.batch_size < 2:
-            raise ValueError(
-                "data.batch_size 1: the task retrieve compares each sample with the others of the batch; set at least 2"
-            )
+    def _task_can_be_trained_so(self) -> TrainJob:
+        check_settings(self.model.task, self.train.baselines, self.train.micro_batches, self.data.batch_size)
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ NOT_SEARCHED = {
     "train.baselines": "a trial trains one model",
     "model.task.type": "trials would not be of one task",
     "model.task.label": "trials would not be of one task",
+    "model.task.fields": "trials would not be of one task",
 }
 """Key of a train job that can't be searched over, with all below it → why."""
 

@@ -1,6 +1,7 @@
 """The data path, from a tar to a batch on the device, in reading order.
 
 fields.py         the schema of a batch: field → arrays
+targets.py        what an autoencoder says again of each field: shapes and units
 tar_bytes.py      where a tar's bytes come from: a file, an object
 gzip_bytes.py     the same of a tar within a gzip file
 seek_points.py    places from which a gzip file can be unpacked without its beginning

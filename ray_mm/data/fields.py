@@ -12,7 +12,8 @@ A decoded batch is a flat dict of arrays with the batch as first axis, so that A
     field "radar"  (points)   radar             float32 [B, max_points, channels];   radar.length int32 [B], in points
     field "state"  (vector)   state             float32 [B, size]
     field "action" (label)    action            int64 (class) or float32 (number) [B]; of target: classes float32 [B, classes], 1
-                              where a sample has the class
+                              where a sample has the class; of target: mask uint8 [B, height, width], 255 where a cell has no
+                              label
     every field               <name>.presence   bool    [B]: is it there? Where it is not, the arrays hold zeros
     every batch               position          int64   [B]: place in the plan, −1 for padding
                               weight            float32 [B]: 1, or 0 for padding and quarantined samples
@@ -112,6 +113,8 @@ def _content_arrays(name: str, spec: FieldSpec) -> dict[str, ArraySpec]:
         case VectorField():
             return {name: ArraySpec((_known(spec.size),), np.dtype(np.float32))}
         case LabelField():
+            if spec.target == "mask":
+                return {name: ArraySpec((_known(spec.height), _known(spec.width)), np.dtype(np.uint8))}
             if spec.target == "classes":
                 return {name: ArraySpec((len(spec.classes or ()),), np.dtype(np.float32))}
             return {name: ArraySpec((), np.dtype(np.int64 if spec.target == "class" else np.float32))}
@@ -143,7 +146,9 @@ def _optional(spec: FieldSpec) -> set[str]:
             # Without times, a series' rate only labels an axis.
             return {"path", "time_path", "rate_hz", "source_rate_hz", "streams"}
         case LabelField():
-            return {"path", "classes"} if spec.target == "number" else {"path"}
+            if spec.target == "mask":
+                return {"path", "like"}
+            return {"path", "height", "width", "like"} | ({"classes"} if spec.target == "number" else set())
         case _:
             return {"path"}
 
@@ -171,8 +176,24 @@ def merge_fields(dataset: Mapping[str, FieldSpec], overrides: Mapping[str, Field
                 f"data.fields.{name}.{fixed[0]} is fixed when a dataset is made and can't be overridden."
             )
         merged[name] = dataset[name].model_copy(update={key: getattr(override, key) for key in keys})
+    for name, spec in merged.items():
+        merged[name] = _as_its_picture(spec, dataset, merged, overrides.get(name))
     require_complete(merged)
     return merged
+
+
+def _as_its_picture(
+    spec: FieldSpec, dataset: Mapping[str, FieldSpec], merged: Mapping[str, FieldSpec], override: FieldSpec | None
+) -> FieldSpec:
+    """A mask that is as large as its picture stays so where a job changes the picture's size alone."""
+    if not isinstance(spec, LabelField) or spec.like is None:
+        return spec
+    before, now = dataset.get(spec.like), merged.get(spec.like)
+    if not isinstance(before, ImageField) or not isinstance(now, ImageField):
+        return spec
+    given = override.model_fields_set if override is not None else set()
+    sides = [side for side in ("height", "width") if side not in given and getattr(spec, side) == getattr(before, side)]
+    return spec.model_copy(update={side: getattr(now, side) for side in sides})
 
 
 def _fixed_by_data(spec: FieldSpec) -> set[str]:
@@ -188,7 +209,8 @@ def _fixed_by_data(spec: FieldSpec) -> set[str]:
         case VectorField():
             return {"size", "path"}
         case LabelField():
-            return {"classes", "target", "path", "written_as"}
+            lies = {"classes", "target", "path", "written_as", "like"}
+            return lies if spec.target == "mask" and spec.like is not None else lies | {"height", "width"}
         case _:
             return set()
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_mm.config.fields import FieldSpec, SeriesField, names_of
+from ray_mm.config.fields import FieldSpec, LabelField, SeriesField, is_mask, names_of
 from ray_mm.errors import DatasetError
 from ray_mm.storage import is_remote
 
@@ -91,11 +91,21 @@ def _differences(name: str, found: FieldSpec, wanted: FieldSpec) -> Iterator[str
         else:
             yield f"{name}.{key} is {here!r}, the model has {there!r}"
         return  # what follows from it needs no words of its own
+    if is_mask(found) and is_mask(wanted) and found.like is None:
+        yield from _map_difference(name, found, wanted)
     if isinstance(found, SeriesField) and isinstance(wanted, SeriesField):
         measured, read = _steps_per_second(found), _steps_per_second(wanted)
         # Where either is not known, the rate only labels an axis.
         if measured is not None and read is not None and measured != read:
             yield f"{name} has {measured:g} steps per second, the model reads it as if it had {read:g}"
+
+
+def _map_difference(name: str, found: LabelField, wanted: LabelField) -> Iterator[str]:
+    """A map from above is not cut or scaled: its cells are places."""
+    if (found.height, found.width) != (wanted.height, wanted.width):
+        yield (
+            f"{name} is a map of {found.height}×{found.width} cells, the model's of {wanted.height}×{wanted.width} cells"
+        )
 
 
 def _steps_per_second(spec: SeriesField) -> float | None:
@@ -130,5 +140,5 @@ _MUST_AGREE: dict[str, tuple[str, ...]] = {
     "series": ("channels", "path", "time_path"),
     "points": ("channels", "path", "raw_float32"),
     "vector": ("size", "path"),
-    "label": ("target", "path", "written_as", "classes"),
+    "label": ("target", "path", "written_as", "like", "classes"),
 }

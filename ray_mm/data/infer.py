@@ -69,7 +69,9 @@ def count_labels(
     """
     chosen = sorted({int(number) for number in np.linspace(0, len(shards) - 1, _SHARDS).round()}) if shards else []
     counts: dict[str, Counter[str]] = {
-        name: Counter() for name, spec in fields.items() if spec["type"] == "label" and spec.get("target") != "number"
+        name: Counter()
+        for name, spec in fields.items()
+        if spec["type"] == "label" and spec.get("target") not in ("number", "mask")
     }
     for number in chosen if counts else ():
         info, index = shards[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ray_mm.config.fields import FieldSpec, LabelField
+from ray_mm.config.fields import FieldSpec, LabelField, is_mask
 from ray_mm.config.source import Source
 from ray_mm.errors import DatasetError
 
@@ -51,6 +51,8 @@ def class_label(name: str, fields: Mapping[str, FieldSpec]) -> LabelField | None
 def _not_one_class(name: str, fields: Mapping[str, FieldSpec]) -> str:
     """What is to be added where a label has several classes per sample."""
     spec = fields.get(name)
+    if is_mask(spec):
+        return " It has a class for every cell of a map (target: mask), and this needs one per sample."
     several = isinstance(spec, LabelField) and spec.target == "classes"
     return " A sample of it has any number of classes (target: classes), and this needs one." if several else ""
 

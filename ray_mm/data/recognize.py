@@ -14,6 +14,7 @@ from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
 from ray_mm.data.decode.image import image_size
+from ray_mm.data.decode.mask import mask_numbers
 from ray_mm.data.decode.video import video_shape
 from ray_mm.data.found import Found, Parts, constant_text, is_constant, shapes_text, spec_of, words
 from ray_mm.data.recognize_json import look_into_json
@@ -70,6 +71,11 @@ def _kind(known: str | None) -> str | None:
 def _of_format(suffix: str, known: str, payloads: Sequence[bytes]) -> Found:
     if known in PICTURES:
         sizes = Counter(image_size(payload) for payload in payloads)
+        largest = mask_numbers(payloads) if known == "png" else None
+        if largest is not None:
+            classes = [str(number) for number in range(largest + 1)]
+            spec = {"type": "label", "target": "mask", "classes": classes}
+            return Found(suffix, known, f"{_pixels(sizes)}, numbers 0 … {largest}: a mask", {"": spec})
         return Found(suffix, known, _pixels(sizes), {"": {"type": "image"}})
     if known in VIDEOS:
         shapes = [video_shape(payload) for payload in payloads[:_CLIPS]]

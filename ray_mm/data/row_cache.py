@@ -2,7 +2,8 @@
 
 A slot holds the arrays of one sample as the collator fills them, presence included, and its key. What a draw decides stays out
 of it: pictures and clips are kept as they are and mirrored when they are read, and of a field with random crops either whole
-ones are kept (``whole_side``) or it is decoded every time.
+ones are kept (``whole_side``) or it is decoded every time. A mask is mirrored with its picture, and decoded every time where that
+one is cropped at random.
 Slots are kept per dataset and everything that decides what a row holds, so a dataset that was made anew, another picture
 size or another version of a decoder never meets the rows of before.
 """
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.config.cache import DecodedCache
-from ray_mm.config.fields import ImageField, VideoField
+from ray_mm.config.fields import ImageField, VideoField, is_mask
 from ray_mm.data import decode
 from ray_mm.data.decode.crop import cut_from_whole, is_mirrored, mirror
 from ray_mm.data.decode.draw import Draw
@@ -60,13 +61,17 @@ class RowLayout:
         }
         self.whole = {name: spec for name, spec in cropped.items() if spec.whole_side is not None}
         """Fields whose whole pictures or clips are kept, and their random parts cut when they are read."""
-        self.decoded_anew = [name for name in cropped if name not in self.whole]
+        masks = {name: spec.like for name, spec in sorted(fields.items()) if is_mask(spec) and spec.like is not None}
+        self.masks_anew = [name for name, picture in masks.items() if picture in cropped]
+        """Masks of pictures with random crops: there is no whole one to cut, for a mask is never scaled twice."""
+        self.decoded_anew = [*(name for name in cropped if name not in self.whole), *self.masks_anew]
         """Fields whose random parts are cut while they are decoded; all others are kept."""
         self._flipped = {
             name: spec
             for name, spec in fields.items()
             if isinstance(spec, ImageField | VideoField) and spec.random_flip and name not in cropped
         }
+        self._masks = {name: picture for name, picture in masks.items() if picture in self._flipped}
         plain = {name: spec.model_copy(update={"random_flip": 0.0}) for name, spec in self._flipped.items()}
         self.plain = preprocessor.model_copy(update={"fields": fields | plain})
         """The preprocessor without the random flips of what is kept; ``mirror`` makes up for it."""
@@ -119,6 +124,9 @@ class RowLayout:
         for name, spec in self._flipped.items():
             if arrays[presence_name(name)][row] and is_mirrored(name, spec, draw):
                 mirror(arrays[name][row])
+        for name, picture in self._masks.items():
+            if arrays[presence_name(name)][row] and is_mirrored(picture, self._flipped[picture], draw):
+                mirror(arrays[name][row][..., None])
 
 
 class RowCache:
@@ -238,10 +246,16 @@ def cache_notices(config: DecodedCache, datasets: Sequence[Dataset], preprocesso
             f"data.cache.decoded.size: {size(config.size)} hold {share:.0%} of the decoded samples, which need {size(needed)}; "
             "the others are decoded in every epoch."
         )
-    if layout.decoded_anew:
+    cropped = [name for name in layout.decoded_anew if name not in layout.masks_anew]
+    if cropped:
         yield (
-            f"data.cache.decoded: {', '.join(layout.decoded_anew)} with random_crop can't be kept and will be decoded in every "
+            f"data.cache.decoded: {', '.join(cropped)} with random_crop can't be kept and will be decoded in every "
             "epoch; the other fields are kept. They can be, with random_crop.whole_side."
+        )
+    if layout.masks_anew:
+        yield (
+            f"data.cache.decoded: {', '.join(layout.masks_anew)}, of target: mask and like a picture with random_crop, can't be "
+            "kept and will be decoded in every epoch."
         )
 
 

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Answer: TypeAlias = float | tuple[int, ...]
-"""The number of a class, those of several, or a value."""
+Answer: TypeAlias = float | tuple[int, ...] | npt.NDArray[np.uint8]
+"""The number of a class, those of several, a value, or the numbers of a map's cells [H, W]."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,25 @@ from ray_mm.config.tasks import FIGURES, SeveralTask, labels_of
 from ray_mm.data.epochs import Epochs
 from ray_mm.errors import CheckpointError
 from ray_mm.evaluation.examples import Example
+from ray_mm.evaluation.metrics import ClassFigures
 from ray_mm.evaluation.report.cards import Card, SampleViews, make_cards
 from ray_mm.evaluation.report.content import (
+    CellFigures,
     ClassificationDetails,
+    MapDetails,
     MultilabelDetails,
+    ReconstructionDetails,
     RegressionDetails,
     ReportContent,
     RetrievalDetails,
     SubsetScore,
 )
 from ray_mm.evaluation.report.curves import read_curves
+from ray_mm.evaluation.report.reconstructions import reconstruction_cards
 from ray_mm.evaluation.report.searches import search_cards
 from ray_mm.evaluation.subsets import Subset, contributions, subset_name
 from ray_mm.evaluation.tally import Tally
+from ray_mm.evaluation.tasks.reconstruct import ReconstructEvaluation
 from ray_mm.evaluation.tasks.retrieve import RetrieveTally
 from ray_mm.predictor import OnnxPredictor, Predictor
 from ray_mm.run_folder import versions
@@ -69,13 +76,20 @@ def report_content(
     samples = SampleViews(epochs, predictor.preprocessor, predictor.input_fields)
 
     def cards(examples: list[Example]) -> list[Card]:
-        return make_cards(examples, samples, predictor.preprocessor.fields[labels[0]]) if examples else []
+        return make_cards(examples, samples, predictor.preprocessor.fields[labels[0]]) if examples and labels else []
 
     details = tally.of_task.details()
     if isinstance(tally.of_task, RetrieveTally):
         assert isinstance(details, RetrievalDetails)
         worst, even = (search_cards(found, samples, details.towers) for found in tally.of_task.searches(job.examples))
         details = replace(details, worst=worst, even=even)
+    if isinstance(details, ReconstructionDetails):
+        targets = ReconstructEvaluation(details.fields, predictor.preprocessor).targets
+        worst_said, best_said = (
+            reconstruction_cards(examples, samples, predictor, targets)
+            for examples in (tally.extremes.worst(), tally.extremes.best())
+        )
+        details = replace(details, worst=worst_said, best=best_said)
 
     now = datetime.datetime.now().astimezone()
     runtime = "onnxruntime" if isinstance(predictor, OnnxPredictor) else "PyTorch"
@@ -151,10 +165,14 @@ def result_metrics(content: ReportContent) -> dict[str, Any]:
 def result_details(content: ReportContent) -> dict[str, Any]:
     """What else ``result.json`` says about not too many classes."""
     details = content.details
-    if isinstance(details, (RegressionDetails, RetrievalDetails)) or len(details.classes) > _MAX_LISTED_CLASSES:
+    if (
+        isinstance(details, (RegressionDetails, RetrievalDetails, ReconstructionDetails))
+        or len(details.classes) > _MAX_LISTED_CLASSES
+    ):
         return {}
-    found = {"classes": {name: asdict(each) for name, each in zip(details.classes, details.figures, strict=True)}}
-    if isinstance(details, MultilabelDetails):
+    figures: Sequence[ClassFigures | CellFigures] = details.figures
+    found = {"classes": {name: asdict(each) for name, each in zip(details.classes, figures, strict=True)}}
+    if isinstance(details, (MultilabelDetails, MapDetails)):
         return found
     assert details.confusion is not None
     return {**found, "confusion": details.confusion.tolist()}

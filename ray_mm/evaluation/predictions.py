@@ -5,7 +5,10 @@ label           string (class), list<string> (any number of classes) or float32;
 prediction      likewise
 correct         bool (all of its classes, and no other), or error: float32 (prediction - label); null where there is no label
 probabilities   list<float32>, of the classes in the order of their numbers; not for a regression
+miou            float32, of the sample's map, over the classes that it has or that are predicted; null where there is no label
+pixel_accuracy  float32, likewise: which of its cells are right. A map has these two alone
 embedding.<tower>   list<float32>, of length 1; null where the tower has none of its fields. A retrieval has these alone
+error.<field>   float32, mean squared error of a reconstruction; null where the field is absent. A reconstruction has these alone
 <field>.presence   bool
 """
 

@@ -9,6 +9,7 @@ No name of a field holds a dot, so the names can't clash.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy.typing as npt
@@ -33,9 +34,11 @@ class Scorer(ModelActor):
     def __init__(self, checkpoint: str, subsets: tuple[Subset, ...], device: str, threads: int) -> None:
         super().__init__(checkpoint, device, threads)
         self._subsets = subsets
+        self._evaluation = functools.cache(evaluated_task)
 
     def rows(self, predictor: Predictor, batch: Rows) -> dict[str, npt.NDArray[Any]]:
         """Scores one batch."""
-        task = evaluated_task(predictor)
+        task = self._evaluation(predictor)
         read = {name: batch[name] for name in task.reads}
-        return read | task.scored(predictor.outputs(batch, self._subsets), batch)
+        found = task.scored(predictor.outputs(batch, self._subsets), batch)
+        return {**read, **found}

@@ -11,7 +11,19 @@ from torch import Tensor, nn
 from typing_extensions import assert_never
 
 from ray_mm.config.fields import FieldSpec, LabelField
-from ray_mm.config.tasks import ClassifyTask, MultilabelTask, RegressTask, RetrieveTask, SeveralTask, TaskConfig
+from ray_mm.config.tasks import (
+    ClassifyTask,
+    GridTask,
+    MultilabelTask,
+    ReconstructTask,
+    RegressTask,
+    RetrieveTask,
+    SegmentTask,
+    SeveralTask,
+    TaskConfig,
+)
+from ray_mm.models.decoders import ReconstructHead
+from ray_mm.models.maps import MapHead
 
 _MAX_SCALE = 100.0
 """As in CLIP: a scale that grows further makes the training unstable."""
@@ -98,14 +110,21 @@ class SeveralHead(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def build_head(task: TaskConfig, fields: Mapping[str, FieldSpec], dim: int, num_projections: int = 1) -> nn.Module:
+def build_head(
+    task: TaskConfig,
+    fields: Mapping[str, FieldSpec],
+    dim: int,
+    num_projections: int = 1,
+    grid: tuple[int, int] | None = None,
+) -> nn.Module:
     """The head for a task, with fresh weights.
 
     Args:
         task: of the model.
-        fields: the label among them, if the task has one.
+        fields: the inputs, and the label if the task has one.
         dim: width of the fused vector.
         num_projections: of a retrieval: one per tower, or one for all.
+        grid: of a map: rows and columns of the tokens that it is made from.
     """
     match task:
         case ClassifyTask() | MultilabelTask():
@@ -116,7 +135,14 @@ def build_head(task: TaskConfig, fields: Mapping[str, FieldSpec], dim: int, num_
             return RegressHead(dim)
         case SeveralTask():
             return SeveralHead(task, fields, dim)
+        case SegmentTask() | GridTask():
+            label = fields[task.label]
+            assert isinstance(label, LabelField) and grid is not None
+            assert label.height is not None and label.width is not None
+            return MapHead(dim, len(label.classes or ()), grid, (label.height, label.width))
         case RetrieveTask():
             return RetrieveHead(task, dim, num_projections)
+        case ReconstructTask():
+            return ReconstructHead(task.fields_of(fields), fields, dim)
         case _:
             assert_never(task)

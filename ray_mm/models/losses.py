@@ -11,12 +11,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from typing_extensions import assert_never
 
+from ray_mm.config.fields import UNLABELLED
 from ray_mm.config.tasks import (
     ClassifyTask,
+    GridTask,
     LabelledTask,
+    MapTask,
     MultilabelTask,
+    ReconstructTask,
     RegressTask,
     RetrieveTask,
+    SegmentTask,
     SeveralTask,
     TaskConfig,
     labelled_tasks,
@@ -24,7 +29,9 @@ from ray_mm.config.tasks import (
 )
 from ray_mm.data.fields import WEIGHT, presence_name
 from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.targets import TARGET
 from ray_mm.models.pairs import Gather, alone, pair_losses, tower_presence
+from ray_mm.models.targets import reconstruction_losses, reconstruction_sizes
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ def class_terms(task: TaskConfig, class_counts: Sequence[float] | None, classes:
     """
     if isinstance(task, MultilabelTask):
         return ClassTerms(_positive_weights(task, class_counts, classes))
+    if isinstance(task, SegmentTask | GridTask) and task.class_weights is not None:
+        return ClassTerms(torch.tensor([task.class_weights[name] for name in classes]))
     if not isinstance(task, ClassifyTask) or not task.needs_class_counts:
         return ClassTerms()
     assert class_counts is not None and len(class_counts) == len(classes)
@@ -132,12 +141,12 @@ def loss_per_sample(
 
     Args:
         task: what is predicted, and how it is judged.
-        output: of the model: logits [B, C], standardised values [B], what a retrieval compares [B, K, E + 2], or those of several
-            tasks beside each other.
-        batch: holds presence, and the label: int64 [B], float32 [B, C], or float32 [B] in its own unit; of samples that are
-            mixed of two and have one class each, also that of the other one (``other_label_name``) and the share of the first
-            (``own_share_name``).
-        preprocessor: the statistics of a number label.
+        output: of the model: logits [B, C] or [B, C, H, W], standardised values [B], what a retrieval compares [B, K, E + 2],
+            what the fields are thought to be like [B, N], or those of several tasks beside each other.
+        batch: holds presence, and the label: int64 [B], float32 [B, C], float32 [B] in its own unit, or uint8 [B, H, W]; of
+            samples that are mixed of two and have one class each, also that of the other one (``other_label_name``) and the
+            share of the first (``own_share_name``); of a reconstruction the targets (``models.targets``).
+        preprocessor: the statistics of a number label, the fields of a reconstruction.
         terms: in a training, of its classes. A validation has none: its loss is that of the samples as they are.
         gather: brings the rows of all workers together, for a retrieval.
 
@@ -147,6 +156,8 @@ def loss_per_sample(
     if isinstance(task, RetrieveTask):
         # It has no label: all that is prepared is an input.
         return pair_losses(task, output, tower_presence(task.towers_of(preprocessor.fields), batch), gather)
+    if isinstance(task, ReconstructTask):
+        return reconstruction_losses(output, batch[TARGET], reconstruction_sizes(task, preprocessor))
     if isinstance(task, SeveralTask):
         return _of_several(task, output, batch, preprocessor, terms)
     assert isinstance(terms, ClassTerms)
@@ -165,6 +176,8 @@ def loss_per_sample(
             target = (label - statistics.mean[0]) / statistics.std[0]
             measure = F.mse_loss if task.loss == "mse" else F.huber_loss
             return measure(output.float(), target, reduction="none")
+        case SegmentTask() | GridTask():
+            return _of_map(task, output, label, terms)
         case _:
             assert_never(task)
 
@@ -255,17 +268,42 @@ def _of_classes(task: MultilabelTask, output: Tensor, label: Tensor, terms: Clas
     return torch.lerp(lacking, having, label)
 
 
+def _of_map(task: MapTask, output: Tensor, label: Tensor, terms: ClassTerms) -> Tensor:
+    """The cross entropy of each sample, the mean over its labelled cells, weighted by their classes; float32 [B]. Of a map
+    without a labelled cell it is 0.
+
+    Args:
+        task: how far labels are smoothed.
+        output: logits [B, C, H, W].
+        label: uint8 [B, H, W], 255 where a cell has none.
+        terms: the weights of the classes.
+    """
+    classes, smoothing = label.long(), task.label_smoothing
+    labelled = classes != UNLABELLED
+    log_p = output.float().log_softmax(dim=1)
+    true = torch.where(labelled, classes, 0)
+    costs = -log_p.gather(1, true[:, None])[:, 0]
+    if smoothing:
+        costs = torch.lerp(costs, -log_p.mean(dim=1), smoothing)
+    weights = labelled.to(costs.dtype) if terms.weights is None else terms.weights[true] * labelled
+    # Not for a map without labels alone: the smallest weight may be far below 1.
+    return (costs * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def sample_weights(task: TaskConfig, batch: Mapping[str, Tensor], fields: Iterable[str] = ()) -> Tensor:
-    """The weight of each sample: that of the batch, and 0 where all of its labels are absent, or all but one tower. float32 [B].
+    """The weight of each sample: that of the batch, and 0 where all of its labels are absent, or all but one tower, or all that
+    is to be reconstructed. float32 [B].
 
     Args:
         task: what is learned.
         batch: weight and presence of the label and the inputs.
-        fields: the inputs, for a retrieval.
+        fields: the inputs, for a retrieval or a reconstruction.
     """
     weight = batch[WEIGHT]
     if isinstance(task, RetrieveTask):
         counts = tower_presence(task.towers_of(fields), batch).sum(dim=1) > 1
+    elif isinstance(task, ReconstructTask):
+        counts = torch.stack([batch[presence_name(name)] for name in task.fields_of(fields)]).any(dim=0)
     else:
         counts = torch.stack([batch[presence_name(label)] for label in labels_of(task)]).any(dim=0)
     return torch.where(counts, weight, torch.zeros_like(weight))

@@ -22,6 +22,7 @@ from ray_mm.data.fit import lacking_text
 from ray_mm.data.preprocessor import Preprocessor, check_dataset_fits
 from ray_mm.data.quarantine import check_budget
 from ray_mm.data.samples import Samples, select_all
+from ray_mm.errors import UsageError
 from ray_mm.prediction.answerer import Answerer
 from ray_mm.prediction.counts import Counts
 from ray_mm.prediction.partitions import Partitions
@@ -50,6 +51,11 @@ def run_predict(job: PredictJob) -> dict[str, Any]:
     # The actors load the model again; here it is loaded to find out before Ray starts if that is possible.
     predictor = load_predictor(job.checkpoint, device="cpu", threads=1)
     model = model_folder(job.checkpoint)
+    if predictor.reconstructed is not None:
+        raise UsageError(
+            f"checkpoint: {model} says its inputs again (model.task.type: reconstruct), and there is nothing to predict; train "
+            "another task from it with train.init_from, or evaluate it."
+        )
     dataset, samples = select_all(source_of(job.data), "data")
     # Without the label: the dataset need not have it.
     inputs = predictor.preprocessor.only(predictor.input_fields)

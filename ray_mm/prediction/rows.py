@@ -1,9 +1,10 @@
 """Answers → the rows of ``predictions/part-NNNNN.parquet``: one per sample, in the order of the dataset.
 
 key                string
-prediction         string (class), list<string> (any number of classes), or float32 (number, in the label's own unit); null
-                   where the sample can't be read
-probabilities      list<float32>, of the classes in the order of their numbers; null likewise; not of a number
+prediction         string (class), list<string> (any number of classes), float32 (number, in the label's own unit), or binary
+                   (map): a PNG of 8 bits with the number of the most probable class in every cell; null where the sample can't
+                   be read
+probabilities      list<float32>, of the classes in the order of their numbers; null likewise; not of a number or a map
 <field>.presence   bool, of every input field; false where the sample can't be read
 
 Of several tasks there are ``<task>.prediction`` and ``<task>.probabilities``. Of a retrieval, instead of these:
@@ -14,11 +15,13 @@ embedding.<tower>  list<float32>, of length 1; null where the tower has none of 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL import Image
 from typing_extensions import assert_never
 
 from ray_mm.actors.columns import list_column, names_column
@@ -53,7 +56,7 @@ class PredictionRows:
         self.classes: dict[str, tuple[str, ...]] = {}
         for task, label in answers.labels.items():
             columns += [(_of(task, name), kind) for name, kind in _columns(label)]
-            if label.classes:
+            if label.classes and label.target != "mask":
                 self.classes[_of(task, PREDICTION)] = label.classes
         if answers.towers is not None:
             columns.append((READABLE, pa.bool_()))
@@ -96,6 +99,8 @@ def _columns(label: LabelField) -> list[tuple[str, pa.DataType]]:
             return [(PREDICTION, pa.list_(pa.string())), (PROBABILITIES, pa.list_(pa.float32()))]
         case "number":
             return [(PREDICTION, pa.float32())]
+        case "mask":
+            return [(PREDICTION, pa.binary())]
         case _:
             assert_never(label.target)
 
@@ -118,8 +123,17 @@ def _said(
             }
         case "number":
             return {PREDICTION: pa.array(answers, pa.float32(), mask=unreadable)}
+        case "mask":
+            return {PREDICTION: pa.array([_png(each) for each in answers], pa.binary(), mask=unreadable)}
         case _:
             assert_never(label.target)
+
+
+def _png(probabilities: npt.NDArray[np.float32]) -> bytes:
+    """The most probable classes of a map [C, H, W]."""
+    stream = io.BytesIO()
+    Image.fromarray(probabilities.argmax(axis=0).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _embeddings(

@@ -55,6 +55,8 @@ def class_number(text: str | None, spec: LabelField) -> int | None:
 def label_counts(spec: LabelField, found: Mapping[str, int]) -> dict[str, int]:
     """Class → number of samples, from what stands in the members → how often."""
     assert spec.classes is not None
+    if spec.target == "mask":  # its numbers are looked up where it is read
+        return dict.fromkeys(spec.classes, 0) | dict(found)
     counts = dict.fromkeys(spec.classes, 0)
     for text, count in found.items():
         number = class_number(text, spec)

@@ -51,7 +51,13 @@ def complete_fields(
     Raises:
         RayMMError: a value is unset and no sample has the field; or samples differ in what must be the same.
     """
-    return {name: _complete(name, spec, found[name], texts.get(name)) for name, spec in sorted(fields.items())}
+    complete = {name: _complete(name, spec, found[name], texts.get(name)) for name, spec in sorted(fields.items())}
+    for name, spec in complete.items():
+        picture = complete.get(spec.like) if isinstance(spec, LabelField) and spec.like is not None else None
+        if isinstance(spec, LabelField) and isinstance(picture, ImageField):
+            sides = {"height": spec.height or picture.height, "width": spec.width or picture.width}
+            complete[name] = spec.model_copy(update=sides)
+    return complete
 
 
 def _complete(name: str, spec: FieldSpec, found: FieldSummary, text: TextFacts | None) -> FieldSpec:
@@ -104,6 +110,11 @@ def _complete(name: str, spec: FieldSpec, found: FieldSummary, text: TextFacts |
             }
         case VectorField():
             update = {"size": _same(name, "size", found, spec.size), "path": None}
+        case LabelField() if spec.target == "mask" and spec.like is None:
+            update = {
+                "height": _same(name, "height", found, spec.height, 0),
+                "width": _same(name, "width", found, spec.width, 1),
+            }
         case LabelField():
             update = {}
         case _:
@@ -145,7 +156,7 @@ def _median(counts: Mapping[int, int]) -> int:
     raise AssertionError("no values")
 
 
-def _same(name: str, what: str, found: FieldSummary, given: int | None) -> int:
+def _same(name: str, what: str, found: FieldSummary, given: int | None, axis: int = 0) -> int:
     if given is not None:
         return given
     sizes = _sizes(name, what, found)
@@ -156,7 +167,7 @@ def _same(name: str, what: str, found: FieldSummary, given: int | None) -> int:
             f"fields.{name}: {what} must be the same in every row, but there are {listing(len(sizes), 'value', examples)}; "
             f"set fields.{name}.{what} to the right one, and on_missing: absent to do without the other rows' {name}."
         )
-    return next(iter(sizes))[0]
+    return next(iter(sizes))[axis]
 
 
 def _longest(name: str, what: str, found: FieldSummary, limit: int) -> int:

@@ -34,7 +34,7 @@ from ray_mm.errors import UsageError
 from ray_mm.preprocessing.members import Member
 from ray_mm.preprocessing.raw import raw_label, raw_member, raw_streams
 from ray_mm.preprocessing.splits import split_by_hash
-from ray_mm.preprocessing.summary import FieldCollector, FieldSummary
+from ray_mm.preprocessing.summary import FieldCollector, FieldSummary, has_same_shape
 from ray_mm.storage import is_remote, write_atomic
 from ray_mm.storage.ranges import Range, RangeReader
 from ray_mm.storage.remote import ObjectInfo
@@ -249,8 +249,7 @@ class _Finder:
         splits = self._splits(there)
         collectors = {
             split: {
-                name: FieldCollector(same_shape=spec.type in ("series", "points", "vector"))
-                for name, spec in self.settings.fields.items()
+                name: FieldCollector(same_shape=has_same_shape(spec)) for name, spec in self.settings.fields.items()
             }
             for split in sorted(set(splits) - {""})
         }
@@ -259,7 +258,7 @@ class _Finder:
         for name, spec in sorted(self.settings.fields.items()):
             # Picked anew: what an earlier field found unreadable is no longer there.
             values = self._field(name, spec, members[name], self._picked(name, members[name]), splits, collectors)
-            if isinstance(spec, LabelField) and spec.target != "classes":
+            if isinstance(spec, LabelField) and spec.is_indexed:
                 labels[name] = values
             elif isinstance(spec, TextField):
                 texts[name] = values
@@ -336,7 +335,7 @@ class _Finder:
             try:
                 if has_streams(spec):
                     found = raw_streams(dict(zip(read[row], payloads, strict=True)), spec)
-                elif isinstance(spec, LabelField) and spec.target != "number":
+                elif isinstance(spec, LabelField) and spec.target in ("class", "classes"):
                     values[row] = raw_label(payload, spec) if spec.target == "class" else class_texts(payload, spec)
                     if values[row] is not None:
                         names = (values[row],) if spec.target == "class" else tuple(values[row])

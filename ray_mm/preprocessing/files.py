@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.config.fields import FieldSpec, has_streams
+from ray_mm.config.fields import FieldSpec, has_streams, is_mask
 from ray_mm.errors import UsageError
 from ray_mm.preprocessing.summary import BadCell
 from ray_mm.preprocessing.table import Source, listing
@@ -50,7 +50,7 @@ def file_named(spec: FieldSpec, cell: Any) -> str | None:
     """The path that a cell holds, or None where it holds a value or nothing."""
     if not isinstance(cell, str) or cell == "":
         return None
-    if spec.type in ("image", "audio", "video"):
+    if spec.type in ("image", "audio", "video") or is_mask(spec):
         return cell
     if spec.type in ("series", "points", "vector"):
         text = cell.strip()
@@ -65,7 +65,7 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
         Field, and for a series of streams ``<field>.<column>`` → its files.
 
     Raises:
-        UsageError: a picture's or recording's cell is no path; or files are missing and ``on_missing`` is ``error``.
+        UsageError: a picture's, mask's or recording's cell is no path; or files are missing and ``on_missing`` is ``error``.
     """
     found: dict[str, FileStates] = {}
     missing: list[tuple[int, str]] = []
@@ -75,7 +75,7 @@ def look_at_files(source: Source, fields: dict[str, FieldSpec], on_missing: str)
         spec, column = fields[field], source.columns[field][number]
         cells = source.values(column)
         names = [file_named(spec, cell) for cell in cells]
-        if spec.type in ("image", "audio", "video"):
+        if spec.type in ("image", "audio", "video") or is_mask(spec):
             _require_paths(source, field, column, cells)
         _look(source.root, sorted({name for name in names if name is not None} - known.keys()), known)
         states = [_NOT_NAMED if name is None else known[name] for name in names]
@@ -128,7 +128,7 @@ def _columns_of_files(source: Source, fields: Mapping[str, FieldSpec]) -> Iterat
         if has_streams(spec):
             for number, column in enumerate(spec.members):
                 yield f"{field}.{column}", field, number
-        elif spec.type not in ("text", "label") and len(source.columns[field]) == 1:
+        elif (is_mask(spec) or spec.type not in ("text", "label")) and len(source.columns[field]) == 1:
             yield field, field, 0
 
 

@@ -212,7 +212,7 @@ def _with_classes(plan: PlacePlan, summaries: Mapping[PlacedShard, PlaceSummary]
     """The job's fields; class labels with their classes, and with how their members name them."""
     fields = dict(plan.settings.fields)
     for name, spec in fields.items():
-        if isinstance(spec, LabelField) and spec.target != "number":
+        if isinstance(spec, LabelField) and spec.target in ("class", "classes"):
             found = Counter[str]()
             for summary in summaries.values():
                 for split in summary.fields.values():

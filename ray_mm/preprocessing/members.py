@@ -5,7 +5,8 @@
     series of streams  a path or a list per column                        → float32 [T, C] as NPY, aligned by their times
     series, points  a path of a file of numbers, a nested list, or one as JSON  → float32 [T, C] or [N, C] as NPY
     vector          columns, a number, a list, one as JSON, or a path           → float32 [size] as NPY
-    label           a class → its number; classes → a JSON list of their numbers; a number → as it is
+    label           a class → its number; classes → a JSON list of their numbers; a number → as it is; a mask: a path, the
+                    file's bytes as they are
 
 An empty cell, text or array is an absent field; an empty list of classes is there, and says that the sample has none.
 """
@@ -39,6 +40,7 @@ from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
 from ray_mm.data.decode.image import image_size
+from ray_mm.data.decode.mask import occurring, read_mask, require_size
 from ray_mm.data.decode.numeric import class_text, decode_label, read_points, read_series, read_vector
 from ray_mm.data.decode.streams import read_streams
 from ray_mm.data.decode.video import video_shape
@@ -54,10 +56,11 @@ class Member:
     Attributes:
         extension: without a dot.
         payload: its bytes.
-        shape: image and video (height, width) in pixels; audio (rate in Hz,); series and points (channels,); vector (size,).
+        shape: image, video and mask (height, width) in pixels; audio (rate in Hz,); series and points (channels,); vector
+            (size,).
         longest: audio and video in seconds; series in steps; points in points.
         values: float32 [N, C], for statistics: series, points, vector and number label.
-        class_names: of a label: its class, or all that it has.
+        class_names: of a label: its class, or all that it has; of a mask all that occur.
     """
 
     extension: str
@@ -76,7 +79,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
     "series": ("npy",),
     "points": ("npy",),
     "vector": ("npy",),
-    "label": ("cls", "json"),
+    "label": ("cls", "json", "png", "npy"),
 }
 """Field type → the extensions that its members can have."""
 
@@ -131,6 +134,10 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], paths: Sequence[Path | None
             if len(cells) > 1:
                 return _vector(as_finite([_number(cell) for cell in cells]), spec)
             return _vector(read_vector(_payload(cell, path), spec), spec)
+        case LabelField() if spec.target == "mask":
+            assert path is not None, "files.require_paths comes first"
+            payload = path.read_bytes()
+            return mask_member(payload, spec, known_format(payload) or "")
         case LabelField():
             return _label(cell, spec)
         case _:
@@ -201,6 +208,19 @@ def _label(cell: Any, spec: LabelField) -> Member:
         return Member("json", json.dumps(numbers).encode(), class_names=tuple(names))
     payload = json.dumps(_number(cell)).encode()
     return Member("json", payload, values=np.array([[decode_label(payload, spec)]], np.float32))
+
+
+def mask_member(payload: bytes | memoryview, spec: LabelField, extension: str) -> Member | None:
+    """A mask as a member; None where no cell of it has a label.
+
+    Raises:
+        DecodeError: it is none, or has another size than its field says.
+    """
+    numbers = read_mask(payload, spec)
+    if spec.like is None:
+        require_size(numbers.shape, spec)
+    names = occurring(numbers, spec)
+    return Member(extension, bytes(payload), numbers.shape, class_names=names) if names else None
 
 
 def _npy(values: FloatArray) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_mm.config.fields import FieldSpec, LabelField
+from ray_mm.config.fields import FieldSpec, LabelField, is_mask
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
 from ray_mm.data.decode.numeric import class_text
 from ray_mm.errors import UsageError
@@ -110,6 +110,8 @@ def plan_job(job: PreprocessJob) -> Plan:
     source = open_source(job)
     fields = dict(job.fields)
     for field, spec in fields.items():
+        if is_mask(spec):
+            continue  # its classes are given, and its cells name files
         if isinstance(spec, LabelField) and spec.target != "number":
             fields[field] = spec.model_copy(update={"classes": label_classes(source, field, spec)})
         elif spec.type == "label" or (spec.type == "vector" and len(source.columns[field]) > 1):

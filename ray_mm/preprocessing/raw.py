@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from ray_mm.data.decode.numeric import class_text, decode_label, read_points, re
 from ray_mm.data.decode.streams import Payloads, read_streams
 from ray_mm.data.decode.text import read_text
 from ray_mm.data.decode.video import video_shape
-from ray_mm.preprocessing.members import Member
+from ray_mm.preprocessing.members import Member, mask_member
 
 
 def raw_member(payload: memoryview, spec: FieldSpec, suffix: str) -> tuple[Member, Any] | None:
@@ -35,7 +36,7 @@ def raw_member(payload: memoryview, spec: FieldSpec, suffix: str) -> tuple[Membe
 
     Args:
         payload: its bytes.
-        spec: the field; of a label a number.
+        spec: the field; of a label a number or a mask.
         suffix: of the member.
 
     Returns:
@@ -64,6 +65,9 @@ def raw_member(payload: memoryview, spec: FieldSpec, suffix: str) -> tuple[Membe
         case VectorField():
             values = read_vector(payload, spec)
             return _array(None if values is None else values.reshape(1, -1), suffix, spec.size)
+        case LabelField() if spec.target == "mask":
+            mask = mask_member(payload, spec, suffix)
+            return None if mask is None else (replace(mask, payload=b""), None)
         case LabelField():
             assert spec.target == "number", "classes are read by raw_label and class_texts"
             value = decode_label(payload, spec)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pydantic import Field
 
 from ray_mm.config.base import Config
+from ray_mm.config.fields import FieldSpec, is_mask
 from ray_mm.preprocessing.members import Member
 from ray_mm.preprocessing.statistics import Moments, RunningMoments
 
@@ -64,6 +65,11 @@ class ShardSummary(Config):
     """The first of them."""
     left_absent: tuple[BadCell, ...] = ()
     """All cells whose file is there and can't be used, where that is no error."""
+
+
+def has_same_shape(spec: FieldSpec) -> bool:
+    """Whether the members of a field have one shape: what would not fit is told with its row."""
+    return spec.type in ("series", "points", "vector") or (is_mask(spec) and spec.like is None)
 
 
 class FieldCollector:

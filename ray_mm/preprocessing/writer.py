@@ -30,7 +30,7 @@ from ray_mm.errors import DatasetError, RayMMError
 from ray_mm.preprocessing.files import MISSING, file_named
 from ray_mm.preprocessing.members import Member, member_of
 from ray_mm.preprocessing.shards import ShardPlan
-from ray_mm.preprocessing.summary import BadCell, FieldCollector, ShardSummary, keep_first
+from ray_mm.preprocessing.summary import BadCell, FieldCollector, ShardSummary, has_same_shape, keep_first
 from ray_mm.storage import write_json
 
 _BLOCK = 512
@@ -141,14 +141,11 @@ class _Collector:
     def __init__(self, settings: WriteSettings) -> None:
         self._settings = settings
         self._fields = {
-            name: FieldCollector(same_shape=spec.type in ("series", "points", "vector"))
-            for name, spec in sorted(settings.fields.items())
+            name: FieldCollector(same_shape=has_same_shape(spec)) for name, spec in sorted(settings.fields.items())
         }
         # Several classes have no column in an index: nothing is selected or balanced by them.
         self._label_fields = {
-            name: spec
-            for name, spec in settings.fields.items()
-            if isinstance(spec, LabelField) and spec.target != "classes"
+            name: spec for name, spec in settings.fields.items() if isinstance(spec, LabelField) and spec.is_indexed
         }
         self._labels: dict[str, list[float | None]] = {name: [] for name in self._label_fields}
         self._num_empty = 0

@@ -17,6 +17,7 @@ sharding.py   a model that is divided over the ranks
 field_balance.py  how much the encoder of each field learns; holds back those that learn fastest
 dropout.py    hides present fields at random
 augment.py    changes samples at random: colours, noise, masks
+masking.py    hides parts of every input, of which a reconstruction is to be made
 mixing.py     mixes pairs of them: mix-up, cut-mix
 draws.py      the numbers behind that: functions of a sample's place
 optim.py      the optimizer and its learning rate

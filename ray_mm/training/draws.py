@@ -1,8 +1,8 @@
 """Random numbers that belong to a sample: functions of (seed, epoch, position, what for) alone.
 
 They do not depend on the rank, on the number of workers or on what was drawn before. Those of a sample are made on the host,
-where positions are known without asking the device, and follow the batch there; only noise, a number per value, is made on
-the device.
+where positions are known without asking the device, and follow the batch there; only where there is a number per value or patch
+are they made on the device.
 """
 
 from __future__ import annotations
@@ -60,15 +60,24 @@ class Draws:
 
     def normal(self, count: int, device: torch.device, *what: str) -> Tensor:
         """So many numbers from a standard normal distribution for every sample: float32 [B, count], made on the device."""
+        bits = self._bits(count, device, *what)
+        radius = ((bits >> 40) & 0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
+        angle = (bits & 0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
+        return radius.log_().mul_(-2).sqrt_().mul_(angle.cos_())
+
+    def many(self, count: int, device: torch.device, *what: str) -> Tensor:
+        """So many numbers in [0, 1) for every sample: float32 [B, count], made on the device."""
+        return ((self._bits(count, device, *what) >> 40) & 0xFFFFFF).float().mul_(2.0**-24)
+
+    def _bits(self, count: int, device: torch.device, *what: str) -> Tensor:
+        """int64 [B, count]."""
         starts = _mixed(self.positions, stable_hash(self.seed, self.epoch, *what)).view(np.int64)
         counter = torch.arange(1, count + 1, device=device)[None, :] * _signed(_STEP)
         bits = on_device(starts, device)[:, None] + counter
         for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
             # Of signed numbers: what a shift draws in from the left is cut off.
             bits = (bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
-        radius = ((bits >> 40) & 0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
-        angle = (bits & 0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
-        return radius.log_().mul_(-2).sqrt_().mul_(angle.cos_())
+        return bits
 
 
 def uniform(positions: npt.NDArray[np.int64], key: int) -> Numbers:

@@ -17,7 +17,7 @@ from ray_mm.checkpoint import Checkpoint, Description, load_checkpoint, load_des
 from ray_mm.config.fields import TextField
 from ray_mm.config.model import ModelConfig
 from ray_mm.config.optimize import part_names
-from ray_mm.config.tasks import RetrieveTask, labelled_tasks
+from ray_mm.config.tasks import ReconstructTask, RetrieveTask, labelled_tasks
 from ray_mm.config.train import InitConfig
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
@@ -153,6 +153,8 @@ def _head(model: ModelConfig, preprocessor: Preprocessor) -> object:
     task = model.task
     if isinstance(task, RetrieveTask):
         return task.type, task.loss, task.towers_of(model.fields)
+    if isinstance(task, ReconstructTask):
+        return task.type, task.fields_of(model.fields)
     return [
         (name, each.type, each.label, preprocessor.fields[each.label]) for name, each in labelled_tasks(task).items()
     ]
@@ -164,7 +166,7 @@ def _difference(
     if not alike:
         return {
             "fusion": "its method, its fields or its towers are others",
-            "head": "its task, its label or the label's classes, or its towers are others",
+            "head": "its task, its label or the label's classes, its towers or its fields are others",
         }.get(part, "it has no input of this name and type")
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = ours.get(name), theirs.get(name)

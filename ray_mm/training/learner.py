@@ -15,18 +15,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from ray_mm.checkpoint import WEIGHTS_KIND
-from ray_mm.config.tasks import RetrieveTask
+from ray_mm.config.tasks import ReconstructTask, RetrieveTask
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.order import stable_hash
 from ray_mm.errors import RayMMError
 from ray_mm.models.losses import loss_per_sample, on_device, sample_weights, training_terms
 from ray_mm.models.multimodal import MultimodalModel, build_model
+from ray_mm.models.targets import build_targets
 from ray_mm.training.augment import Augmenter
 from ray_mm.training.average import WeightAverage
 from ray_mm.training.dropout import hide_fields
 from ray_mm.training.field_balance import LOOK_EVERY, GradientShares, Modulation
 from ray_mm.training.initial import read_initial
+from ray_mm.training.masking import Masker
 from ray_mm.training.optim import build_optimizer, learning_rate, set_learning_rate
 from ray_mm.training.parallel import Ranks, autocast, resolve_precision
 from ray_mm.training.parts import frozen_parts, learning_rate_factors, model_parts, set_frozen, train_mode
@@ -142,6 +144,10 @@ class Learner:
         # Of a tower some of its fields at the most: without it there is nothing to compare.
         towers = task.towers_of(fields) if isinstance(task, RetrieveTask) else {"": fields}
         self._hidden_among = [list(names) for names in towers.values() if len(names) > 1 or len(towers) == 1]
+        self._targets = build_targets(task, training.preprocessor, ranks.device)
+        self._mask = None
+        if isinstance(task, ReconstructTask) and (task.mask > 0 or task.noise > 0):
+            self._mask = Masker(task, training.job, training.preprocessor)
         self._frozen = frozenset[str]()
         self._wrapped = self._wrap()
 
@@ -173,8 +179,12 @@ class Learner:
         tensors = batch.tensors
         if self._augment is not None:
             tensors = self._augment(tensors, host, item.epoch)
+        if self._targets is not None:
+            tensors = self._targets.added_to(tensors)
+        # The loss is of the sample as it is; what the model is shown of it may be less.
+        seen = tensors if self._mask is None else self._mask(tensors, host, item.epoch)
         for fields in self._hidden_among:
-            tensors = hide_fields(tensors, positions, fields, job.train.modality_dropout, job.seed, item.epoch)
+            seen = hide_fields(seen, positions, fields, job.train.modality_dropout, job.seed, item.epoch)
 
         if not self.model.training:
             # After a validation. To go through all modules in every step costs short ones a part that can be seen.
@@ -188,10 +198,12 @@ class Learner:
         loss_sum = torch.zeros((), device=ranks.device)
         rows = -(-len(positions) // job.train.micro_batches)
         for start in range(0, len(positions), rows):
-            part = {name: tensor[start : start + rows] for name, tensor in tensors.items()}
+            part, shown = (
+                {name: tensor[start : start + rows] for name, tensor in each.items()} for each in (tensors, seen)
+            )
             # DDP averages over the ranks; each rank's share of the global batch may differ.
             loss_sum += self._backward(
-                part, ranks.world_size / max(total_weight, 1.0), start + rows >= len(positions), modulation
+                part, shown, ranks.world_size / max(total_weight, 1.0), start + rows >= len(positions), modulation
             )
         with span("optimizer"):
             self._scaler.unscale_(self.optimizer)
@@ -220,8 +232,22 @@ class Learner:
         """How much each field's encoder learned since this was last asked for (see ``field_balance``)."""
         return self._shares.read() | (self._modulation.read() if self._modulation is not None else {})
 
-    def _backward(self, tensors: dict[str, Tensor], factor: float, last: bool, modulation: Modulation | None) -> Tensor:
+    def _backward(
+        self,
+        tensors: dict[str, Tensor],
+        seen: dict[str, Tensor],
+        factor: float,
+        last: bool,
+        modulation: Modulation | None,
+    ) -> Tensor:
         """Adds the gradients of some samples; exchanges those of all so far with the other ranks after the last ones.
+
+        Args:
+            tensors: the samples.
+            seen: what the model is shown of them.
+            factor: that their loss is multiplied by.
+            last: whether they are the last of this rank's share.
+            modulation: of this step.
 
         Returns:
             The weighted sum of their losses.
@@ -232,10 +258,10 @@ class Learner:
             with span("forward"):
                 with autocast(self._training.job.train.precision, self._ranks.device):
                     if modulation is None:
-                        output = wrapped(tensors)
+                        output = wrapped(seen)
                     else:
-                        *alone, output = wrapped(tensors, modulation.subsets)
-                        modulation.add(alone, tensors)
+                        *alone, output = wrapped(seen, modulation.subsets)
+                        modulation.add(alone, seen)
                 losses = loss_per_sample(
                     task, output, tensors, self._training.preprocessor, self._terms, self._ranks.gather
                 )

@@ -21,7 +21,7 @@ from torch import Tensor
 from ray_mm.config.augment import AugmentConfig
 from ray_mm.config.fields import FieldSpec, ImageField, VectorField, VideoField
 from ray_mm.config.model import ModelConfig
-from ray_mm.config.tasks import RetrieveTask, SeveralTask
+from ray_mm.config.tasks import LabelledTask
 from ray_mm.data.fields import POSITION, WEIGHT, length_name, presence_name, time_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.models.layers import length_mask
@@ -89,7 +89,7 @@ def mix_pairs(
         The batch; classes have a second label and the share of the first one beside them (see ``models.losses``).
     """
     task, fields = model.task, sorted(model.fields)
-    assert not isinstance(task, (RetrieveTask, SeveralTask)), "check_augment has passed"
+    assert isinstance(task, LabelledTask), "check_augment has passed"
     mixed = _pairs(host, [*fields, task.label])
     cut = np.zeros(len(mixed), np.bool_)
     share = np.ones(len(mixed))

@@ -20,12 +20,27 @@ from ray_mm.class_scores import (
     f1_score,
     macro_f1,
     mean_average_precision,
+    mean_iou,
 )
-from ray_mm.config.tasks import ClassifyTask, MultilabelTask, RegressTask, RetrieveTask, SeveralTask, TaskConfig
+from ray_mm.config.fields import UNLABELLED
+from ray_mm.config.tasks import (
+    ClassifyTask,
+    GridTask,
+    MultilabelTask,
+    ReconstructTask,
+    RegressTask,
+    RetrieveTask,
+    SegmentTask,
+    SeveralTask,
+    TaskConfig,
+)
 from ray_mm.data.fields import presence_name
 from ray_mm.data.preprocessor import Preprocessor
+from ray_mm.data.targets import TARGET
 from ray_mm.models.losses import loss_per_sample, task_output
 from ray_mm.models.pairs import tower_presence
+from ray_mm.models.targets import reconstruction_sizes, squared_errors
+from ray_mm.reconstruction_scores import explained, variation
 from ray_mm.retrieval_scores import CUTOFFS
 from ray_mm.retrieval_scores import ranks as ranks_of
 from ray_mm.training.parallel import Ranks
@@ -50,7 +65,7 @@ class TaskScores(Protocol):
 
         Args:
             output: of the model.
-            batch: label and presence.
+            batch: label and presence; of a reconstruction its targets.
             counted: which samples count, bool [B].
 
         Returns:
@@ -60,8 +75,8 @@ class TaskScores(Protocol):
     def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
         """The sums of the other figures over a batch, [num_more]; here what can't be added up may be kept."""
 
-    def figure(self, main: Sequence[float], count: float) -> float:
-        """The main figure from its sums over so many samples."""
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
+        """The main figure from its sums over so many samples, with some fields or all, and the other sums, with all fields."""
 
     def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
         """All figures but the loss, as ``config.tasks.TaskFigures`` names them. All ranks call it, and nothing is kept then."""
@@ -84,8 +99,13 @@ def _scores_of(task: TaskConfig, training: Training, ranks: Ranks) -> TaskScores
         case RegressTask():
             statistics = training.preprocessor.statistics[task.label]
             return NumberScores(task.label, statistics.mean[0], statistics.std[0])
+        case SegmentTask() | GridTask():
+            return MapScores(task.label, len(training.classes[task.label]))
         case RetrieveTask():
             return RetrieveScores(task.towers_of(training.job.model.fields), ranks)
+        case ReconstructTask():
+            names = task.fields_of(training.job.model.fields)
+            return ReconstructScores(names, reconstruction_sizes(task, training.preprocessor))
         case _:
             assert_never(task)
 
@@ -110,13 +130,13 @@ class ClassScores:
         sums[2].index_add_(0, label, found)
         return sums.flatten()
 
-    def figure(self, main: Sequence[float], count: float) -> float:
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
         return main[0] / count
 
     def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
         sums, each = [round(value) for value in more], self._num_classes
         hits, predicted, support = sums[:each], sums[each : 2 * each], sums[2 * each :]
-        return {"accuracy": self.figure(main, count), "macro_f1": macro_f1(hits, predicted, support)}
+        return {"accuracy": self.figure(main, more, count), "macro_f1": macro_f1(hits, predicted, support)}
 
 
 class MultilabelScores:
@@ -142,7 +162,7 @@ class MultilabelScores:
         histograms.index_add_(0, places.flatten(), counted.double()[:, None].expand_as(scores).flatten())
         return torch.cat([self._counts(scores, label, counted).flatten(), histograms])
 
-    def figure(self, main: Sequence[float], count: float) -> float:
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
         hits, predicted, support = (round(each) for each in main)
         return f1_score(hits, predicted, support) or 0.0
 
@@ -151,7 +171,7 @@ class MultilabelScores:
         hits, predicted, support = sums[: 3 * each].reshape(3, each).tolist()
         histograms = sums[3 * each :].reshape(each, 2, NUM_SCORE_BINS)
         return {
-            "micro_f1": self.figure(main, count),
+            "micro_f1": self.figure(main, more, count),
             "macro_f1": macro_f1(hits, predicted, support),
             "map": mean_average_precision(histograms),
         }
@@ -186,11 +206,11 @@ class NumberScores:
     def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
         return torch.where(counted, self._errors(output, batch[self._label]).square(), 0.0).sum().reshape(1)
 
-    def figure(self, main: Sequence[float], count: float) -> float:
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
         return main[0] / count
 
     def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
-        return {"mae": self.figure(main, count), "rmse": math.sqrt(more[0] / count)}
+        return {"mae": self.figure(main, more, count), "rmse": math.sqrt(more[0] / count)}
 
     def _errors(self, output: Tensor, label: Tensor) -> Tensor:
         return (output.float() * self._std + self._mean - label).abs().double()
@@ -224,7 +244,7 @@ class SeveralScores:
             found += [there.sum().double().reshape(1), scores.main(own, batch, there), scores.more(own, batch, there)]
         return torch.cat(found)
 
-    def figure(self, main: Sequence[float], count: float) -> float:
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
         return main[0] / count
 
     def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
@@ -238,6 +258,41 @@ class SeveralScores:
                 told = scores.figures(sums[: scores.num_main], sums[scores.num_main :], own_count)
                 found |= {f"{name}.{figure}": value for figure, value in told.items()}
         return found
+
+
+class MapScores:
+    """Of a class for every cell of a map: the margins of the confusion matrix, which is all that its figures need: cells of each
+    class that are right, predicted and true."""
+
+    def __init__(self, label: str, num_classes: int) -> None:
+        self._label = label
+        self.num_main = 3 * num_classes
+        self.num_more = 0
+        self._num_classes = num_classes
+
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        label, predicted = batch[self._label].long(), output.argmax(dim=1)
+        found = ((label != UNLABELLED) & counted[:, None, None]).flatten().double()
+        label, predicted = label.clamp_max(self._num_classes - 1).flatten(), predicted.flatten()
+        sums = torch.zeros(3, self._num_classes, dtype=torch.float64, device=output.device)
+        sums[0].index_add_(0, label, found * (predicted == label))
+        sums[1].index_add_(0, predicted, found)
+        sums[2].index_add_(0, label, found)
+        return sums.flatten()
+
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        return output.new_zeros(0, dtype=torch.float64)
+
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
+        return mean_iou(*self._counts(main))
+
+    def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
+        hits, _, support = self._counts(main)
+        return {"miou": self.figure(main, more, count), "pixel_accuracy": sum(hits) / max(sum(support), 1)}
+
+    def _counts(self, main: Sequence[float]) -> tuple[list[int], list[int], list[int]]:
+        sums, each = [round(value) for value in main], self._num_classes
+        return sums[:each], sums[each : 2 * each], sums[2 * each :]
 
 
 class RetrieveScores:
@@ -265,7 +320,7 @@ class RetrieveScores:
         self._there.append((tower_presence(self._towers, batch) & counted[:, None]).cpu())
         return output.new_zeros(0, dtype=torch.float64)
 
-    def figure(self, main: Sequence[float], count: float) -> float:
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
         raise AssertionError("a retrieval has no subsets of fields")
 
     def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
@@ -288,3 +343,35 @@ class RetrieveScores:
         totals = totals[totals[:, -1] > 0]
         means = (totals[:, :-1] / totals[:, -1:]).mean(axis=0).tolist()
         return dict(zip([*(f"recall_at_{cutoff}" for cutoff in CUTOFFS), "mrr"], means, strict=True))
+
+
+class ReconstructScores:
+    """Of a reconstruction: the squared errors of each field, and how much each of its numbers varies.
+
+    Args:
+        names: the fields, sorted.
+        sizes: numbers of each.
+    """
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+        self.num_main = len(names)
+        self.num_more = 3 * sum(sizes)
+        self._names = list(names)
+        self._sizes = list(sizes)
+
+    def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        errors, _ = squared_errors(output, batch[TARGET], self._sizes)
+        return torch.where(counted[:, None], errors, 0.0).double().sum(dim=0)
+
+    def more(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        target = torch.where(counted[:, None], batch[TARGET], torch.nan)
+        values = target.nan_to_num().double()
+        return torch.stack([(~target.isnan()).double().sum(0), values.sum(0), values.square().sum(0)]).flatten()
+
+    def figure(self, main: Sequence[float], more: Sequence[float], count: float) -> float:
+        return self.figures(main, more, count)["r2"]
+
+    def figures(self, main: Sequence[float], more: Sequence[float], count: float) -> Mapping[str, float]:
+        """``r2``, and ``r2/<field>`` of those that vary."""
+        around = variation(np.array(more).reshape(3, -1), self._sizes)
+        return {name: value for name, value in explained(main, around, self._names).items() if value is not None}

@@ -8,7 +8,8 @@
      "epoch_loss", "epoch_samples_per_s", "epoch_data_wait", of several fields "gradient_share/<field>" and, where they are
      modulated, "gradient_factor/<field>", see ``field_balance``}
     {"kind": "validation", "step", "time", "epoch", "loss", "accuracy" and "macro_f1" | "micro_f1", "macro_f1" and "map" |
-     "mae" and "rmse", "num_samples", of several fields "alone/<field>" and "adds/<field>", see ``validation``}
+     "mae" and "rmse" | "r2" and "r2/<field>", "num_samples", of several fields "alone/<field>" and "adds/<field>", see
+     ``validation``}
 
 A train line is about the time since the line before, means over the ranks: ``loss`` per sample; ``data_wait`` and
 ``data_transfer`` the shares of the time spent waiting for batches and bringing them to the device, ``checkpoint_wait`` that in

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.tasks import FIGURES, RetrieveTask, TaskConfig, labels_of
+from ray_mm.config.tasks import FIGURES, ReconstructTask, RetrieveTask, TaskConfig, labels_of
 from ray_mm.data.fields import POSITION, WEIGHT
 from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import QuarantineBudgetError
 from ray_mm.models.losses import loss_per_sample, sample_weights
+from ray_mm.models.targets import build_targets
 from ray_mm.training.bad_steps import diverged
 from ray_mm.training.parallel import Ranks, autocast
 from ray_mm.training.plan import Training
@@ -25,15 +26,19 @@ from ray_mm.training.scores import task_scores
 
 
 def of_fields(metrics: Mapping[str, float], figure: str) -> dict[str, dict[str, float]]:
-    """Field → ``<figure>_alone`` and ``<figure>_added``, from the flat figures of a validation; the figure is the main one."""
+    """Field → ``<figure>_alone`` and ``<figure>_added``, from the flat figures of a validation; the figure is the main one. Of a
+    reconstruction also ``<figure>``, of that field itself."""
     names = [name.partition("/")[2] for name in metrics if name.startswith("alone/")]
+    keys = {figure: f"{figure}/", f"{figure}_alone": "alone/", f"{figure}_added": "adds/"}
     return {
-        name: {f"{figure}_alone": metrics[f"alone/{name}"], f"{figure}_added": metrics[f"adds/{name}"]}
+        name: {key: metrics[prefix + name] for key, prefix in keys.items() if prefix + name in metrics}
         for name in names
     }
 
 
 def _lacks(task: TaskConfig) -> str:
+    if isinstance(task, ReconstructTask):
+        return "none of the fields that are reconstructed"
     return (
         "no two of its towers"
         if isinstance(task, RetrieveTask)
@@ -50,6 +55,7 @@ class ValidationSums:
         self._preprocessor = training.preprocessor
         self._ranks = ranks
         self._scores = task_scores(training, ranks)
+        self._targets = build_targets(self._task, training.preprocessor, ranks.device)
         # Of the samples that count: loss and their number; samples met, and those that can't be read.
         self._sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
         fields = sorted(training.job.model.fields)
@@ -74,6 +80,8 @@ class ValidationSums:
             precision: of the job.
         """
         model.eval()
+        if self._targets is not None:
+            tensors = self._targets.added_to(tensors)
         with autocast(precision, self._ranks.device):
             if self._subsets:
                 outputs = model(tensors, [*self._subsets, frozenset(self._alone)])
@@ -115,8 +123,8 @@ class ValidationSums:
         if not math.isfinite(loss):
             raise diverged(f"the validation loss at step {step} is {loss / count}")
         figure, sign = self._scores.figure, FIGURES[self._task.type].sign
-        found = {subset: figure(sums, count) for subset, sums in zip(self._subsets, of_subsets, strict=True)}
-        whole = figure(main, count) if self._subsets else 0.0
+        found = {subset: figure(sums, more, count) for subset, sums in zip(self._subsets, of_subsets, strict=True)}
+        whole = figure(main, more, count) if self._subsets else 0.0
         return {
             "loss": loss / count,
             **self._scores.figures(main, more, count),

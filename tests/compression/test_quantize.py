@@ -181,3 +181,33 @@ def test_small_constants_stay_as_they_are() -> None:
     graph.initializer.append(numpy_helper.from_array(np.ones(1000, np.float32), "small"))
     graph.initializer.append(numpy_helper.from_array(np.ones(5000, np.int64), "whole"))
     assert store_as_int8(graph, keep=set()) == ()
+
+
+def test_products_that_share_a_bias_get_one_each_whatever_other_tensors_are_called(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    constants = {
+        "first": random.normal(size=(8, 3, 3, 3)),
+        "second": random.normal(size=(8, 8, 3, 3)),
+        "third": random.normal(size=(8, 8, 3, 3)),
+        "val_3": np.zeros(8),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "first", "val_3"], ["a"], "one"),
+        # The name that onnxruntime would give the first copy of the bias.
+        helper.make_node("Relu", ["a"], ["val_30"], "between"),
+        helper.make_node("Conv", ["val_30", "second", "val_3"], ["b"], "two"),
+        helper.make_node("Conv", ["b", "third", "val_3"], ["output"], "three"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "shared",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 9, 9])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 8, 3, 3])],
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants.items()],
+    )
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), source)
+    batch = {"x": random.normal(size=(4, 3, 9, 9)).astype(np.float32)}
+    assert quantize(source, target, [batch], QuantizeConfig()).num_quantized == 3
+    expected, found = run(source, batch), run(target, batch)
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()

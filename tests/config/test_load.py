@@ -154,7 +154,8 @@ def test_a_misspelled_key_in_a_tagged_section_finds_the_nearest(write: Write) ->
         (
             "model.task.type",
             "clasify",
-            "model.task.type: must be one of classify, multilabel, regress, retrieve, several; found 'clasify'.",
+            "model.task.type: must be one of classify, multilabel, regress, segment, grid, retrieve, reconstruct, several; found "
+            "'clasify'.",
         ),
         ("model.task", {"label": "label"}, "model.task.type: this key is required and is missing"),
         ("model.fields", {}, "model.fields: dictionary should have at least 1 item"),

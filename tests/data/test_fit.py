@@ -114,3 +114,14 @@ def test_a_number_that_should_be_a_class_hides_the_classes() -> None:
     with pytest.raises(DatasetError) as caught:
         require_fit("d", {"label": LabelField(target="number")}, {"label": _classes(["a", "b"])})
     assert str(caught.value) == "d does not fit the model: label.target is 'number', the model has 'class'."
+
+
+def test_a_map_must_have_the_cells_of_the_models_and_a_mask_its_picture() -> None:
+    def mask(**more: Any) -> dict[str, FieldSpec]:
+        return {"label": LabelField(target="mask", classes=("a", "b"), **more)}
+
+    with pytest.raises(DatasetError, match=r"label is a map of 4×6 cells, the model's of 4×8 cells"):
+        require_fit("d", mask(height=4, width=6), mask(height=4, width=8))
+    with pytest.raises(DatasetError, match=r"label\.like is None, the model has 'camera'"):
+        require_fit("d", mask(height=4, width=6), mask(height=4, width=6, like="camera"))
+    assert require_fit("d", mask(height=4, width=6, like="camera"), mask(height=8, width=8, like="camera")) == []

@@ -19,7 +19,7 @@ from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.infer import Found, look_at_members, propose, proposed_job
 from ray_mm.data.inspect import inspect_tars
 from ray_mm.storage.remote import stat
-from tests.factories import audio_bytes, image_bytes, npy_bytes, write_tar
+from tests.factories import audio_bytes, image_bytes, mask_bytes, mask_of, npy_bytes, write_tar
 
 
 def _look(folder: Path, members: dict[str, bytes]) -> tuple[list[Found], list[ShardIndex]]:
@@ -233,3 +233,15 @@ def test_two_pictures_of_one_sample_are_two_fields(tmp_path: Path) -> None:
     found, indexes = _look(tmp_path, {"0.jpg": image_bytes(0), "0.png": image_bytes(1)})
     _, members = propose(found, indexes)
     assert members == {"image": "jpg", "image_png": "png"}
+
+
+def test_pictures_of_a_few_small_numbers_are_a_mask(tmp_path: Path) -> None:
+    members = {f"{i}.seg.png": mask_bytes(mask_of("mask", i)) for i in range(6)}
+    ((found,), _) = _look(tmp_path, members)
+    assert found.specs == {"": {"type": "label", "target": "mask", "classes": ["0", "1", "2"]}}
+    inspected = inspect_tars([str(tmp_path / "0.tar")])
+    (row,) = next(table.rows for table in inspected.tables if table.title.startswith("what they are"))
+    assert row[2:] == ("16×16, numbers 0 … 2: a mask", "label (mask)")
+    assert inspected.data["label_counts"] == {}
+    job = load_job(yaml.safe_load(inspected.job))
+    assert job.kind == "preprocess" and job.fields["seg"].type == "label"

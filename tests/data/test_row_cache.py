@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ray_mm.config.cache import DecodedCache
-from ray_mm.config.fields import FieldSpec, ImageField, RandomCrop, TextField, VideoField
+from ray_mm.config.fields import FieldSpec, ImageField, LabelField, RandomCrop, TextField, VideoField
 from ray_mm.config.source import TrainSource
 from ray_mm.data.blocks import Work
 from ray_mm.data.collate import Collator
@@ -359,3 +359,22 @@ def test_a_clip_is_mirrored_after_it_was_kept_as_if_it_had_been_decoded_so() -> 
     Collator(preprocessor).fill(expected, 0, clips, draws)
     np.testing.assert_array_equal(found["clip"], expected["clip"])
     assert 0 < sum((a != b).any() for a, b in zip(found["clip"], plain, strict=True)) < 8
+
+
+@pytest.mark.parametrize("image", [FLIPPED, CROPPED, WHOLE])
+def test_a_mask_is_seen_as_its_picture_is_with_and_without_the_cache(tmp_path: Path, image: ImageField) -> None:
+    fields = ("image", "mask", "grid", "vector")
+    dataset = open_dataset(make_dataset(tmp_path / "train", 30, fields, missing={"mask": 0.2}, picture_size=(16, 20)))
+    preprocessor = preprocessor_of(dataset, image=image)
+    mask = preprocessor.fields["mask"]
+    assert isinstance(mask, LabelField)
+    epochs, cache = sequence(dataset), cache_of(tmp_path)
+    plain = reader_of([dataset], preprocessor, None, None)
+    for number in range(3):
+        found = epoch_of(reader_of([dataset], preprocessor, None, cache), epochs, number)
+        check_same(found, epoch_of(plain, epochs, number))
+        assert num_cached(found) == (30 if number else 0)
+    layout = RowLayout(preprocessor)
+    assert ("mask" in layout.decoded_anew) == (image is not FLIPPED)
+    told = " ".join(cache_notices(cache, [dataset], preprocessor))
+    assert ("mask, of target: mask and like a picture with random_crop" in told) == (image is not FLIPPED)

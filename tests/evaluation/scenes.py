@@ -24,7 +24,9 @@ from ray_mm.evaluation.subsets import Subset
 from ray_mm.models.multimodal import build_model
 from tests.factories import make_dataset
 
-TASKS = {"label": "classify", "number": "regress", "tags": "multilabel"}
+TASKS = {"label": "classify", "number": "regress", "tags": "multilabel", "mask": "segment", "grid": "grid"}
+ENCODERS: dict[str, dict[str, Any]] = {"points": {"encoder": "pillars", "cells": 16}}
+"""Of a map, which is made from tokens on a grid."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,23 @@ class Scene:
 
 
 def make_scene(
-    folder: Path, inputs: Sequence[str], label: str | None = "label", num_samples: int = 40, **options: Any
+    folder: Path,
+    inputs: Sequence[str],
+    label: str | None = "label",
+    num_samples: int = 40,
+    task: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Scene:
-    """Writes a dataset and a checkpoint, without a label of a retrieval; ``options`` go to ``make_dataset``."""
+    """Writes a dataset and a checkpoint, without a label of a retrieval or of ``task``; ``options`` go to ``make_dataset``."""
+    unlabelled = task or {"type": "retrieve", "dim": 8}
     fields = [*inputs] if label is None else [*inputs, label]
     dataset = open_dataset(make_dataset(folder / "data", num_samples, fields, **options))
     preprocessor = preprocessor_for(dataset, {}, fields)
     config = ModelConfig.model_validate(
         {
-            "fields": {name: {} for name in inputs},
+            "fields": {name: ENCODERS.get(name, {}) if label in ("mask", "grid") else {} for name in inputs},
             "fusion": {"method": "gated", "dim": 8},
-            "task": {"type": "retrieve", "dim": 8} if label is None else {"type": TASKS[label], "label": label},
+            "task": unlabelled if label is None else {"type": TASKS[label], "label": label},
         }
     )
     with torch.random.fork_rng(devices=[]):

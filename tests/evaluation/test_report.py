@@ -17,12 +17,20 @@ from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.data.epochs import sequence
 from ray_mm.evaluation.metrics import confusion_matrix, per_class
 from ray_mm.evaluation.outcome import report_content, result_details, result_metrics
-from ray_mm.evaluation.report.content import ClassificationDetails, MultilabelDetails, ReportContent, SubsetScore
+from ray_mm.evaluation.report.content import (
+    ClassificationDetails,
+    MultilabelDetails,
+    ReconstructionDetails,
+    ReportContent,
+    SubsetScore,
+)
 from ray_mm.evaluation.report.curves import read_curves
 from ray_mm.evaluation.report.plots import error_plot, scatter_plot
+from ray_mm.evaluation.report.reconstructions import said_rows
 from ray_mm.evaluation.report.render import render
 from ray_mm.evaluation.report.svg import figure, number, span, ticks
-from ray_mm.evaluation.report.tables import class_rows, confusions, matrix, metric_text, subset_table, summary, tiles
+from ray_mm.evaluation.report.tables import class_rows, confusions, matrix, metric_text, subset_table, summary
+from ray_mm.evaluation.report.tiles import tiles
 from ray_mm.evaluation.subsets import field_subsets
 from ray_mm.evaluation.tally import Tally
 from ray_mm.evaluation.tasks import evaluated_task
@@ -46,8 +54,8 @@ def content_of(scene: Scene, **settings: Any) -> ReportContent:
             **settings,
         }
     )
-    subsets = field_subsets(scene.inputs, job.subsets if scene.label else "full")
     predictor = load_predictor(scene.checkpoint)
+    subsets = field_subsets(scene.inputs, job.subsets if predictor.towers is None else "full")
     tally = Tally(evaluated_task(predictor), scene.inputs, subsets, job.examples)
     for rows, keys in scored_blocks(scene, subsets):
         tally.add(rows, keys)
@@ -364,3 +372,28 @@ def test_a_browser_shows_the_report_without_a_fault(
         "rgb(252, 252, 250)" if scheme == "light" else "rgb(19, 20, 23)"
     )
     context.close()
+
+
+def test_a_reconstruction_is_drawn_beside_what_is_there(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, ALL, None, 20, {"type": "reconstruct"}, missing={"image": 0.4, "points": 0.4})
+    content = content_of(scene)
+    details = content.details
+    assert isinstance(details, ReconstructionDetails) and details.fields == tuple(sorted(ALL))
+    cards = [*details.worst, *details.best]
+    assert len(cards) == 8 and not content.worst
+    for card in cards:
+        # What occurs in a text is not drawn.
+        assert sorted(each.field for each in card.fields) == sorted(set(ALL) - {"text"})
+        for each in card.fields:
+            wanted = "<svg" if each.type in ("series", "vector") else "<img"
+            assert wanted in each.said and (each.original is None or wanted in each.original)
+    absent = [each.field for card in cards for each in card.fields if each.original is None]
+    assert set(absent) == {"image", "points"}
+    losses = [float(card.figure.removeprefix("mean squared error ")) for card in details.worst]
+    assert losses == sorted(losses, reverse=True)
+    html = render(content)
+    assert "Which field from which" in html and "<script" not in html
+    # Alone, and all together; all fields, and their mean.
+    assert len(said_rows(content, details)) == len(ALL) + 1
+    assert all(len(row) == 1 + len(ALL) + 1 for row in said_rows(content, details))
+    assert result_metrics(content)["subsets"]["vector"]["r2"] < 1 and result_details(content) == {}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ray_mm.models.multimodal import MultimodalModel, input_arrays
 from tests.models.batches import model_config, noise, seeded_model
+from tests.models.test_targets import says
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -83,3 +84,18 @@ def test_the_exported_model_answers_as_the_model_does(fusion: str, tmp_path: Pat
             if session is not None:
                 (found,) = session.run(["output"], {name: values.numpy() for name, values in batch.items()})
                 np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.filterwarnings(r"ignore:.*LeafSpec.* is deprecated:FutureWarning")
+def test_an_exported_reconstruction_says_what_the_model_does(tmp_path: Path) -> None:
+    config = says(["audio", "image", "points", "vector", "video"])
+    model = seeded_model(config)
+    names = input_arrays(model)
+    session = onnx_session(export(model, {name: noise(config, 3)[name] for name in names}), names, tmp_path / "m.onnx")
+    for size in (1, 3):
+        batch = {name: values for name, values in noise(config, size, seed=size).items() if name in names}
+        batch["image.presence"][0] = False
+        with torch.no_grad():
+            expected = model(batch).numpy()
+        (found,) = session.run(["output"], {name: values.numpy() for name, values in batch.items()})
+        np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -119,12 +119,17 @@ def test_the_whole_model_goes_on_with_other_data(data: Path, before: Path) -> No
             {},
             r"parts: encoders\.vector of .* does not fit: it has no input of this name",
         ),
-        (("image",), ["fusion"], {}, r"parts: fusion of .* does not fit: its method or its fields are others"),
+        (
+            ("image",),
+            ["fusion"],
+            {},
+            r"parts: fusion of .* does not fit: its method, its fields or its towers are others",
+        ),
         (
             ("image", "series", "text"),
             ["head"],
             {"model.task": {"type": "regress", "label": "number"}},
-            r"parts: head of .* does not fit: its task, its label or the label's classes are others",
+            r"parts: head of .* does not fit: its task, its label or the label's classes, its towers or its fields are others",
         ),
         (
             ("image",),

@@ -2,6 +2,7 @@
 
     image.py    JPEG at the nearest power-of-two scale, other formats through Pillow → uint8 [H, W, C]
     crop.py     which part of a picture is seen, and how it gets into its row
+    mask.py     PNG or NPY of class numbers → uint8 [H, W]
     draw.py     the random choices of a sample
     text.py     UTF-8, alone or in JSON → int32 tokens
     audio.py    libsndfile, or FFmpeg where it can't → int16 frames at one rate

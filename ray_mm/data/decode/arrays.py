@@ -72,6 +72,19 @@ def read_npy(payload: bytes | memoryview) -> npt.NDArray[np.float32]:
     return as_finite(_npy_array(payload))
 
 
+def read_integers(payload: bytes | memoryview) -> npt.NDArray[np.integer]:
+    """A NPY member of whole numbers as it is, any shape.
+
+    Raises:
+        DecodeError: not NPY, cut short, or of another type.
+    """
+    found = _npy_array(payload)
+    if found.dtype.kind not in "biu":
+        raise DecodeError(f"not an array of integers (its type is {found.dtype})")
+    numbers: npt.NDArray[np.integer] = found.view(np.uint8) if found.dtype.kind == "b" else found  # type: ignore[assignment]
+    return numbers
+
+
 def as_finite(array: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Values as float32, in C order.
 

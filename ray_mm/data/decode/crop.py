@@ -106,7 +106,7 @@ def fit_into(pixels: npt.NDArray[np.uint8], view: View, out: npt.NDArray[np.uint
         out: uint8 [height, width, channels] of the row, in C order; filled.
     """
     height, width, channels = out.shape
-    part = _cut(pixels, view.box)
+    part = cut(pixels, view.box)
     target = out[..., 0] if channels == 1 else out
     part = part[..., 0] if part.ndim == 3 and channels == 1 else part
     if part.shape[:2] != (height, width):
@@ -145,7 +145,8 @@ def cut_from_whole(
         fit_into(picture, view, part)
 
 
-def _cut(pixels: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8]:
+def cut(pixels: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8]:
+    """A part of a picture [height, width, ...]: a view of it."""
     height, width = pixels.shape[:2]
     rows, columns = box.pixels(height, width)
     top = min(int(box.top * height), height - rows)

@@ -8,6 +8,7 @@ from typing_extensions import assert_never
 
 from ray_mm.config.fields import (
     AudioField,
+    FieldSpec,
     ImageField,
     LabelField,
     PointsField,
@@ -21,6 +22,7 @@ from ray_mm.data.decode.container import require_av
 from ray_mm.data.decode.draw import Draw
 from ray_mm.data.decode.error import DecodeError, StreamError
 from ray_mm.data.decode.image import decode_image, decode_whole
+from ray_mm.data.decode.mask import decode_mask
 from ray_mm.data.decode.numeric import (
     decode_classes,
     decode_label,
@@ -80,6 +82,8 @@ def decoder_for(name: str, preprocessor: Preprocessor) -> Decoder:
             return _points(name, spec)
         case VectorField():
             return _vector(name, spec)
+        case LabelField() if spec.target == "mask":
+            return _mask(name, spec, preprocessor.fields.get(spec.like or ""))
         case LabelField():
             return _label(name, spec)
         case _:
@@ -217,6 +221,15 @@ def _vector(name: str, spec: VectorField) -> Decoder:
         if values is not None:
             fill_vector(values, arrays[name][row])
         return values is not None
+
+    return decode
+
+
+def _mask(name: str, spec: LabelField, picture: FieldSpec | None) -> Decoder:
+    like = picture if isinstance(picture, ImageField) else None
+
+    def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
+        return decode_mask(payload, spec, like, arrays[name][row], draw)
 
     return decode
 

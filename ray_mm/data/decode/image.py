@@ -86,7 +86,7 @@ def _decode(
     found = _decode_jpeg(payload, spec, name, draw) if bytes(payload[:3]) == _JPEG else None
     if found is None:
         if bytes(payload[:8]) == _PNG:
-            _check_png(payload)
+            check_png(payload)
         pixels = _decode_with_pillow(payload, spec)
         size = pixels.shape[0], pixels.shape[1]
         found = pixels, view_of(name, *size, spec, draw), size
@@ -165,7 +165,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
 
 
-def _check_png(payload: bytes | memoryview) -> None:
+def check_png(payload: bytes | memoryview) -> None:
     """Compares the checksums of all that pixels are made of (ISO/IEC 15948, 5.3). Pillow passes over those of pixels, and
     leaves black what comes behind a wrong bit."""
     content, place = memoryview(payload), len(_PNG)

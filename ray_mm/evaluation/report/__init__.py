@@ -5,9 +5,12 @@
     svg.py       axes, lines, dots
     plots.py     curves, calibration, predicted against true
     views.py     a field of a sample, as a person can look at it
+    masks.py     a class for every cell of a map, as a picture
     cards.py     the worst and the best samples
     searches.py  what queries of a retrieval find
+    reconstructions.py  samples beside what the model says of them
     words.py     how the main metric of a task is spoken of
+    tiles.py     the headline figures
     tables.py    subsets, classes, confusions
     render.py    report.html and report.css → the file
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_mm.evaluation.metrics import Bin, ClassFigures, Metrics
-from ray_mm.evaluation.report.cards import Card, SearchCard
+from ray_mm.evaluation.report.cards import Card, SaidCard, SearchCard
 from ray_mm.evaluation.report.curves import Curves
 
 
@@ -86,6 +86,34 @@ class MultilabelDetails:
 
 
 @dataclass(frozen=True)
+class CellFigures:
+    """Of the cells of one class.
+
+    Attributes:
+        support: that are of it.
+        predicted: that are taken for it.
+        iou: intersection over union; None where it neither occurs nor is predicted.
+    """
+
+    support: int
+    predicted: int
+    iou: float | None
+
+
+@dataclass(frozen=True)
+class MapDetails:
+    """What only a map has.
+
+    Attributes:
+        classes: in the order of their numbers.
+        figures: of each class.
+    """
+
+    classes: tuple[str, ...]
+    figures: Sequence[CellFigures]
+
+
+@dataclass(frozen=True)
 class Way:
     """Searching by one tower among another.
 
@@ -144,7 +172,31 @@ class RetrievalDetails:
     even: Sequence[SearchCard] = ()
 
 
-Details: TypeAlias = ClassificationDetails | MultilabelDetails | RegressionDetails | RetrievalDetails
+@dataclass(frozen=True)
+class ReconstructionDetails:
+    """What only a reconstruction has.
+
+    Attributes:
+        fields: that are reconstructed, sorted.
+        loss: mean over the samples of what each costs with all fields.
+        worst: those that cost most, drawn.
+        best: those that cost least.
+    """
+
+    fields: tuple[str, ...]
+    loss: float
+    worst: Sequence[SaidCard] = ()
+    best: Sequence[SaidCard] = ()
+
+
+Details: TypeAlias = (
+    ClassificationDetails
+    | MultilabelDetails
+    | RegressionDetails
+    | RetrievalDetails
+    | ReconstructionDetails
+    | MapDetails
+)
 
 
 @dataclass(frozen=True)
@@ -158,7 +210,7 @@ class ReportContent:
         dataset: name of the dataset.
         dataset_path: where it lies.
         dataset_digest: of its content.
-        label: the field that is predicted; of a retrieval nothing.
+        label: the field that is predicted; of a retrieval or a reconstruction nothing.
         main: the metric by which subsets are compared.
         num_samples: samples that were scored.
         num_quarantined: samples that could not be read.

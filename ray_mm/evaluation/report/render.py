@@ -10,12 +10,16 @@ from markupsafe import Markup
 from ray_mm.evaluation.report import plots, tables
 from ray_mm.evaluation.report.content import (
     ClassificationDetails,
+    MapDetails,
     MultilabelDetails,
+    ReconstructionDetails,
     RegressionDetails,
     ReportContent,
     RetrievalDetails,
 )
+from ray_mm.evaluation.report.reconstructions import said_rows
 from ray_mm.evaluation.report.svg import percent
+from ray_mm.evaluation.report.tiles import tiles
 from ray_mm.evaluation.report.words import WORDS
 from ray_mm.storage import write_atomic
 
@@ -43,7 +47,7 @@ def render(content: ReportContent) -> str:
         "words": WORDS[content.main],
         "style": Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         "presence": tables.presence_text(content.presence),
-        "tiles": tables.tiles(content),
+        "tiles": tiles(content),
         "summary": tables.summary(content),
         "subsets": tables.subset_table(content),
         "contributions": tables.contribution_rows(content),
@@ -51,6 +55,8 @@ def render(content: ReportContent) -> str:
         "multilabel": None,
         "regress": None,
         "retrieve": None,
+        "reconstruct": None,
+        "maps": None,
         "searches": [],
         "loss_plot": plots.loss_plot(content.curves) if content.curves else None,
         "metric_plot": plots.metric_plot(content.curves)
@@ -71,6 +77,8 @@ def render(content: ReportContent) -> str:
     elif isinstance(details, MultilabelDetails):
         rows, left_out = tables.class_rows(details)
         values["multilabel"] = {"rows": rows, "left_out": left_out}
+    elif isinstance(details, MapDetails):
+        values["maps"] = tables.map_rows(details)
     elif isinstance(details, RetrievalDetails):
         values["retrieve"] = {"ways": tables.way_rows(details)}
         values["searches"] = [
@@ -87,6 +95,13 @@ def render(content: ReportContent) -> str:
                 details.even,
             ),
         ]
+    elif isinstance(details, ReconstructionDetails):
+        values["reconstruct"] = {
+            "fields": details.fields,
+            "rows": said_rows(content, details),
+            "worst": details.worst,
+            "best": details.best,
+        }
     elif isinstance(details, RegressionDetails):
         values["regress"] = {
             "scatter": plots.scatter_plot(details.true, details.predicted),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from ray_mm.evaluation.report.content import (
     ClassificationDetails,
     LabelFigures,
+    MapDetails,
     MultilabelDetails,
-    RegressionDetails,
     ReportContent,
     RetrievalDetails,
     SubsetScore,
 )
+from ray_mm.evaluation.report.masks import legend
 from ray_mm.evaluation.report.svg import figure, percent
 from ray_mm.evaluation.report.words import SHARES, WORDS
 
@@ -60,7 +63,7 @@ def subset_table(content: ReportContent) -> SubsetTable:
     rows = [
         SubsetRow(
             score.fields,
-            value / top,
+            max(value / top, 0.0),
             metric_text(content.main, value),
             "" if score is full else _change(value - whole, is_share),
             "" if score.coverage == 1 else f"{percent(score.coverage)} of the samples have any of it",
@@ -77,7 +80,7 @@ def subset_table(content: ReportContent) -> SubsetTable:
         full.fields,
         tuple(shown),
         tuple(row for row in rows if row not in shown),
-        min(baseline / top, 1.0),
+        max(min(baseline / top, 1.0), 0.0),
         metric_text(content.main, baseline),
     )
 
@@ -193,67 +196,6 @@ def matrix(details: ClassificationDetails) -> list[tuple[str, list[Cell]]] | Non
     return rows
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A headline figure."""
-
-    name: str
-    text: str
-    note: str
-
-
-def tiles(content: ReportContent) -> list[Tile]:
-    """The headline figures."""
-    metrics = content.metrics
-    if isinstance(content.details, ClassificationDetails):
-        low, high = content.details.interval
-        occurring = sum(figures.support > 0 for figures in content.details.figures)
-        return [
-            Tile(
-                "Accuracy",
-                metric_text("accuracy", metrics["accuracy"]),
-                f"95% interval {percent(low)} to {percent(high)}",
-            ),
-            Tile("Macro F1", metric_text("macro_f1", metrics["macro_f1"]), "mean over the classes, each counts alike"),
-            Tile("Calibration error", metric_text("ece", metrics["ece"]), "mean gap between confidence and accuracy"),
-            Tile(
-                "Log loss",
-                metric_text("log_loss", metrics["log_loss"]),
-                f"guessing would cost {figure(math.log(occurring))}",
-            ),
-        ]
-    if isinstance(content.details, MultilabelDetails):
-        return _multilabel_tiles(content, content.details)
-    if isinstance(content.details, RetrievalDetails):
-        return _retrieval_tiles(content, content.details)
-    baseline = figure(float(content.baseline["mae"] or 0))
-    return [
-        _regression_tile(content, "Mean absolute error", "mae", f"{baseline} for a constant prediction"),
-        _regression_tile(content, "Root mean squared error", "rmse", "large errors weigh more"),
-        _regression_tile(content, "R²", "r2", "share of the variation that is explained"),
-    ]
-
-
-def _retrieval_tiles(content: ReportContent, details: RetrievalDetails) -> list[Tile]:
-    tiles = []
-    for name, title in (
-        ("recall_at_1", "Recall at 1"),
-        ("recall_at_5", "Recall at 5"),
-        ("recall_at_10", "Recall at 10"),
-        ("mrr", "MRR"),
-    ):
-        low, high = details.intervals[name]
-        chance = metric_text(name, content.baseline[name])
-        tiles.append(
-            Tile(
-                title,
-                metric_text(name, content.metrics[name]),
-                f"95% interval {percent(low)} to {percent(high)}; {chance} by chance",
-            )
-        )
-    return tiles
-
-
 def way_rows(details: RetrievalDetails) -> list[tuple[str, ...]]:
     """Of each way: by what, among what, queries, candidates, and the figures as texts."""
     return [
@@ -269,30 +211,26 @@ def way_rows(details: RetrievalDetails) -> list[tuple[str, ...]]:
     ]
 
 
-def _multilabel_tiles(content: ReportContent, details: MultilabelDetails) -> list[Tile]:
-    metrics, baseline = content.metrics, content.baseline
+@dataclass(frozen=True)
+class MapRow:
+    """The cells of one class; ``legend``: its colour and its name."""
+
+    legend: Markup
+    share: str
+    predicted: str
+    iou: float | None
+
+
+def map_rows(details: MapDetails) -> list[MapRow]:
+    """A row for each class that occurs or is predicted."""
+    total = max(sum(figures.support for figures in details.figures), 1)
     return [
-        Tile("Micro F1", metric_text("micro_f1", metrics["micro_f1"]), "all classes together, predicted from ½ on"),
-        Tile("Macro F1", metric_text("macro_f1", metrics["macro_f1"]), "mean over the classes, each counts alike"),
-        Tile(
-            "Mean average precision",
-            metric_text("map", metrics["map"]),
-            f"{metric_text('map', baseline['map'])} if all samples looked alike",
-        ),
-        Tile(
-            "Log loss",
-            metric_text("log_loss", metrics["log_loss"]),
-            f"mean over the classes; a sample has {details.classes_per_sample:.3g} of {len(details.classes)}",
-        ),
+        MapRow(
+            legend(details.classes, [number]), percent(each.support / total), percent(each.predicted / total), each.iou
+        )
+        for number, each in enumerate(details.figures)
+        if each.iou is not None
     ]
-
-
-def _regression_tile(content: ReportContent, name: str, metric: str, note: str) -> Tile:
-    assert isinstance(content.details, RegressionDetails)
-    interval = content.details.intervals.get(metric)
-    if interval is not None:
-        note = f"95% interval {figure(interval[0])} to {figure(interval[1])}; {note}"
-    return Tile(name, metric_text(metric, content.metrics[metric]), note)
 
 
 def summary(content: ReportContent) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ray_mm.config.tasks import HIGHER_IS_BETTER
 
 SHARES = HIGHER_IS_BETTER | {"ece"}
-"""Metrics between 0 and 1, shown as percentages."""
+"""Metrics that are shares, shown as percentages."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,27 @@ WORDS = {
         "would have it for",
         "Candidates in any order",
         "with one side only",
+    ),
+    "r2": Words(
+        "R²",
+        "R²",
+        True,
+        "share that is explained",
+        "explains",
+        " of what varies in the fields",
+        "",
+        "the mean would explain",
+        lacking="without any of the fields",
+    ),
+    "miou": Words(
+        "mean IoU",
+        "mean IoU",
+        True,
+        "mean IoU",
+        "finds the classes' cells with a mean IoU of",
+        "",
+        "",
+        "the most frequent class in every cell would come to",
     ),
     "mae": Words(
         "MAE",

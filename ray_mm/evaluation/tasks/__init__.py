@@ -4,8 +4,10 @@ base.py       what every task brings
 classify.py   one class per sample
 multilabel.py any number of classes
 regress.py    a number
+maps.py       a class for every cell of a map
 retrieve.py   one side of a sample, found by another
 several.py    several of them at once
+reconstruct.py   inputs, said again
 """
 
 from __future__ import annotations
@@ -18,16 +20,21 @@ from ray_mm.config.fields import LabelField
 from ray_mm.config.model import ModelConfig
 from ray_mm.config.tasks import (
     ClassifyTask,
+    GridTask,
     MultilabelTask,
+    ReconstructTask,
     RegressTask,
     RetrieveTask,
+    SegmentTask,
     SeveralTask,
     TaskConfig,
     labels_of,
 )
 from ray_mm.evaluation.tasks.base import TaskEvaluation
 from ray_mm.evaluation.tasks.classify import ClassEvaluation
+from ray_mm.evaluation.tasks.maps import MapEvaluation
 from ray_mm.evaluation.tasks.multilabel import MultilabelEvaluation
+from ray_mm.evaluation.tasks.reconstruct import ReconstructEvaluation
 from ray_mm.evaluation.tasks.regress import NumberEvaluation
 from ray_mm.evaluation.tasks.retrieve import RetrieveEvaluation
 from ray_mm.evaluation.tasks.several import SeveralEvaluation
@@ -48,6 +55,9 @@ def unscorable(config: ModelConfig, presence: Mapping[str, int]) -> str | None:
         if len(there) > 1:
             return None
         return f"no sample has more than one of {', '.join(towers)}"
+    if isinstance(task, ReconstructTask):
+        names = task.fields_of(config.fields)
+        return None if any(presence.get(name) for name in names) else f"no sample has any of {', '.join(names)}"
     # Of several tasks those are scored whose label is there.
     if any(presence.get(label) for label in labels_of(task)):
         return None
@@ -70,8 +80,12 @@ def _evaluation_of(task: TaskConfig, predictor: Predictor) -> TaskEvaluation:
         case SeveralTask():
             parts = {name: _evaluation_of(each, predictor) for name, each in sorted(task.tasks.items())}
             return SeveralEvaluation(parts, predictor.answers)
+        case SegmentTask() | GridTask():
+            return MapEvaluation(task.label, _classes(predictor, task.label))
         case RetrieveTask():
             return RetrieveEvaluation(task.towers_of(predictor.input_fields))
+        case ReconstructTask():
+            return ReconstructEvaluation(task.fields_of(predictor.input_fields), predictor.preprocessor)
         case _:
             assert_never(task)
 

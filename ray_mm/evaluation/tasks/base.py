@@ -20,7 +20,10 @@ TRUE_PROBABILITY = "score.true_probability"
 PROBABILITIES = "score.probabilities"
 BINS = "score.bins"
 EMBEDDINGS = "score.embeddings"
+CELLS = "score.cells"
 LOSS = "score.loss"
+TARGETS = "score.targets"
+ERRORS = "score.errors"
 """Names of what the actors find of each sample; each task says which of them it has. No name of a field holds a dot."""
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -24,7 +24,7 @@ class MelCnn(nn.Module):
 
     def __init__(self, spec: AudioField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
         super().__init__()
-        self.spectrogram = _Spectrogram(spec)
+        self.spectrogram = Spectrogram(spec)
         frames, bands = self.spectrogram.num_frames, self.spectrogram.num_bands
         channels = spec.channels
         stages: list[nn.Module] = []
@@ -63,7 +63,7 @@ class MelTransformer(nn.Module):
 
     def __init__(self, spec: AudioField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
         super().__init__()
-        self.spectrogram = _Spectrogram(spec)
+        self.spectrogram = Spectrogram(spec)
         frames, bands = self.spectrogram.num_frames, self.spectrogram.num_bands * spec.channels
         patch = max(_LEAST_PATCH, -(-frames // MAX_TOKENS))
         self.patches = PatchTransformer(bands, frames, patch, config.size, config.dropout, dim)
@@ -74,7 +74,7 @@ class MelTransformer(nn.Module):
         return tokens, mask
 
 
-class _Spectrogram(nn.Module):
+class Spectrogram(nn.Module):
     """int16 [B, S] or [B, S, channels], lengths → log-mel [B, channels, T, F], lengths in its steps."""
 
     def __init__(self, spec: AudioField) -> None:

@@ -1,8 +1,7 @@
 """Pictures: uint8 [B, height, width, channels] → a grid of tokens.
 
-Strided convolutions with GroupNorm (arXiv 1803.08494) halve the picture until at most 81 places are left: enough for
-attention to point at something, few enough for two CPU cores. Widths grow as the picture shrinks, so each stage costs less
-than the one before.
+Strided convolutions with GroupNorm (arXiv 1803.08494) halve the picture until at most so many places are left as
+``config.maps`` says. Widths grow as the picture shrinks, so each stage costs less than the one before.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from ray_mm.config.encoders import EncoderConfig
 from ray_mm.config.fields import ImageField
+from ray_mm.config.maps import cnn_grid
 from ray_mm.data.manifest import Statistics
 from ray_mm.models.layers import SharedDropout
 
-_MAX_PLACES = 81
 # Channels of each stage (the last repeats); residual blocks on the last grid make up the depth that stages leave open.
 _CHANNELS = {"small": (16, 48, 96, 128), "base": (32, 96, 192, 256)}
 _DEPTH = {"small": 4, "base": 6}
@@ -27,7 +26,7 @@ class ImageCnn(nn.Module):
     def __init__(self, spec: ImageField, config: EncoderConfig, statistics: Statistics | None, dim: int) -> None:
         super().__init__()
         assert spec.height is not None and spec.width is not None
-        rows, columns, num_stages = _grid(spec.height, spec.width)
+        rows, columns, num_stages = cnn_grid(spec.height, spec.width, config)
         widths: tuple[int, ...] = _CHANNELS[config.size]
         # A picture that is small from the start has few stages, and needs its channels earlier.
         widths = widths[1:] if num_stages < 3 else widths
@@ -76,12 +75,3 @@ def _conv(channels_in: int, channels: int, kernel: int, stride: int) -> nn.Seque
         nn.GroupNorm(channels // 8, channels),
         nn.ReLU(inplace=True),
     )
-
-
-def _grid(height: int, width: int) -> tuple[int, int, int]:
-    """Rows and columns of the last grid, and the number of stages that lead there: at least two."""
-    stages = 0
-    while stages < 2 or height * width > _MAX_PLACES:
-        height, width = -(-height // 2), -(-width // 2)
-        stages += 1
-    return height, width, stages

@@ -37,7 +37,7 @@ class Pillars(nn.Module):
         assert spec.channels is not None
         channels = _CHANNELS[config.size]
         self.cells = config.cells or DEFAULT_CELLS
-        low_x, high_x, low_y, high_y = config.extent or _extent_of(statistics)
+        low_x, high_x, low_y, high_y = config.extent or extent_of(statistics)
         # Not in the saved weights, as statistics are not: both travel beside them.
         low, high = torch.tensor([low_x, low_y]), torch.tensor([high_x, high_y])
         self.register_buffer("low", low, persistent=False)
@@ -90,7 +90,7 @@ class Pillars(nn.Module):
         return grid_BPC.transpose(1, 2).reshape(-1, grid_BPC.shape[2], self.cells, self.cells)
 
 
-def _extent_of(statistics: Statistics | None) -> tuple[float, float, float, float]:
+def extent_of(statistics: Statistics | None) -> tuple[float, float, float, float]:
     """x from, to; y from, to: where nearly all points of the training data lie."""
     mean, std = ((0.0, 0.0), (1.0, 1.0)) if statistics is None else (statistics.mean, statistics.std)
     low_x, low_y = (mean[axis] - _REACH_STD * std[axis] for axis in (0, 1))

@@ -27,7 +27,7 @@ from ray_mm.config.fields import (
     VideoField,
 )
 from tests.data.decode.videos import video_bytes
-from tests.factories import npy_bytes
+from tests.factories import mask_bytes, npy_bytes
 
 SPECS: dict[str, FieldSpec] = {
     "image": ImageField(height=32, width=32, random_crop={}, random_flip=0.5),
@@ -46,10 +46,12 @@ SPECS: dict[str, FieldSpec] = {
     "vector": VectorField(size=4),
     "label": LabelField(classes=("left", "right")),
     "named": LabelField(classes=("left", "right"), path="label", written_as="name"),
+    "mask": LabelField(target="mask", classes=("left", "right"), height=16, width=20, like="image"),
+    "map": LabelField(target="mask", classes=("left", "right"), height=6, width=8),
 }
 """Name → a field; together they take every way through the decoders."""
 
-_KIND = {"grey": "image", "stereo": "audio", "paced": "video", "cloud": "points", "bare": "points"}
+_KIND = {"map": "mask", "grey": "image", "stereo": "audio", "paced": "video", "cloud": "points", "bare": "points"}
 
 
 def members(field: str, real_media: Path | None) -> list[bytes]:
@@ -179,6 +181,21 @@ def _videos() -> list[bytes]:
     ]
 
 
+def _masks() -> list[bytes]:
+    numbers = np.tile(np.array([0, 1, 255, 1], np.uint8), (6, 2))
+    palette = Image.fromarray(numbers, "P")
+    palette.putpalette([7] * 768)
+    stream = io.BytesIO()
+    palette.save(stream, "PNG")
+    return [
+        mask_bytes(numbers),
+        mask_bytes(numbers.astype(np.uint16)),
+        stream.getvalue(),
+        npy_bytes(numbers),
+        npy_bytes(numbers.astype(np.int64)),
+    ]
+
+
 def _npz(**arrays: object) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
@@ -235,6 +252,7 @@ _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "timed": functools.cache(_timed),
     "points": functools.cache(_points),
     "vector": lambda: [npy_bytes(np.arange(4.0)), b"[1, 2, 3, 4]", b"1,2,3,4\n", _npz(v=np.ones((2, 2)))],
+    "mask": functools.cache(_masks),
     "label": lambda: [b"1", b" 0\n"],
     "named": lambda: [b'{"label": "left"}', b'{"label": ["right"]}'],
 }
