@@ -1,7 +1,7 @@
 """A decoded block → the model's answers. Runs in a Ray actor, knows no Ray.
 
 …                    what every actor with a model says, see ``actors.model_actor``
-prediction.answers   float32 [N, C]: probabilities of the classes; or [N]: values in the label's own unit
+prediction.answers   float32 [N, C] or [N, C, H, W]: probabilities of the classes; or [N]: values in the label's own unit
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Answers → the rows of ``predictions/part-NNNNN.parquet``: one per sample, in the order of the dataset.
 
 key                string
-prediction         string (class), list<string> (any number of classes), float32 (number, in the label's own unit), or binary
-                   (map): a PNG of 8 bits with the number of the most probable class in every cell; null where the sample can't
-                   be read
-probabilities      list<float32>, of the classes in the order of their numbers; null likewise; not of a number or a map
+prediction         string (class), list<string> (any number of classes), float32 (number, in the label's own unit), or of a map
+                   binary: a PNG with the number of the class of each cell; null where the sample can't be read
+probabilities      list<float32>, of the classes in the order of their numbers; null likewise; not of a number and a map
 <field>.presence   bool, of every input field; false where the sample can't be read
 
 Of several tasks there are ``<task>.prediction`` and ``<task>.probabilities``. Of a retrieval, instead of these:
@@ -15,19 +14,18 @@ embedding.<tower>  list<float32>, of length 1; null where the tower has none of 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 from typing_extensions import assert_never
 
 from ray_mm.actors.columns import list_column, names_column
 from ray_mm.actors.model_actor import Rows
 from ray_mm.answers import Answers
 from ray_mm.config.fields import LabelField
+from ray_mm.data.decode.mask import encode_mask
 from ray_mm.data.fields import WEIGHT, presence_name
 from ray_mm.prediction.answerer import ANSWERS
 
@@ -46,7 +44,7 @@ class PredictionRows:
 
     Attributes:
         schema: the columns.
-        classes: column of predictions → the classes that may stand in it; nothing of a number.
+        classes: column of predictions → the classes that may stand in it; nothing of a number and a map.
     """
 
     def __init__(self, answers: Answers, fields: Sequence[str]) -> None:
@@ -124,16 +122,11 @@ def _said(
         case "number":
             return {PREDICTION: pa.array(answers, pa.float32(), mask=unreadable)}
         case "mask":
-            return {PREDICTION: pa.array([_png(each) for each in answers], pa.binary(), mask=unreadable)}
+            maps = answers.argmax(axis=1).astype(np.uint8)
+            said = [None if lost else encode_mask(each) for each, lost in zip(maps, unreadable.tolist(), strict=True)]
+            return {PREDICTION: pa.array(said, pa.binary())}
         case _:
             assert_never(label.target)
-
-
-def _png(probabilities: npt.NDArray[np.float32]) -> bytes:
-    """The most probable classes of a map [C, H, W]."""
-    stream = io.BytesIO()
-    Image.fromarray(probabilities.argmax(axis=0).astype(np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _embeddings(

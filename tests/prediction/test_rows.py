@@ -11,7 +11,8 @@ import pytest
 
 from ray_mm.answers import Answers
 from ray_mm.config.fields import LabelField
-from ray_mm.config.tasks import ClassifyTask, MultilabelTask, RegressTask
+from ray_mm.config.tasks import ClassifyTask, GridTask, MultilabelTask, RegressTask
+from ray_mm.data.decode.mask import read_mask
 from ray_mm.data.manifest import Statistics
 from ray_mm.errors import OutputFolderError
 from ray_mm.prediction.answerer import ANSWERS
@@ -121,3 +122,15 @@ def test_a_file_whose_rows_are_damaged_is_named(tmp_path: Path) -> None:
     partitions.path(0).write_bytes(content)
     with pytest.raises(OutputFolderError, match=r"part-00000\.parquet is damaged \(.*\); remove it"):
         list(partitions.read(0, ["key", "prediction"]))
+
+
+def test_a_map_becomes_a_png_of_the_numbers_of_its_classes() -> None:
+    label = LabelField(target="mask", classes=CLASSES, height=2, width=4)
+    answers = Answers(GridTask(label="label"), {"label": label}, {}, ["image"])
+    form = PredictionRows(answers, ["image"])
+    said = np.random.default_rng(0).random((3, 3, 2, 4)).astype(np.float32)
+    rows = {ANSWERS: said, "weight": np.array([1, 0, 1], np.float32), "image.presence": np.array([True, False, True])}
+    found = form.table(rows, ["k0", "k1", "k2"]).to_pydict()
+    assert found["prediction"][1] is None and form.classes == {}
+    for row in (0, 2):
+        assert (read_mask(found["prediction"][row], label) == said[row].argmax(axis=0)).all()

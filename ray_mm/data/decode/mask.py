@@ -103,6 +103,13 @@ def require_size(shape: tuple[int, ...], spec: LabelField) -> None:
             )
 
 
+def encode_mask(numbers: Mask) -> bytes:
+    """A map uint8 [H, W] as a grey PNG, as ``read_mask`` reads it."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(numbers)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def occurring(numbers: Mask, spec: LabelField) -> tuple[str, ...]:
     """The classes that occur in a mask, in their order."""
     there = np.bincount(numbers.ravel(), minlength=UNLABELLED + 1)
