@@ -20,7 +20,7 @@ from tests.evaluation.scenes import make_scene
 from tests.evaluation.test_report import content_of
 from tests.factories import CLASSES
 
-# What jaccard_score of scikit-learn and JaccardIndex of torchmetrics (macro, 3 classes, ignoring 255) give for these two.
+# What jaccard_score (macro) and accuracy_score of scikit-learn give for the cells that are labelled.
 TRUE = np.array(
     [[[0, 0, 1, 1], [0, 2, 1, 255], [2, 2, 255, 0]], [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 255]]], np.uint8
 )
