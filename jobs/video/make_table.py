@@ -4,10 +4,10 @@
     python jobs/video/make_table.py --folder CLIPS --output data/tables/video
 
 With ``--folder`` it takes clips of yours: ``CLIPS/labels.csv`` with the columns ``clip`` (a file beside it) and ``tags`` (names
-with semicolons between them). Without, it makes clips of three seconds (H.264 and AAC in an MP4): a person walks, a car drives,
-snow falls, and each of these can only be seen; somebody speaks, a siren wails, music plays, and each can only be heard. A
-dog is seen in one half of the clips that have one and heard in the other. Every thing is there in three clips of ten, whatever
-else is; there is a street with a tree, and a hum, in all of them.
+with semicolons between them; [] for none). Without, it makes clips of three seconds (H.264 and AAC in an MP4): a person walks, a
+car drives, snow falls, and each of these can only be seen; somebody speaks, a siren wails, music plays, and each can only be
+heard. A dog is seen in one half of the clips that have one and heard in the other. Every thing is there in three clips of ten,
+whatever else is; there is a street with a tree, and a hum, in all of them.
 
 A clip lies in the split that the hash of its name says: 20% test, 10% validation.
 """
@@ -34,6 +34,8 @@ HEARD = ("music", "siren", "speech")
 BOTH = "dog"
 CHANCE = 0.3
 HEIGHT, WIDTH, RATE, SECONDS, SOUND_HZ = 64, 96, 8, 3, 16_000
+NOTHING = "[]"
+"""A clip that has none of the tags; one with an empty cell nobody has looked at."""
 COLUMNS = ("key", "clip", "tags", "split")
 
 Sound = npt.NDArray[np.float64]
@@ -55,7 +57,7 @@ def main() -> None:
         writer.writerows(rows)
     for split in ("train", "validation", "test"):
         of_split = [row for row in rows if row["split"] == split]
-        tags = Counter(tag for row in of_split for tag in row["tags"].split(";") if tag)
+        tags = Counter(tag for row in of_split for tag in row["tags"].split(";") if tag not in ("", NOTHING))
         print(
             f"{split:10} {len(of_split):6,} clips: {', '.join(f'{count:,} {tag}' for tag, count in sorted(tags.items()))}"
         )
@@ -95,7 +97,9 @@ def make_clips(count: int, output: Path, seed: int) -> list[dict[str, str]]:
             (shown if chance.random() < 0.5 else played).add(BOTH)
         clip = output / "clips" / f"{key}.mp4"
         write_clip(clip, draw_frames(shown, chance), make_sound(played, chance))
-        rows.append({"key": key, "clip": f"clips/{key}.mp4", "tags": ";".join(sorted(tags)), "split": split_of(key)})
+        rows.append(
+            {"key": key, "clip": f"clips/{key}.mp4", "tags": ";".join(sorted(tags)) or NOTHING, "split": split_of(key)}
+        )
     return rows
 
 
