@@ -116,18 +116,21 @@ def answers(label: LabelField | None, statistics: Statistics | None, raw: Floats
         return cast(Floats, vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
     match label.target:
         case "class":
-            exponentials = np.exp(raw - raw.max(axis=-1, keepdims=True))
-            return cast(Floats, exponentials / exponentials.sum(axis=-1, keepdims=True))
+            return _softmax(raw, axis=-1)
         case "classes":
             small = np.exp(-np.abs(raw))
             return cast(Floats, np.where(raw >= 0, 1, small) / (1 + small))
         case "mask":
-            exponentials = np.exp(raw - raw.max(axis=-3, keepdims=True))
-            return cast(Floats, exponentials / exponentials.sum(axis=-3, keepdims=True))
+            return _softmax(raw, axis=-3)
         case "number":
             return raw * _std(statistics) + _mean(statistics)
         case _:
             assert_never(label.target)
+
+
+def _softmax(logits: Floats, axis: int) -> Floats:
+    exponentials = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return cast(Floats, exponentials / exponentials.sum(axis=axis, keepdims=True))
 
 
 def prediction(

@@ -16,13 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_mm.actors.columns import EMBEDDING
 from ray_mm.checkpoint import WEIGHTS_FILE
 from ray_mm.config.fields import FieldSpec
 from ray_mm.errors import CheckpointError, UsageError
 from ray_mm.predictor import Predictor, load_predictor
 from ray_mm.storage import local_path
-
-_COLUMN = "embedding."
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class SearchIndex:
     def _index(self, tower: str) -> tuple[Any, npt.NDArray[np.int64]]:
         """A faiss index of a tower's embeddings, and the rows that they are of."""
         if tower not in self._indexes:
-            column = self._table.column(_COLUMN + tower).combine_chunks()
+            column = self._table.column(EMBEDDING + tower).combine_chunks()
             rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
             if len(rows) == 0:
                 raise UsageError(f"{self._run}: no sample has {tower}, so there is nothing to be searched.")
@@ -156,7 +155,7 @@ def open_index(run: str | Path, device: str | None = None) -> SearchIndex:
     # A run may have been moved, or be read from another machine.
     place = folder / place.name
     try:
-        columns = [name for name in pq.read_schema(_first_file(place)).names if name.startswith(_COLUMN)]
+        columns = [name for name in pq.read_schema(_first_file(place)).names if name.startswith(EMBEDDING)]
         if not columns:
             raise UsageError(
                 f"{folder}: its predictions have no embeddings; a search takes those of a model with model.task.type: retrieve."
@@ -168,9 +167,9 @@ def open_index(run: str | Path, device: str | None = None) -> SearchIndex:
         model = load_predictor(checkpoint, device=device)
     except CheckpointError as error:
         raise UsageError(f"{folder}: the model that made its embeddings is gone: {error}") from None
-    if model.towers is None or sorted(_COLUMN + tower for tower in model.towers) != sorted(columns):
+    if model.towers is None or sorted(EMBEDDING + tower for tower in model.towers) != sorted(columns):
         raise UsageError(
-            f"{folder}: its embeddings are of {', '.join(name.removeprefix(_COLUMN) for name in columns)}, and the model in "
+            f"{folder}: its embeddings are of {', '.join(name.removeprefix(EMBEDDING) for name in columns)}, and the model in "
             f"{checkpoint} has other sides; run the job again."
         )
     weights = local_path(checkpoint) / WEIGHTS_FILE

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from ray_mm.data.fields import presence_name
+
+EMBEDDING = "embedding."
+"""Before the name of a tower: the name of the column with its embeddings."""
 
 
 def list_column(values: npt.NDArray[np.float32], absent: npt.NDArray[np.bool_] | None = None) -> pa.Array:
@@ -41,3 +47,31 @@ def names_column(
         for row, is_null in zip(chosen, nulls.tolist(), strict=True)
     ]
     return pa.array(rows, pa.list_(pa.string()))
+
+
+def towers_there(towers: Mapping[str, Sequence[str]], rows: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
+    """Which towers of a retrieval have one of their fields: bool [N, K].
+
+    Args:
+        towers: tower → its fields.
+        rows: with the presence of these.
+    """
+    return np.stack(
+        [np.any([rows[presence_name(name)] for name in names], axis=0) for names in towers.values()], axis=1
+    )
+
+
+def embedding_columns(
+    towers: Sequence[str], vectors: npt.NDArray[np.float32], there: npt.NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """``embedding.<tower>`` → list<float32> [N].
+
+    Args:
+        towers: K names.
+        vectors: float32 [N, K, E].
+        there: bool [N, K]; what is not there is null.
+    """
+    return {
+        EMBEDDING + tower: list_column(np.ascontiguousarray(vectors[:, place]), ~there[:, place])
+        for place, tower in enumerate(towers)
+    }

@@ -14,14 +14,14 @@ embedding.<tower>  list<float32>, of length 1; null where the tower has none of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from typing_extensions import assert_never
 
-from ray_mm.actors.columns import list_column, names_column
+from ray_mm.actors.columns import EMBEDDING, embedding_columns, list_column, names_column, towers_there
 from ray_mm.actors.model_actor import Rows
 from ray_mm.answers import Answers
 from ray_mm.config.fields import LabelField
@@ -58,7 +58,7 @@ class PredictionRows:
                 self.classes[_of(task, PREDICTION)] = label.classes
         if answers.towers is not None:
             columns.append((READABLE, pa.bool_()))
-            columns += [(f"embedding.{tower}", pa.list_(pa.float32())) for tower in answers.towers]
+            columns += [(EMBEDDING + tower, pa.list_(pa.float32())) for tower in answers.towers]
         self.schema = pa.schema(columns + [(presence_name(field), pa.bool_()) for field in fields])
 
     @property
@@ -80,7 +80,8 @@ class PredictionRows:
             columns |= {_of(task, name): column for name, column in _said(own, unreadable, label).items()}
         if self._answers.towers is not None:
             columns[READABLE] = pa.array(~unreadable)
-            columns |= _embeddings(answers, unreadable, self._answers.towers, rows)
+            there = towers_there(self._answers.towers, rows) & ~unreadable[:, None]
+            columns |= embedding_columns(list(self._answers.towers), answers, there)
         columns |= {presence_name(field): pa.array(rows[presence_name(field)]) for field in self.fields}
         return pa.table(columns, schema=self.schema)
 
@@ -127,16 +128,3 @@ def _said(
             return {PREDICTION: pa.array(said, pa.binary())}
         case _:
             assert_never(label.target)
-
-
-def _embeddings(
-    answers: npt.NDArray[np.float32],
-    unreadable: npt.NDArray[np.bool_],
-    towers: Mapping[str, Sequence[str]],
-    rows: Rows,
-) -> dict[str, pa.Array]:
-    found = {}
-    for place, (tower, names) in enumerate(towers.items()):
-        there = np.any([rows[presence_name(name)] for name in names], axis=0)
-        found[f"embedding.{tower}"] = list_column(np.ascontiguousarray(answers[:, place]), unreadable | ~there)
-    return found

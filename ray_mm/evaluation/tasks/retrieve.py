@@ -8,15 +8,14 @@ The driver keeps all of them, 4 bytes a number, for no sample has a rank before 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from ray_mm import retrieval_scores
-from ray_mm.actors.columns import list_column
-from ray_mm.data.fields import POSITION, presence_name
+from ray_mm.actors.columns import EMBEDDING, embedding_columns, towers_there
+from ray_mm.data.fields import POSITION
 from ray_mm.evaluation.examples import Answer
 from ray_mm.evaluation.metrics import Metrics
 from ray_mm.evaluation.report.content import RetrievalDetails, Search, Way
@@ -59,27 +58,12 @@ class RetrieveEvaluation:
 
     @property
     def columns(self) -> list[tuple[str, pa.DataType]]:
-        return [(embedding_column(tower), pa.list_(pa.float32())) for tower in self._towers]
+        return [(EMBEDDING + tower, pa.list_(pa.float32())) for tower in self._towers]
 
     def arrays(self, rows: Rows) -> dict[str, pa.Array]:
         there = towers_there(self._towers, rows)
         vectors = rows[EMBEDDINGS].reshape(len(there), len(self._towers), -1)
-        found = {}
-        for place, tower in enumerate(self._towers):
-            found[embedding_column(tower)] = list_column(np.ascontiguousarray(vectors[:, place]), ~there[:, place])
-        return found
-
-
-def embedding_column(tower: str) -> str:
-    """Name of the column with a tower's embeddings."""
-    return f"embedding.{tower}"
-
-
-def towers_there(towers: Towers, rows: Rows) -> npt.NDArray[np.bool_]:
-    """Which towers have one of their fields, bool [N, K]."""
-    return np.stack(
-        [np.any([rows[presence_name(name)] for name in names], axis=0) for names in towers.values()], axis=1
-    )
+        return embedding_columns(list(self._towers), vectors, there)
 
 
 class RetrieveTally:
@@ -99,13 +83,8 @@ class RetrieveTally:
         self._there.append(there)
         self._positions.append(rows[POSITION].astype(np.int64))
         self._found = None
-        # How far the sides of a sample are apart: its rank is not known yet.
-        apart, count = np.zeros(len(there)), np.zeros(len(there))
-        for one, other in combinations(range(len(self._towers)), 2):
-            both = there[:, one] & there[:, other]
-            apart += both * (1 - (vectors[:, one] * vectors[:, other]).sum(axis=1, dtype=np.float64))
-            count += both
-        return apart / np.maximum(count, 1)
+        # No sample is better or worse than another before all are there: the report has searches instead.
+        return np.zeros(len(there))
 
     def answers(self, rows: Rows, row: int) -> tuple[Answer, Answer]:
         raise AssertionError("a retrieval has searches, no examples")
