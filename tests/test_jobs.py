@@ -84,9 +84,11 @@ def unpacked(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_table(job: str, data: Path, output: Path, *options: str) -> Rows:
+def make_table(job: str, data: Path | None, output: Path, *options: str) -> Rows:
+    """The rows of a scenario's table, from raw data or, without it, made up."""
     script = ROOT / "jobs" / job / "make_table.py"
-    command = [sys.executable, str(script), "--data", str(data), "--output", str(output), *options]
+    given = [] if data is None else ["--data", str(data)]
+    command = [sys.executable, str(script), *given, "--output", str(output), *options]
     subprocess.run(command, check=True, capture_output=True, cwd=output.parent)
     with (output / "table.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
@@ -152,17 +154,7 @@ def test_questions_keep_their_own_test_split_and_no_picture_is_in_two_splits(unp
 
 def test_posts_are_drawn_so_that_neither_picture_nor_text_tells_the_feeling(tmp_path: Path) -> None:
     output = tmp_path / "table"
-    command = [
-        sys.executable,
-        str(ROOT / "jobs" / "sentiment" / "make_table.py"),
-        "--output",
-        str(output),
-        "--posts",
-        "600",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    with (output / "table.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = make_table("sentiment", None, output, "--posts", "600")
     feelings = Counter(row["feeling"] for row in rows)
     assert 3 < feelings["good"] / feelings["bad"] < 8 and sum(feelings.values()) == 600
     assert 0.24 < sum(not row["text"] for row in rows) / 600 < 0.36
@@ -175,17 +167,7 @@ def test_posts_are_drawn_so_that_neither_picture_nor_text_tells_the_feeling(tmp_
 
 def test_things_are_drawn_so_that_a_kind_takes_picture_and_note(tmp_path: Path) -> None:
     output = tmp_path / "table"
-    command = [
-        sys.executable,
-        str(ROOT / "jobs" / "classic" / "make_table.py"),
-        "--output",
-        str(output),
-        "--things",
-        "200",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    with (output / "table.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = make_table("classic", None, output, "--things", "200")
     assert len(rows) == 200 and len({row["kind"] for row in rows}) == 10
     assert {row["split"] for row in rows} == {"train", "validation", "test"}
     for row in rows:
@@ -201,10 +183,7 @@ def test_things_are_drawn_so_that_a_kind_takes_picture_and_note(tmp_path: Path) 
 def test_clips_have_what_their_tags_say_to_be_seen_or_heard(tmp_path: Path) -> None:
     output = tmp_path / "table"
     script = ROOT / "jobs" / "video" / "make_table.py"
-    command = [sys.executable, str(script), "--output", str(output), "--clips", "24"]
-    subprocess.run(command, check=True, capture_output=True)
-    with (output / "table.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = make_table("video", None, output, "--clips", "24")
     assert len(rows) == 24 and {row["split"] for row in rows} == {"train", "validation", "test"}
     tags = {tag for row in rows for tag in row["tags"].split(";")} - {"[]"}
     assert tags == {"car", "dog", "music", "person", "siren", "snow", "speech"}
@@ -235,11 +214,7 @@ def test_clips_have_what_their_tags_say_to_be_seen_or_heard(tmp_path: Path) -> N
 
 def test_pairs_are_drawn_whose_sentences_differ(tmp_path: Path) -> None:
     output = tmp_path / "table"
-    script = ROOT / "jobs" / "similarity" / "make_table.py"
-    command = [sys.executable, str(script), "--output", str(output), "--pairs", "150"]
-    subprocess.run(command, check=True, capture_output=True)
-    with (output / "table.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = make_table("similarity", None, output, "--pairs", "150")
     assert len({" and ".join(sorted(row["name"].split(" and "))) for row in rows}) == len(rows) == 150
     assert {row["split"] for row in rows} == {"train", "validation", "test"}
     with Image.open(output / rows[0]["picture"]) as picture:
