@@ -16,12 +16,29 @@ from hypothesis import HealthCheck, settings
 from tests import shared_ray
 from tests.fuzzing import DAMAGED, REAL_DATA
 from tests.object_store import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
+from tests.watch import Watch
 
 # Ray's processes and a busy machine make single examples slow now and then; that is no failure.
 settings.register_profile("ray_mm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ray_mm")
 
 _BUCKETS = itertools.count()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Only the process that leads the run speaks."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Watch(reporter), "watch")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For ``--dist loadfile``, one that survives the death of a process."""
+    from tests.by_file import ByFile
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
