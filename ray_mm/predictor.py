@@ -7,6 +7,7 @@ A folder is an artifact if it holds ``artifact.json`` ({"format": "ray_mm.artifa
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from ray_mm.answers import Answers, Prediction
 from ray_mm.checkpoint import (
+    MODEL_FILE,
     WEIGHTS_FILE,
     load_checkpoint,
     load_description,
@@ -329,6 +331,16 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
 def model_folder(path: str | Path) -> Path:
     """The folder of the checkpoint or the artifact that ``load_predictor`` takes; the errors are its own, too."""
     return _artifact_folder(path) or resolve_checkpoint(path)
+
+
+def model_digest(folder: Path) -> str:
+    """Hex SHA-256 of what identifies a checkpoint or an artifact: the files that tell the digests of all others.
+
+    Args:
+        folder: from ``model_folder``.
+    """
+    names = [name for name in (ARTIFACT_FILE, MODEL_FILE) if (folder / name).is_file()]
+    return hashlib.sha256("\0".join(sha256_file(folder / name) for name in names).encode()).hexdigest()
 
 
 def _artifact_folder(path: str | Path) -> Path | None:

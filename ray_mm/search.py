@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_mm.actors.columns import EMBEDDING
-from ray_mm.checkpoint import WEIGHTS_FILE
 from ray_mm.config.fields import FieldSpec
 from ray_mm.errors import CheckpointError, UsageError
-from ray_mm.predictor import Predictor, load_predictor
+from ray_mm.predictor import Predictor, load_predictor, model_digest, model_folder
 from ray_mm.storage import local_path
 
 
@@ -172,9 +171,10 @@ def open_index(run: str | Path, device: str | None = None) -> SearchIndex:
             f"{folder}: its embeddings are of {', '.join(name.removeprefix(EMBEDDING) for name in columns)}, and the model in "
             f"{checkpoint} has other sides; run the job again."
         )
-    weights = local_path(checkpoint) / WEIGHTS_FILE
-    if weights.is_file() and weights.stat().st_mtime > (folder / "result.json").stat().st_mtime:
-        raise UsageError(f"{folder}: the model in {checkpoint} has been trained again since; run the job again.")
+    if model_digest(model_folder(checkpoint)) != result.get("model"):
+        raise UsageError(
+            f"{folder}: the model in {checkpoint} is another one than made its embeddings; run the job again."
+        )
     return SearchIndex(folder, model, table.column("key").to_pylist(), table)
 
 

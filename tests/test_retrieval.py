@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ray_mm.checkpoint import load_checkpoint, save_checkpoint
 from ray_mm.config.load import load_job
 from ray_mm.config.train import TrainJob
 from ray_mm.errors import RayMMError, UsageError
@@ -177,8 +177,10 @@ def test_what_is_said_of_a_thing_finds_it_and_the_other_way_round(data: Path, tm
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     done = ask(str(tmp_path), "--text", "a")
     assert done.returncode == 2 and "is no finished run of kind predict or evaluate" in done.stderr
-    os.utime(training.run / "best" / "model.safetensors")
-    with pytest.raises(UsageError, match="has been trained again since"):
+    retrained = load_checkpoint(training.run / "best")
+    state = {name: tensor * 2 for name, tensor in retrained.state.items()}
+    save_checkpoint(training.run / "best", state, retrained.config, retrained.preprocessor, retrained.metrics)
+    with pytest.raises(UsageError, match="is another one than made its embeddings"):
         open_index(evaluation)
 
 

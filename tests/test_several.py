@@ -237,6 +237,10 @@ def test_the_loss_is_the_weighted_sum_of_those_that_are_there(data: Path, tmp_pa
     [
         ({"model.task.tasks": {"one": TASKS["pace"]}}, r"model\.task.*tasks.*at least 2"),
         ({"model.task.tasks.sky": {"type": "regress", "label": "speed"}}, r"label 'speed' is that of sky, too"),
+        (
+            {"model.task.tasks": {"quarantine": TASKS["pace"], "sky": TASKS["sky"]}},
+            r"tasks\.quarantine: .*name it otherwise",
+        ),
         ({"model.task.weights": {"mood": 1}}, r"weights\.mood: there is no such task"),
         ({"model.task.weights": {"pace": 0}}, r"weights\.pace.*greater than 0"),
         ({"model.task.tasks.pace.label": "camera"}, r"'camera' is also an input field"),

@@ -21,7 +21,8 @@ import torch
 
 from ray_mm.data.blocks import block_keys, to_arrays, to_table
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
-from ray_mm.predictor import Predictor, load_predictor
+from ray_mm.errors import CheckpointError
+from ray_mm.predictor import Predictor, load_predictor, model_digest, model_folder
 
 KEY = "sample.key"
 
@@ -34,13 +35,14 @@ class ModelActor(abc.ABC):
 
     Args:
         checkpoint: of ``load_predictor``, absolute: an actor has a working directory of its own.
+        digest: ``model_digest`` of what must lie there; a training that goes on may publish another one.
         device: for a checkpoint's network.
         threads: CPU threads of a forward pass. Fixed, because sums of floats depend on how they are divided.
     """
 
-    def __init__(self, checkpoint: str, device: str, threads: int) -> None:
+    def __init__(self, checkpoint: str, digest: str, device: str, threads: int) -> None:
         # Loaded with the first block: of an error in a constructor, Ray hands on the text only.
-        self._load = functools.cache(lambda: _load(checkpoint, device, threads))
+        self._load = functools.cache(lambda: _load(checkpoint, digest, device, threads))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """The rows of one block."""
@@ -62,6 +64,12 @@ class ModelActor(abc.ABC):
         """
 
 
-def _load(checkpoint: str, device: str, threads: int) -> Predictor:
+def _load(checkpoint: str, digest: str, device: str, threads: int) -> Predictor:
     torch.set_num_threads(threads)
-    return load_predictor(checkpoint, device=device, threads=threads)
+    predictor = load_predictor(checkpoint, device=device, threads=threads)
+    if model_digest(model_folder(checkpoint)) != digest:
+        raise CheckpointError(
+            f"{checkpoint}: another model was put there since the run began, as a training does that goes on; run the job "
+            "again, or give it a checkpoint that stays as it is."
+        )
+    return predictor

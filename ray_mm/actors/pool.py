@@ -45,7 +45,7 @@ class Pass:
 
 
 def through_actors(
-    planned: Pass, actor: type[ModelActor], checkpoint: str, resources: Resources, **settings: Any
+    planned: Pass, actor: type[ModelActor], checkpoint: str, digest: str, resources: Resources, **settings: Any
 ) -> Iterator[tuple[Arrays, list[str]]]:
     """Sends samples through actors.
 
@@ -53,6 +53,7 @@ def through_actors(
         planned: the samples.
         actor: what is made of each block.
         checkpoint: of ``load_predictor``.
+        digest: of the model that must be there, see ``model_digest``.
         resources: ``workers`` is the number of actors.
         settings: what else the actor's constructor takes.
 
@@ -66,6 +67,7 @@ def through_actors(
     placement = place(resources)
     constructor = {
         "checkpoint": str(local_path(checkpoint)),
+        "digest": digest,
         "device": "cuda" if placement.gpus_per_worker > 0 else "cpu",
         "threads": max(1, int(placement.cpus_per_worker)),
         **settings,

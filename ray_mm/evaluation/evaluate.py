@@ -30,7 +30,7 @@ from ray_mm.evaluation.subsets import Subset, field_subsets
 from ray_mm.evaluation.tally import Tally
 from ray_mm.evaluation.tasks import evaluated_task, unscorable
 from ray_mm.evaluation.tasks.several import SeveralEvaluation, of_task
-from ray_mm.predictor import Predictor, load_predictor
+from ray_mm.predictor import Predictor, load_predictor, model_digest, model_folder
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import open_run_folder
 from ray_mm.session import own_errors, ray_session
@@ -57,6 +57,7 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
     """
     # The actors load the model again; here it is loaded to find out before Ray starts if that is possible.
     predictor = load_predictor(job.checkpoint, device="cpu", threads=1)
+    model = model_digest(model_folder(job.checkpoint))
     dataset, samples = select_all(source_of(job.data), "data")
     lacking = check_dataset_fits(dataset, predictor.preprocessor, may_lack=predictor.input_fields)
     if lacking:
@@ -71,7 +72,7 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
     with folder.locked(), ray_session(announce=True):
         _clear(folder.path)
         with own_errors("the evaluation"):
-            _score(job, predictor, samples, subsets, tallies, folder.path, title)
+            _score(job, predictor, model, samples, subsets, tallies, folder.path, title)
         reports, metrics, details = {}, {}, {}
         for name, tally in tallies.items():
             # Of several tasks, those that no sample has a label for have nothing to say.
@@ -86,6 +87,7 @@ def run_evaluate(job: EvaluateJob, title: str = "evaluate") -> dict[str, Any]:
             "done",
             metrics[""] if one else {"tasks": metrics},
             checkpoint=str(checkpoint_folder(job)),
+            model=model,
             data={
                 "name": dataset.manifest.name,
                 "path": str(dataset.root),
@@ -117,6 +119,7 @@ def _clear(folder: Path) -> None:
 def _score(
     job: EvaluateJob,
     predictor: Predictor,
+    model: str,
     samples: Samples,
     subsets: tuple[Subset, ...],
     tallies: Mapping[str, Tally],
@@ -125,7 +128,7 @@ def _score(
 ) -> None:
     """Streams the samples through the actors, in order, and takes note of every row."""
     planned = Pass(samples, predictor.preprocessor, job.batch_size, folder / QUARANTINE, job.cache.remote)
-    scored = through_actors(planned, Scorer, job.checkpoint, job.resources, subsets=subsets)
+    scored = through_actors(planned, Scorer, job.checkpoint, model, job.resources, subsets=subsets)
     total, first = samples.epoch_samples, next(iter(tallies.values()))
     with (
         predictions_writer(folder / PREDICTIONS, predictor.input_fields, evaluated_task(predictor)) as predictions,

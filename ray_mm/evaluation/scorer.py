@@ -26,13 +26,14 @@ class Scorer(ModelActor):
 
     Args:
         checkpoint: see ``ModelActor``.
+        digest: likewise.
         subsets: the last one has all fields.
         device: see ``ModelActor``.
         threads: likewise.
     """
 
-    def __init__(self, checkpoint: str, subsets: tuple[Subset, ...], device: str, threads: int) -> None:
-        super().__init__(checkpoint, device, threads)
+    def __init__(self, checkpoint: str, digest: str, subsets: tuple[Subset, ...], device: str, threads: int) -> None:
+        super().__init__(checkpoint, digest, device, threads)
         self._subsets = subsets
         self._evaluation = functools.cache(evaluated_task)
 

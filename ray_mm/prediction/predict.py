@@ -9,13 +9,10 @@ A run that was interrupted goes on behind the last file that is whole; at most t
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from pathlib import Path
 from typing import Any
 
 from ray_mm.actors.pool import Pass, through_actors
-from ray_mm.checkpoint import MODEL_FILE
 from ray_mm.config.predict import PREDICT_SETTLED, PredictJob
 from ray_mm.config.source import source_of
 from ray_mm.data.fit import lacking_text
@@ -27,11 +24,10 @@ from ray_mm.prediction.answerer import Answerer
 from ray_mm.prediction.counts import Counts
 from ray_mm.prediction.partitions import Partitions
 from ray_mm.prediction.rows import PredictionRows
-from ray_mm.predictor import ARTIFACT_FILE, load_predictor, model_folder
+from ray_mm.predictor import load_predictor, model_digest, model_folder
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import open_run_folder
 from ray_mm.session import own_errors, ray_session
-from ray_mm.storage import sha256_file
 
 PREDICTIONS = "predictions"
 QUARANTINE = "quarantine"
@@ -99,6 +95,7 @@ def run_predict(job: PredictJob) -> dict[str, Any]:
                 "num_files": partitions.num_files,
             },
             checkpoint=str(model),
+            model=partitions.model,
             data={
                 "name": dataset.manifest.name,
                 "path": str(dataset.root),
@@ -133,7 +130,7 @@ def _predict(
     # Batches are cut as in a run from the first sample on, so that the same sums are made.
     first_batch, skipped = divmod(counts.num_rows, job.batch_size)
     planned = Pass(samples, inputs, job.batch_size, quarantine, job.cache.remote, first_batch)
-    answered = through_actors(planned, Answerer, job.checkpoint, job.resources)
+    answered = through_actors(planned, Answerer, job.checkpoint, partitions.model, job.resources)
     with (
         partitions.writer(counts.num_rows // job.rows_per_file) as writer,
         progress("predict", partitions.num_rows, "samples", done=counts.num_rows, waiting="loading the model") as bar,
@@ -145,9 +142,3 @@ def _predict(
             check_budget(job.bad_samples, counts.num_quarantined, counts.num_rows, quarantine)
             writer.add(table)
             bar.advance(table.num_rows, **({"unreadable": counts.num_quarantined} if counts.num_quarantined else {}))
-
-
-def model_digest(folder: Path) -> str:
-    """Hex SHA-256 of what identifies a checkpoint or an artifact: the files that tell the digests of all others."""
-    names = [name for name in (ARTIFACT_FILE, MODEL_FILE) if (folder / name).is_file()]
-    return hashlib.sha256("\0".join(sha256_file(folder / name) for name in names).encode()).hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from ray_mm.actors.model_actor import KEY
@@ -22,6 +23,7 @@ from ray_mm.data.reader import BatchReader, read_batches
 from ray_mm.evaluation.scorer import Scorer
 from ray_mm.evaluation.subsets import Subset
 from ray_mm.models.multimodal import build_model
+from ray_mm.predictor import model_digest
 from tests.factories import make_dataset
 
 TASKS = {"label": "classify", "number": "regress", "tags": "multilabel", "mask": "segment", "grid": "grid"}
@@ -78,14 +80,20 @@ def scored_blocks(
     scene: Scene, subsets: tuple[Subset, ...], batch_size: int = 16
 ) -> Iterator[tuple[dict[str, npt.NDArray[Any]], list[str]]]:
     """What the actors of an evaluation hand to the driver: rows and keys, block after block."""
-    scorer = Scorer(str(scene.checkpoint), subsets, "cpu", 1)
+    scorer = Scorer(str(scene.checkpoint), model_digest(scene.checkpoint), subsets, "cpu", 1)
+    for block in decoded_blocks(scene, batch_size):
+        table = scorer(block)
+        yield to_arrays(table), table.column(KEY).to_pylist()
+
+
+def decoded_blocks(scene: Scene, batch_size: int = 16) -> Iterator[pa.Table]:
+    """What the actors get."""
     epochs = sequence(scene.dataset)
     reader = BatchReader(epochs.datasets, scene.preprocessor, None)
     for start in range(0, epochs.num_samples, batch_size):
         stop = min(start + batch_size, epochs.num_samples)
         arrays, keys = reader.read(epochs.places(start, stop), start, stop - start)
-        table = scorer(to_table(arrays, keys))
-        yield to_arrays(table), table.column(KEY).to_pylist()
+        yield to_table(arrays, keys)
 
 
 def whole(scene: Scene) -> dict[str, npt.NDArray[Any]]:

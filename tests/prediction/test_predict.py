@@ -17,13 +17,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ray_mm.checkpoint import load_checkpoint, save_checkpoint
 from ray_mm.config.predict import PredictJob
 from ray_mm.data.feed import Feed
 from ray_mm.errors import CheckpointError, DatasetError, JobFileError, OutputFolderError, QuarantineBudgetError
+from ray_mm.prediction.answerer import Answerer
 from ray_mm.prediction.predict import run_predict
-from ray_mm.predictor import load_predictor
+from ray_mm.predictor import load_predictor, model_digest
 from ray_mm.stages import run_job
-from tests.evaluation.scenes import Scene, make_scene
+from tests.evaluation.scenes import Scene, decoded_blocks, make_scene
 from tests.evaluation.test_evaluate import export
 from tests.factories import CLASSES, edit_manifest, make_dataset
 
@@ -302,6 +304,20 @@ def test_other_settings_another_model_and_another_dataset_are_refused(
     finally:
         manifest.write_text(content)
     assert times(run) == before and (run / "result.json").exists()
+
+
+def test_another_model_in_the_same_place_is_not_taken_for_the_one_that_was_checked(
+    scene: Scene, tmp_path: Path
+) -> None:
+    shutil.copytree(scene.checkpoint, tmp_path / "best")
+    digest = model_digest(tmp_path / "best")
+    table = next(decoded_blocks(scene))
+    Answerer(str(tmp_path / "best"), digest, "cpu", 1)(table)
+    published = load_checkpoint(scene.checkpoint)
+    state = {name: tensor + 1 for name, tensor in published.state.items()}
+    save_checkpoint(tmp_path / "best", state, published.config, published.preprocessor, published.metrics)
+    with pytest.raises(CheckpointError, match="another model was put there since the run began"):
+        Answerer(str(tmp_path / "best"), digest, "cpu", 1)(table)
 
 
 def test_what_is_not_there_is_said_before_anything_starts(scene: Scene, tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ class SeveralTask(Config):
                     f"tasks.{name}.label {task.label!r} is that of {seen[task.label]}, too; take one of them out"
                 )
             seen[task.label] = name
+        if "quarantine" in self.tasks:
+            raise ValueError(
+                "tasks.quarantine: a task's report has a folder of its name, and this one is for bad samples; name it otherwise"
+            )
         for name in self.weights:
             if name not in self.tasks:
                 raise ValueError(f"weights.{name}: there is no such task; they are {', '.join(self.tasks)}")
