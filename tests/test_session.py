@@ -209,17 +209,23 @@ except UsageError as error:
 def test_a_private_ray_keeps_its_processes_for_the_next_stage(tmp_path: Path) -> None:
     script = """
 import os, time, ray
+from pathlib import Path
 from ray_mm.session import ray_session
 
-def work():
-    time.sleep(3)
+def work(folder, number, at_once):
+    (folder / str(number)).touch()
+    while len(os.listdir(folder)) < at_once:  # each in a process of its own
+        time.sleep(0.05)
     return os.getpid()
 
 with ray_session():
     at_once = 3 * int(ray.cluster_resources()["CPU"])
     stages = []
-    for _ in range(2):
-        stages.append(set(ray.get([ray.remote(num_cpus=0)(work).remote() for _ in range(at_once)])))
+    for name in "ab":
+        folder = Path(name).absolute()
+        folder.mkdir()
+        tasks = [ray.remote(num_cpus=0)(work).remote(folder, number, at_once) for number in range(at_once)]
+        stages.append(set(ray.get(tasks)))
         time.sleep(4)  # Ray ends what has idled for one second
     print(len(stages[0]), len(stages[0] - stages[1]))
 """
