@@ -141,8 +141,7 @@ class Registry:
         return self._versions(self._shared.read().content)
 
     def version(self, which: str | int) -> Version:
-        """One of them: ``champion``, ``previous`` or a number. Raises as ``versions``, and RegistryError where there is "
-        "none such."""
+        """One of them: ``champion``, ``previous`` or a number. Raises as ``versions``; RegistryError also for want of it."""
         content = self._shared.read().content
         number = number_of(content, which, self.place)
         return next(version for version in self._versions(content) if version.number == number)
