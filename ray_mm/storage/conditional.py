@@ -242,8 +242,8 @@ def _lock(handle: int, lock: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > give_up:
                 raise StorageError(
-                    f"{lock}: another process has held this lock for {_LOCKED_S:g} s, which a write never takes; it may be stopped. "
-                    "End it (fuser, lsof say which it is), and run this again."
+                    f"{lock}: another process has held this lock for {_LOCKED_S:g} s, which a write never takes; it may be "
+                    "stopped. End it (fuser or lsof tell which it is), and run this again."
                 ) from None
         time.sleep(random.uniform(0, pause_s))
         pause_s = min(2 * pause_s, 0.02)

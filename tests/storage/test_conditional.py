@@ -167,7 +167,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(StorageError, match="can't lock .*choose a folder on another one"):
+    with pytest.raises(StorageError, match=r"can't lock .*choose a folder on another one"):
         Documents(tmp_path).create("x.json", b"x")
     assert Documents(tmp_path).list() == []
 
