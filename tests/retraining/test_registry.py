@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ from ray_mm.predictor import load_predictor
 from ray_mm.registered import absolute, is_registered, parse_reference, pinned, registered_folder
 from ray_mm.retraining.registry import Registry, model_names
 from ray_mm.stages import run_job
+from ray_mm.storage.folders import digest_of
+from ray_mm.storage.remote import put_if_match, stat
 from tests.evaluation.scenes import make_scene
 from tests.retraining.models import lineage, write_checkpoint
 
@@ -185,6 +188,44 @@ def test_a_registry_that_a_newer_version_wrote_is_not_touched(registry: Registry
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"versions": {"1": {}}},
+        {"versions": []},
+        {"versions": {"x": {}}},
+        {"champions": [9]},
+        {"champions": 3},
+        {"versions": {"1": {"files": {"../../../.bashrc": {"sha256": "0", "size": 1}}}}},
+        {"versions": {"1": {"digest": "../../.."}}},
+        {"versions": {"1": {"files": {"/etc/x": {"sha256": "0", "size": 1}}}}},
+    ],
+)
+def test_a_registry_whose_document_is_damaged_or_leads_elsewhere_is_refused(
+    registry: Registry, damage: dict[str, Any], checkpoints: list[Path]
+) -> None:
+    file = Path(registry.place)
+    content = json.loads(file.read_text())
+    if isinstance(damage.get("versions"), dict) and damage["versions"].get("1"):
+        # All else of the version is as it should be.
+        content["versions"]["1"] |= damage["versions"]["1"]
+        if "files" in damage["versions"]["1"]:
+            content["versions"]["1"]["digest"] = digest_of(content["versions"]["1"]["files"])
+    else:
+        content |= damage
+    file.write_text(json.dumps(content))
+    before = file.read_bytes()
+    for attempt in (
+        lambda: registry.versions(),
+        lambda: registry.promote(2, expected=None),
+        lambda: registry.register(checkpoints[3], lineage("night-4")),
+        lambda: registered_folder(f"registry:{registry.root}#driving@2"),
+    ):
+        with pytest.raises(RegistryError, match=r"registry\.json: is damaged"):
+            attempt()
+    assert file.read_bytes() == before
+
+
 def test_a_registry_in_a_store_is_the_same(
     bucket: str, checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,8 +242,6 @@ def test_a_registry_in_a_store_is_the_same(
     # A file of the cache that was damaged is fetched again.
     (folder / "model.json").write_text("x")
     assert load_predictor(name).input_fields == ["vector"]
-    from ray_mm.storage.remote import put_if_match, stat
-
     url = f"{registry.version(1).location}/model.json"
     put_if_match(url, b"x", stat(url))
     with pytest.raises(RegistryError, match=r"model\.json: is missing or was changed"):
