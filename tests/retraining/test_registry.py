@@ -15,7 +15,14 @@ from ray_mm.check import check_job
 from ray_mm.config.base import map_locations
 from ray_mm.config.load import load_job
 from ray_mm.config.predict import PredictJob
-from ray_mm.errors import CheckpointError, LeaseLost, RegistryError, WriteConflictError
+from ray_mm.errors import (
+    CheckpointError,
+    DatasetError,
+    LeaseLost,
+    OutputFolderError,
+    RegistryError,
+    WriteConflictError,
+)
 from ray_mm.predictor import load_predictor
 from ray_mm.registered import absolute, is_registered, parse_reference, pinned, registered_folder
 from ray_mm.retraining.registry import Registry, model_names
@@ -289,7 +296,7 @@ print(sorted({{"torch", "ray", "numpy", "pydantic", "pyarrow", "mlflow", "obstor
     assert registry.champion() == 1
 
 
-def test_an_alias_means_one_version_from_the_start_of_a_job_to_its_end(registry: Registry) -> None:
+def test_an_alias_means_one_version_from_the_start_of_a_job_to_its_end(registry: Registry, tmp_path: Path) -> None:
     registry.promote(1, expected=None)
     name = f"registry:{registry.root}#driving"
     settings = {"kind": "predict", "name": "p", "data": "d", "output": "o"}
@@ -299,6 +306,14 @@ def test_an_alias_means_one_version_from_the_start_of_a_job_to_its_end(registry:
     assert begun.checkpoint == f"{name}@1" == pinned(begun.checkpoint) and pinned(job.checkpoint) == f"{name}@2"
     other = PredictJob.model_validate({**settings, "checkpoint": "runs/train"})
     assert map_locations(other, pinned) is other
+    # Its folder is its own until another version is promoted; then the same job asks for another model.
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "job.json").write_text(begun.model_copy(update={"output": str(output)}).model_dump_json())
+    with pytest.raises(OutputFolderError, match=r"checkpoint was '.*#driving@1' and is now '.*#driving@2'"):
+        check_job(job.model_copy(update={"output": str(output)}))
+    with pytest.raises(DatasetError, match="no such dataset"):
+        check_job(begun.model_copy(update={"output": str(output)}))
     # Submitted from elsewhere it is the alias that travels, with the place of the registry in full.
     assert map_locations(job, absolute).checkpoint == f"{name}@champion"
 
