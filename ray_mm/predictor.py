@@ -7,7 +7,6 @@ A folder is an artifact if it holds ``artifact.json`` ({"format": "ray_mm.artifa
 from __future__ import annotations
 
 import abc
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,13 +17,9 @@ import numpy.typing as npt
 
 from ray_mm.answers import Answers, Prediction
 from ray_mm.checkpoint import (
-    MODEL_FILE,
     WEIGHTS_FILE,
     load_checkpoint,
     load_description,
-    read_versioned,
-    resolve_checkpoint,
-    run_kind,
 )
 from ray_mm.config.fields import has_streams
 from ray_mm.config.model import ModelConfig
@@ -37,17 +32,13 @@ from ray_mm.data.payload import member_bytes, stream_bytes
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.targets import in_own_unit, target_shape, target_sizes
 from ray_mm.errors import CheckpointError, UsageError
-from ray_mm.storage import local_path, sha256_file
+from ray_mm.model_folder import GRAPH_FILE, artifact_folder, verify_artifact
+from ray_mm.registered import on_this_machine
 
 if TYPE_CHECKING:  # imported where a checkpoint is used: an artifact answers without torch
     import torch
 
     from ray_mm.models.multimodal import MultimodalModel
-
-ARTIFACT_FILE = "artifact.json"
-GRAPH_FILE = "model.onnx"
-ARTIFACT_FORMAT_NAME = "ray_mm.artifact"
-ARTIFACT_FORMAT = 1
 
 
 class Predictor(abc.ABC):
@@ -305,7 +296,8 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
     """Loads a model for prediction.
 
     Args:
-        path: a train run (its best checkpoint), a checkpoint folder, a compress run or an artifact folder.
+        path: a train run (its best checkpoint), a checkpoint folder, a compress run or an artifact folder; or the name of a
+            model in a registry, such as ``registry:runs/registry#driving@champion``.
         device: of a checkpoint's network. None: a GPU if there is one. An artifact always runs on the CPU.
         threads: that an artifact may use. None: as many as there are cores. (Torch's number is one for the whole process:
             ``torch.set_num_threads``.)
@@ -313,7 +305,8 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
     Raises:
         CheckpointError: nothing there that can be loaded.
     """
-    folder = _artifact_folder(path)
+    path = on_this_machine(path)
+    folder = artifact_folder(path)
     if folder is not None:
         return _load_artifact(folder, threads)
     import torch
@@ -328,53 +321,7 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
     )
 
 
-def model_folder(path: str | Path) -> Path:
-    """The folder of the checkpoint or the artifact that ``load_predictor`` takes; the errors are its own, too."""
-    return _artifact_folder(path) or resolve_checkpoint(path)
-
-
-def model_digest(folder: Path) -> str:
-    """Hex SHA-256 of what identifies a checkpoint or an artifact: the files that tell the digests of all others.
-
-    Args:
-        folder: from ``model_folder``.
-    """
-    names = [name for name in (ARTIFACT_FILE, MODEL_FILE) if (folder / name).is_file()]
-    return hashlib.sha256("\0".join(sha256_file(folder / name) for name in names).encode()).hexdigest()
-
-
-def _artifact_folder(path: str | Path) -> Path | None:
-    """The artifact folder that a path means, if it means one."""
-    if "://" in str(path) and not str(path).startswith("file://"):
-        return None
-    root = local_path(path)
-    if (root / ARTIFACT_FILE).is_file():
-        return root
-    if run_kind(root) != "compress":
-        return None
-    if (root / "artifact" / ARTIFACT_FILE).is_file():
-        return root / "artifact"
-    raise CheckpointError(f"{root}: the compress run has published no artifact; its result.json says why.")
-
-
 def _load_artifact(folder: Path, threads: int | None) -> OnnxPredictor:
-    content = read_versioned(folder / ARTIFACT_FILE, ARTIFACT_FORMAT_NAME, ARTIFACT_FORMAT)
-    # All of it was judged together: another preprocessor beside the same graph is another model.
-    for name, expected in {GRAPH_FILE: content.get("digest"), **_files(content)}.items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{file}: is missing; the artifact is not whole.")
-        found = sha256_file(file)
-        if found != expected:
-            raise CheckpointError(
-                f"{file}: its SHA-256 digest is {found[:16]}…, {ARTIFACT_FILE} says {str(expected)[:16]}…; the file was damaged "
-                "or replaced after it was written. Copy it again, or compress again."
-            )
+    verify_artifact(folder)
     description = load_description(folder)
     return OnnxPredictor(folder / GRAPH_FILE, description.config, description.preprocessor, threads)
-
-
-def _files(artifact: dict[str, Any]) -> dict[str, Any]:
-    """Name → SHA-256 of an artifact's files; of names in its own folder only."""
-    files = artifact.get("files", {})
-    return {Path(name).name: digest for name, digest in files.items()} if isinstance(files, dict) else {}

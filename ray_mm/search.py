@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from ray_mm.actors.columns import EMBEDDING
 from ray_mm.config.fields import FieldSpec
 from ray_mm.errors import CheckpointError, UsageError
-from ray_mm.predictor import Predictor, load_predictor, model_digest, model_folder
+from ray_mm.model_folder import model_digest, model_folder
+from ray_mm.predictor import Predictor, load_predictor
 from ray_mm.storage import local_path
 
 

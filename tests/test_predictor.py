@@ -20,8 +20,9 @@ from PIL import Image
 import ray_mm
 from ray_mm.checkpoint import load_checkpoint, save_checkpoint, save_description
 from ray_mm.errors import CheckpointError, UsageError
+from ray_mm.model_folder import ARTIFACT_FILE, GRAPH_FILE
 from ray_mm.models.multimodal import input_arrays
-from ray_mm.predictor import ARTIFACT_FILE, GRAPH_FILE, OnnxPredictor, TorchPredictor, load_predictor
+from ray_mm.predictor import OnnxPredictor, TorchPredictor, load_predictor
 from ray_mm.storage import sha256_file
 from tests.data.decode.videos import video_bytes
 from tests.models.batches import FIELDS, STATISTICS, model_config, noise, preprocessor_of, seeded_model

@@ -22,7 +22,8 @@ import torch
 from ray_mm.data.blocks import block_keys, to_arrays, to_table
 from ray_mm.data.fields import POSITION, WEIGHT, presence_name
 from ray_mm.errors import CheckpointError
-from ray_mm.predictor import Predictor, load_predictor, model_digest, model_folder
+from ray_mm.model_folder import model_digest, model_folder
+from ray_mm.predictor import Predictor, load_predictor
 
 KEY = "sample.key"
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ray_mm.checkpoint import MODEL_FILE, PREPROCESSOR_FILE, Checkpoint, load_description, save_description
 from ray_mm.config.compress import QuantizeConfig
-from ray_mm.predictor import ARTIFACT_FILE, ARTIFACT_FORMAT, ARTIFACT_FORMAT_NAME, GRAPH_FILE
+from ray_mm.model_folder import ARTIFACT_FILE, ARTIFACT_FORMAT, ARTIFACT_FORMAT_NAME, GRAPH_FILE
 from ray_mm.run_folder import versions
 from ray_mm.storage import sha256_file, write_json
 

@@ -30,7 +30,8 @@ from ray_mm.evaluation.subsets import Subset, field_subsets
 from ray_mm.evaluation.tally import Tally
 from ray_mm.evaluation.tasks import evaluated_task, unscorable
 from ray_mm.evaluation.tasks.several import SeveralEvaluation, of_task
-from ray_mm.predictor import Predictor, load_predictor, model_digest, model_folder
+from ray_mm.model_folder import model_digest, model_folder
+from ray_mm.predictor import Predictor, load_predictor
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import open_run_folder
 from ray_mm.session import own_errors, ray_session

@@ -20,11 +20,12 @@ from ray_mm.data.preprocessor import Preprocessor, check_dataset_fits
 from ray_mm.data.quarantine import check_budget
 from ray_mm.data.samples import Samples, select_all
 from ray_mm.errors import UsageError
+from ray_mm.model_folder import model_digest, model_folder
 from ray_mm.prediction.answerer import Answerer
 from ray_mm.prediction.counts import Counts
 from ray_mm.prediction.partitions import Partitions
 from ray_mm.prediction.rows import PredictionRows
-from ray_mm.predictor import load_predictor, model_digest, model_folder
+from ray_mm.predictor import load_predictor
 from ray_mm.progress import notice, progress
 from ray_mm.run_folder import open_run_folder
 from ray_mm.session import own_errors, ray_session

@@ -22,9 +22,9 @@ from ray_mm.data.epochs import sequence
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.reader import read_batches
+from ray_mm.model_folder import GRAPH_FILE
 from ray_mm.models.losses import loss_per_sample
 from ray_mm.models.multimodal import MultimodalModel, build_model
-from ray_mm.predictor import GRAPH_FILE
 from tests.factories import make_dataset
 
 CASES: dict[str, tuple[dict[str, str | None], str]] = {

@@ -22,8 +22,8 @@ from ray_mm.data.preprocessor import Preprocessor, preprocessor_for
 from ray_mm.data.reader import BatchReader, read_batches
 from ray_mm.evaluation.scorer import Scorer
 from ray_mm.evaluation.subsets import Subset
+from ray_mm.model_folder import model_digest
 from ray_mm.models.multimodal import build_model
-from ray_mm.predictor import model_digest
 from tests.factories import make_dataset
 
 TASKS = {"label": "classify", "number": "regress", "tags": "multilabel", "mask": "segment", "grid": "grid"}

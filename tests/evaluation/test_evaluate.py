@@ -219,7 +219,7 @@ def export(scene: Scene, folder: Path) -> Path:
     folder.mkdir()
     export_onnx(checkpoint.build(), checkpoint.preprocessor, folder / "model.onnx")
     from ray_mm.checkpoint import save_description
-    from ray_mm.predictor import ARTIFACT_FILE, ARTIFACT_FORMAT, ARTIFACT_FORMAT_NAME
+    from ray_mm.model_folder import ARTIFACT_FILE, ARTIFACT_FORMAT, ARTIFACT_FORMAT_NAME
     from ray_mm.storage import sha256_file, write_json
 
     save_description(folder, checkpoint.config, checkpoint.preprocessor, {}, digest=None)

@@ -20,9 +20,10 @@ from ray_mm.checkpoint import load_checkpoint, save_checkpoint
 from ray_mm.config.predict import PredictJob
 from ray_mm.data.feed import Feed
 from ray_mm.errors import CheckpointError, DatasetError, JobFileError, OutputFolderError, QuarantineBudgetError
+from ray_mm.model_folder import model_digest
 from ray_mm.prediction.answerer import Answerer
 from ray_mm.prediction.predict import run_predict
-from ray_mm.predictor import load_predictor, model_digest
+from ray_mm.predictor import load_predictor
 from ray_mm.stages import run_job
 from tests.evaluation.scenes import Scene, decoded_blocks, make_scene
 from tests.evaluation.test_evaluate import export
