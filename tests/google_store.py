@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-MACHINE_TOKEN = "of-the-machine"  # noqa: S105 - of no other server than this one
+MACHINE_TOKEN = "of-the-machine"
 PAGE = 3
 """Objects in an answer to a listing."""
 _ACCOUNT = "reader@project.iam.gserviceaccount.com"
@@ -75,7 +75,12 @@ class GoogleStore:
 
     def account_file(self, path: Path, **changed: str) -> Path:
         """Writes the file of a service account that the store knows, or knows not if its key is ``changed``."""
-        content = {"type": "service_account", "client_email": _ACCOUNT, "private_key_id": "1", "private_key": pem(self.key)}
+        content = {
+            "type": "service_account",
+            "client_email": _ACCOUNT,
+            "private_key_id": "1",
+            "private_key": pem(self.key),
+        }
         path.write_text(json.dumps(content | changed))
         return path
 

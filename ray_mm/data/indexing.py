@@ -105,7 +105,8 @@ def sidecars(shards: Sequence[ObjectInfo], output: Path | None) -> list[Sidecar]
         if remote is not None:
             raise UsageError(f"{remote}: its index can't be written beside it; name a folder with --output.")
         return [Sidecar(shard, index_path(Path(shard.url))) for shard in shards]
-    folders = [PurePosixPath(shard.url).parent for shard in shards]
+    # URLs as if their stores were folders of this machine, so that there is a common one for any mixture.
+    folders = [PurePosixPath("/", shard.url).parent for shard in shards]
     common = PurePosixPath(os.path.commonpath(folders)) if folders else PurePosixPath()
     return [
         Sidecar(shard, index_path(output / folder.relative_to(common) / PurePosixPath(shard.url).name))

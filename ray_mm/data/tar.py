@@ -195,6 +195,7 @@ class _Walk:
                 f"{self._shard}[{shown(name or _name(header))}]: is {what}; a shard holds plain files only."
             )
         if any(key.startswith("GNU.sparse") for key in pax):
+            name = pax.get("GNU.sparse.name") or name  # the header's own is one that only sparse files have
             raise DatasetError(
                 f"{self._shard}[{shown(name or _name(header))}]: sparse members are not supported; write the tar without "
                 "--sparse."

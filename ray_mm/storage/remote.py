@@ -314,6 +314,8 @@ def storage_error(url: str, error: Exception) -> StorageError | UsageError:
             f"{url}: the server sends files only whole (it answers a Range request with all of the file), and ray_mm reads parts "
             "of them. Download the file, or serve it with a server that knows ranges, such as nginx, or from s3:// or gs://."
         )
+    if status is None and "error sending request" in str(error):
+        return StorageError(f"{url}: can't be reached; check its address and the network ({first_line(error)}).")
     return StorageError(f"{url}: {first_line(error)}")
 
 

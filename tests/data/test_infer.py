@@ -19,6 +19,7 @@ from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.infer import Found, look_at_members, propose, proposed_job
 from ray_mm.data.inspect import inspect_tars
 from ray_mm.storage.remote import stat
+from tests.data.decode.videos import video_bytes
 from tests.factories import audio_bytes, image_bytes, mask_bytes, mask_of, npy_bytes, write_tar
 
 
@@ -67,6 +68,24 @@ def test_other_members_are_known_by_their_bytes_too(
 def test_members_of_several_kinds_are_said_to_be_so(tmp_path: Path) -> None:
     ((found,), _) = _look(tmp_path, {"0.bin": image_bytes(0), "1.bin": image_bytes(1), "2.bin": audio_bytes(0)})
     assert (found.format, found.detail) == ("mixed", "jpg 1, png 1, wav 1") and "of several kinds" in found.reason
+
+
+def test_pictures_of_several_formats_are_one_field_and_no_mask(tmp_path: Path) -> None:
+    mask = mask_bytes(mask_of("mask", 0))
+    ((found,), _) = _look(tmp_path, {"0.bin": mask, "1.bin": mask, "2.bin": _picture("GIF")})
+    assert (found.format, found.detail) == ("png, gif", "16×16, 40×30") and found.specs == {"": {"type": "image"}}
+
+
+def test_a_clip_with_sound_makes_two_fields_of_one_member(tmp_path: Path) -> None:
+    clips = {"0.clip.mp4": video_bytes(sound_seconds=1.0), "1.clip.mp4": video_bytes()}
+    ((found,), indexes) = _look(tmp_path, clips)
+    assert found.specs == {"": {"type": "video"}, "sound": {"type": "audio"}}
+    assert propose([found], indexes) == (
+        {"clip": {"type": "video"}, "clip_sound": {"type": "audio"}},
+        {"clip": "clip.mp4", "clip_sound": "clip.mp4"},
+    )
+    ((silent,), _) = _look(tmp_path, {"1.clip.mp4": video_bytes()})
+    assert silent.specs == {"": {"type": "video"}}
 
 
 def test_points_are_known_by_their_name_only(tmp_path: Path) -> None:

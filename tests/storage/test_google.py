@@ -1,4 +1,4 @@
-"""Google Cloud Storage, as users name it (``gs://…``): who calls, listings, tars, ranges over a bad network, conditional writes."""
+"""Google Cloud Storage as users name it (``gs://…``): who calls, listings, tars, ranges on a bad network, conditional writes."""
 
 from __future__ import annotations
 
@@ -97,10 +97,12 @@ def test_an_account_that_the_store_does_not_know_is_told_so(
     account = google.account_file(tmp_path / "account.json", private_key=pem(rsa.generate_private_key(65537, 2048)))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
     for call in (stat, read_object, lambda url: list(list_objects(url))):
-        with pytest.raises(StorageError, match=r"gs://team/x: the store refuses access \(HTTP 401\); check the credent"):
+        with pytest.raises(
+            StorageError, match=r"gs://team/x: the store refuses access \(HTTP 401\); check the credent"
+        ):
             call("gs://team/x")
     account.write_text("{}")
-    with pytest.raises(StorageError, match="gs://elsewhere: .*type"):  # of another bucket: that one was opened before
+    with pytest.raises(StorageError, match=r"gs://elsewhere: .*type"):  # of another bucket: that one was opened before
         stat("gs://elsewhere/x")
 
 
@@ -138,7 +140,7 @@ def test_tars_are_indexed_and_inspected_as_on_a_disk(proxy: Proxy, google: Googl
         }
     found, local_found = inspect_tars(["gs://team"]), inspect_tars([tmp_path / "tars"])
     assert found.data["fields"] == local_found.data["fields"] and found.data["num_samples"] == 8
-    assert list(index_tars(["gs://team/*.tar"], output=tmp_path / "there"))[0].is_new is False
+    assert [one.is_new for one in index_tars(["gs://team/*.tar"], output=tmp_path / "there")] == [False, False]
     google.put("team/0.tar", google.objects["team/1.tar"].content)
     assert [one.is_new for one in index_tars(["gs://team/*.tar"], output=tmp_path / "there")] == [False, True]
 
@@ -155,7 +157,13 @@ def test_a_body_that_is_cut_goes_on_at_the_byte_where_it_broke(proxy: Proxy, goo
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault("status", status=503), Fault("status", status=429), Fault("hang", at=70), Fault("short", at=70), Fault("shifted")],
+    [
+        Fault("status", status=503),
+        Fault("status", status=429),
+        Fault("hang", at=70),
+        Fault("short", at=70),
+        Fault("shifted"),
+    ],
     ids=lambda fault: f"{fault.kind}-{fault.status}",
 )
 def test_a_fault_that_passes_costs_time_and_no_byte(proxy: Proxy, google: GoogleStore, fault: Fault) -> None:
