@@ -308,3 +308,7 @@ def test_decoded_samples_are_kept_for_a_training_only() -> None:
     assert job.data.cache.decoded.size == 10**10
     # An evaluation reads every sample once.
     assert "cache.decoded" in refusal(SMALLEST["evaluate"], {"cache": cache})
+    for kept in ("decoded", "remote"):
+        elsewhere = {f"data.cache.{kept}": {"folder": "s3://bucket/cache", "size": "10GB"}}
+        told = refusal(SMALLEST["train"], elsewhere)
+        assert f"data.cache.{kept}.folder: expected a folder on a disk" in told and "'s3://bucket/cache'" in told
