@@ -137,14 +137,14 @@ def _without_mark(suffix: str, payloads: Sequence[bytes], more: Sequence[bytes])
     if all(payload.startswith(b"\x1f\x8b") for payload in payloads):
         return Found(suffix, "gzip", reason="members that are compressed one by one are not read; unpack them")
     try:
-        texts = [payload.decode("utf-8").strip() for payload in payloads]
+        texts = [payload.decode("utf-8-sig").strip() for payload in payloads]
     except UnicodeDecodeError:
         texts = []
     if not texts or any("\0" in text for text in texts):
         return Found(suffix, "unknown", f"begins with {payloads[0][:8].hex(' ')}", reason="no format that ray_mm reads")
     if all(text[:1] in ("{", "[") for text in texts):
         return look_into_json(suffix, [parse_json(payload) for payload in payloads], _readable(more))
-    all_texts = [payload.decode("utf-8", "replace").strip() for payload in more or payloads]
+    all_texts = [payload.decode("utf-8-sig", "replace").strip() for payload in more or payloads]
     number_label: dict[str, Any] | None = None
     if all(re.fullmatch(r"\d{1,9}", text) for text in texts):
         number_label = {"type": "label"}

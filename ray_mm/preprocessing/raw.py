@@ -101,7 +101,7 @@ def raw_label(payload: memoryview, spec: LabelField) -> str | None:
         DecodeError: it is no single value.
     """
     if spec.path is None:
-        text = bytes(payload).decode("utf-8", "replace").strip()
+        text = bytes(payload).decode("utf-8-sig", "replace").strip()
         if not text or "\n" in text or len(text) > _LONGEST_CLASS:
             raise DecodeError(f"{text[:40]!r} is not the name or the number of a class")
         return text

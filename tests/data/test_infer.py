@@ -14,10 +14,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from ray_mm.config.fields import LabelField
 from ray_mm.config.load import load_job
 from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.infer import Found, look_at_members, propose, proposed_job
 from ray_mm.data.inspect import inspect_tars
+from ray_mm.preprocessing.raw import raw_label
 from ray_mm.storage.remote import stat
 from tests.data.decode.videos import video_bytes
 from tests.factories import audio_bytes, image_bytes, mask_bytes, mask_of, npy_bytes, write_tar
@@ -188,6 +190,13 @@ def test_of_many_values_twelve_are_fields_and_the_others_are_told(tmp_path: Path
     ((found,), _) = _look(tmp_path, {"0.json": json.dumps({f"x{i}": i for i in range(24)}).encode()})
     assert list(found.specs) == [f"x{i}" for i in range(12)]
     assert found.passed_over.startswith("x12 (beyond 12 fields), ") and found.passed_over.endswith(", … 4 more")
+
+
+def test_a_mark_before_a_text_is_no_part_of_it(tmp_path: Path) -> None:
+    members = {f"{i}.cls": (b"\xef\xbb\xbf" if i % 2 else b"") + (b"cat" if i < 4 else b"dog") for i in range(8)}
+    tar = write_tar(tmp_path / "0.tar", members)
+    assert inspect_tars([tar]).data["label_counts"] == {"label": {"cat": 4, "dog": 4}}
+    assert {raw_label(memoryview(text), LabelField()) for text in members.values()} == {"cat", "dog"}
 
 
 @pytest.mark.parametrize(
