@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -61,7 +62,7 @@ class GoogleStore:
     callers: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1_700_000_000_000_001))
-    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    key: rsa.RSAPrivateKey = field(default_factory=lambda: _key())
 
     def put(self, path: str, content: bytes) -> None:
         """Writes an object; ``path`` is ``bucket/key``."""
@@ -100,6 +101,11 @@ class GoogleStore:
         except (InvalidSignature, ValueError):
             return ""
         return "account" if claims["iss"] == _ACCOUNT else ""
+
+
+@functools.cache
+def _key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
 
 
 def pem(key: rsa.RSAPrivateKey) -> str:
