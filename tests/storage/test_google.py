@@ -36,7 +36,7 @@ def google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[GoogleSt
     """A store, and an environment without any credentials that leads to it."""
     for name in [name for name in os.environ if name.startswith(("GOOGLE_", "STORAGE_EMULATOR_", "GCE_METADATA_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where gcloud keeps a person's credentials
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     with google_store() as store:
         monkeypatch.setenv("GOOGLE_BASE_URL", store.endpoint)
@@ -54,12 +54,16 @@ def proxy(google: GoogleStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prox
         yield running
 
 
-@pytest.mark.parametrize("variable", ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT"])
+@pytest.mark.parametrize("variable", ["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", ""])
 def test_requests_are_signed_for_a_service_account(
     google: GoogleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     google.put("team/a b/x%.tar", b"0123456789")
-    monkeypatch.setenv(variable, str(google.account_file(tmp_path / "account.json")))
+    if variable:
+        monkeypatch.setenv(variable, str(google.account_file(tmp_path / "account.json")))
+    else:  # where gcloud leaves the credentials of a person
+        (tmp_path / "home/.config/gcloud").mkdir(parents=True)
+        google.account_file(tmp_path / "home/.config/gcloud/application_default_credentials.json")
     info = stat("gs://team/a b/x%.tar")
     assert (info.size, info.etag, info.generation) == (10, google.objects["team/a b/x%.tar"].etag, "1700000000000001")
     assert read_object(info.url) == b"0123456789"

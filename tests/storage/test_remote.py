@@ -174,7 +174,7 @@ def test_credentials_that_change_are_used(s3_endpoint: str, bucket: str, monkeyp
     assert stat("s3://elsewhere/x").size == 1
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("ray_mm.storage.remote._ATTEMPTS", 1)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=r"s3://elsewhere/x: can't be reached; check its address and the network"):
         stat("s3://elsewhere/x")
 
 
