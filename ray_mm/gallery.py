@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from ray_mm.config.fields import AudioField, FieldSpec, ImageField, LabelField, TextField, VideoField
 from ray_mm.data.decode.audio import recording_length
 from ray_mm.data.decode.decoder import decoder_for
-from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.error import DecodeError, SilentError
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.mask import read_mask
 from ray_mm.data.decode.numeric import read_points, read_series, read_vector
@@ -126,6 +126,8 @@ def _cards(
 def _figure(name: str, spec: FieldSpec, payload: bytes) -> Markup:
     try:
         drawn = _view(name, spec, payload)
+    except SilentError as error:
+        drawn = View(name, spec.type, Markup('<p class="absent">{}</p>').format(error), "")
     except (DecodeError, UsageError) as error:
         drawn = View(name, spec.type, Markup('<p class="absent"><span>unreadable</span>{}</p>').format(error), "")
     return _FIGURE.format(content=drawn.content, name=name, caption=drawn.caption)

@@ -409,6 +409,22 @@ def test_index_writes_the_sidecars(tmp_path: Path) -> None:
     assert sidecar.is_file()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("index", "x.tar", "--output"),
+        ("inspect", "x.tar", "--html"),
+        ("demo", "--output"),
+        ("quarantine", "list", "x", "--runs"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_written_or_listed_here_is_not_in_a_store(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    ran = ray_mm(tmp_path, *arguments, "s3://bucket/folder")
+    assert ran.returncode == 2 and "s3://bucket/folder: s3:// can't be used here" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_version_names_what_decides_a_run(tmp_path: Path) -> None:
     names = [line.split()[0] for line in ray_mm(tmp_path, "version").stdout.splitlines()]
     assert names[:4] == ["ray_mm", "python", "ray", "torch"]

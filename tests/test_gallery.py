@@ -15,6 +15,7 @@ from PIL import Image
 
 from ray_mm.config.load import load_job
 from ray_mm.gallery import write_gallery
+from tests.data.decode.videos import video_bytes
 from tests.factories import member_of, write_tar
 
 _EVIL = "<script>alert(1)</script>"
@@ -65,6 +66,13 @@ def test_a_member_that_can_not_be_drawn_says_why(tmp_path: Path) -> None:
     write_gallery(tmp_path / "page.html", [tar])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 7 and page.count("<span>unreadable</span>") == 1
+
+
+def test_a_silent_clip_is_not_said_to_be_damaged(tmp_path: Path) -> None:
+    clips = {"0.mp4": video_bytes(sound_seconds=1.0), "1.mp4": video_bytes()}
+    write_gallery(tmp_path / "page.html", [write_tar(tmp_path / "0.tar", clips)])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('<p class="absent">has no audio track</p>') == 1 and "unreadable" not in page
 
 
 def test_a_picture_is_told_in_its_own_size(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,17 +67,22 @@ def schema(
 
 
 @verb
-def demo(output: Annotated[Path, typer.Option(help="Folder for its data and runs.")] = Path("runs/demo")) -> None:
+def demo(
+    output: Annotated[str, typer.Option(metavar="FOLDER", help="For its data and runs.")] = "runs/demo",
+) -> None:
     """Run the whole path on generated data, then say where the report is."""
     from ray_mm.demo.demo import run_demo
+    from ray_mm.storage import local_path
 
-    run_demo(output)
+    run_demo(local_path(output))
 
 
 @verb
 def inspect(
     paths: Annotated[list[str], typer.Argument(metavar="DATASET|TARS...")],
-    html: Annotated[Path | None, typer.Option(help="Of tars: also write a page with a few samples drawn.")] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of tars: also write a page with a few samples drawn.")
+    ] = None,
 ) -> None:
     """Show what is in a dataset, or in tars: files, folders, globs, {0..9}, s3://, gs://, https://."""
     from ray_mm.data.inspect import describe
@@ -86,8 +90,9 @@ def inspect(
 
     if html is not None:
         from ray_mm.gallery import write_gallery
+        from ray_mm.storage import local_path
 
-        found = [write_gallery(html, paths)]
+        found = [write_gallery(local_path(html), paths)]
     for inspection in describe(paths) if html is None else found:
         show(titled_table(*table) for table in inspection.tables)
         if inspection.job:
@@ -97,7 +102,9 @@ def inspect(
 @verb
 def index(
     tars: Annotated[list[str], typer.Argument(metavar="TARS...")],
-    output: Annotated[Path | None, typer.Option(help="Folder for the indexes. Unset: beside the tars.")] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="For the indexes, on this machine. Unset: beside the tars.")
+    ] = None,
     crc: Annotated[bool, typer.Option("--crc", help="Read every member, too, for its CRC32C.")] = False,
     max_unpacked: Annotated[str, typer.Option(help="Largest tar that a .tgz may unpack to.")] = "16GiB",
 ) -> None:
@@ -113,16 +120,18 @@ def quarantine(
     what: Annotated[str, typer.Argument(metavar="list|replay", help="Show them, or decode them once more.")],
     of: Annotated[str, typer.Argument(metavar="RUN|DATASET", help="A run, its quarantine, or a dataset.")],
     runs: Annotated[
-        Path | None, typer.Option(help="Of a dataset: folder of the runs that read it. Unset: runs.")
+        str | None,
+        typer.Option(metavar="FOLDER", help="Of a dataset: where the runs are that read it. Unset: runs."),
     ] = None,
 ) -> None:
     """Show the samples that a run, or all runs on a dataset, could not read, and whether they can be read now."""
     from ray_mm.data.replay import RUNS
+    from ray_mm.storage import local_path
     from ray_mm.summary import listed_quarantine, replayed_quarantine
 
     if what not in ("list", "replay"):
         raise UsageError(f"quarantine: takes list or replay, found {what!r}.")
-    show((listed_quarantine if what == "list" else replayed_quarantine)(of, runs or Path(RUNS)))
+    show((listed_quarantine if what == "list" else replayed_quarantine)(of, local_path(runs or RUNS)))
 
 
 @verb

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ray_mm.config.base import Config, Location, Size
+
+
+def _on_a_disk(folder: str) -> str:
+    if "://" in folder and not folder.startswith("file://"):
+        raise ValueError(f"expected a folder on a disk of the machine that reads, found {folder!r}")
+    return folder
+
+
+_Folder = Annotated[Location, AfterValidator(_on_a_disk)]
 
 
 class RemoteCache(Config):
     """Blocks of shards that lie in an object store. All runs and processes of a machine may share one folder."""
 
-    folder: Location
+    folder: _Folder
     """Folder on a disk of the machine that reads; on a cluster every machine has one of this name."""
     size: Annotated[Size, Field(ge=64 << 20)]
     """Most bytes that are kept. A training wants two windows of its shuffle at least; all of the dataset, if there is room."""
@@ -21,7 +30,7 @@ class RemoteCache(Config):
 class DecodedCache(Config):
     """Decoded samples. All runs and processes of a machine may share one folder."""
 
-    folder: Location
+    folder: _Folder
     """Folder on a disk of the machine that reads; on a cluster every machine has one of this name."""
     size: Size
     """Most bytes that are kept. Where the decoded samples need more, always the same part of them is kept."""

@@ -47,7 +47,7 @@ class Source:
 
 def explain(error: ValidationError, model: type[BaseModel], source: Source) -> str:
     """The first error of a job in full, the others by name."""
-    details = error.errors(include_url=False)
+    details = _mistakes(error)
     misspelled = {_meant(detail, model) for detail in details if detail["type"] == "extra_forbidden"}
     # A required key that is misspelled is one mistake, not two.
     details = [detail for detail in details if detail["type"] != "missing" or _place(detail, model) not in misspelled]
@@ -69,9 +69,21 @@ def explain(error: ValidationError, model: type[BaseModel], source: Source) -> s
 
 def first_reason(error: ValidationError, model: type[BaseModel]) -> tuple[KeyPath, str]:
     """Where the first mistake is, and what is wrong there; a key that is wrong comes before one that is missing."""
-    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] == "missing")
+    details = sorted(_mistakes(error), key=lambda detail: detail["type"] == "missing")
     path = _place(details[0], model)
     return path, _reason(details[0], model, path)
+
+
+def _mistakes(error: ValidationError) -> list[Any]:
+    """The errors, without those of lists that are too short only because what is in them is wrong."""
+    details = error.errors(include_url=False)
+    places = [detail["loc"] for detail in details]
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(len(place) > len(detail["loc"]) and place[: len(detail["loc"])] == detail["loc"] for place in places)
+    ]
 
 
 def _meant(detail: Any, model: type[BaseModel]) -> KeyPath:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from ray_mm.data.tar_bytes import MAX_UNPACKED_BYTES, LocalBytes, RemoteBytes, T
 from ray_mm.errors import DatasetError, ObjectMissingError, StorageError
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import ObjectInfo, stat
+
+_LOG = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
@@ -207,6 +210,7 @@ def _by_sample(location: str, members: Members) -> ShardIndex:
     column_of: dict[str, int] = {}
     rows: list[int] = []
     columns: list[int] = []
+    without: list[str] = []
     last, begin = -1, "\0"
     for name in members.names:
         # Nearly always the next member of the same sample.
@@ -223,6 +227,15 @@ def _by_sample(location: str, members: Members) -> ShardIndex:
         else:  # a file without an extension, or a hidden one, belongs to no sample
             rows.append(-1)
             columns.append(-1)
+            if dot != slash:
+                without.append(name)
+    if without:
+        _LOG.warning(
+            "members without an extension belong to no sample: shard=%s members=%d first=%r",
+            location,
+            len(without),
+            without[0],
+        )
     if len(column_of) > _MAX_SUFFIXES:
         examples = ", ".join(sorted(column_of)[:3])
         raise DatasetError(

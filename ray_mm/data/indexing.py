@@ -105,7 +105,8 @@ def sidecars(shards: Sequence[ObjectInfo], output: Path | None) -> list[Sidecar]
         if remote is not None:
             raise UsageError(f"{remote}: its index can't be written beside it; name a folder with --output.")
         return [Sidecar(shard, index_path(Path(shard.url))) for shard in shards]
-    folders = [PurePosixPath(shard.url).parent for shard in shards]
+    # URLs as if their stores were folders of this machine, so that there is a common one for any mixture.
+    folders = [PurePosixPath("/", shard.url).parent for shard in shards]
     common = PurePosixPath(os.path.commonpath(folders)) if folders else PurePosixPath()
     return [
         Sidecar(shard, index_path(output / folder.relative_to(common) / PurePosixPath(shard.url).name))
@@ -206,14 +207,15 @@ def index_tars(
         max_unpacked: largest tar that a gzip file may unpack to, such as ``16GiB``.
 
     Raises:
-        UsageError: a pattern or a size that can't be read, or no place for the indexes.
+        UsageError: a pattern or a size that can't be read, or no place on this machine for the indexes.
         DatasetError: a pattern names nothing; or, when all others are done, some shards can't be indexed.
     """
     try:
         settings = IndexSettings(with_checksums, _SIZE.validate_python(max_unpacked))
     except ValidationError:
         raise UsageError(f"--max-unpacked: expected a size such as 16GiB, found {max_unpacked!r}.") from None
-    places = sidecars(find_shards(patterns), None if output is None else local_path(output))
+    folder = None if output is None else local_path(output)  # before anything is listed
+    places = sidecars(find_shards(patterns), folder)
     problems = []
     with progress("index", len(places), "shards") as bar:
         for report in index_shards(places, settings):

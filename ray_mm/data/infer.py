@@ -87,7 +87,7 @@ def count_labels(
 
 def _label_text(payload: bytes, path: str | None) -> str | None:
     if path is None:
-        return payload.decode("utf-8", "replace").strip()
+        return payload.decode("utf-8-sig", "replace").strip()
     try:
         found = at_path(parse_json(payload), path)
     except DecodeError:

@@ -5,6 +5,7 @@ The answer is data: plain tables for a front end to print, and the same as a dic
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,9 +25,9 @@ from ray_mm.data.indexing import IndexSettings, current_index, sidecars, size_te
 from ray_mm.data.infer import count_labels, look_at_members, propose, proposed_job
 from ray_mm.data.manifest import Dataset, Statistics, open_dataset
 from ray_mm.data.shards import TAR_SUFFIXES, find_shards
-from ray_mm.errors import DatasetError
+from ray_mm.errors import DatasetError, ObjectMissingError
 from ray_mm.storage import is_remote, local_path
-from ray_mm.storage.remote import ObjectInfo
+from ray_mm.storage.remote import ObjectInfo, join, list_objects, stat
 
 _MAX_CHANNELS = 8
 _MAX_SHARDS = 20
@@ -76,17 +77,37 @@ def describe(paths: Sequence[str | Path]) -> Iterator[Inspection]:
 def _names_tars(path: str) -> bool:
     if path.endswith(TAR_SUFFIXES) or any(mark in path for mark in "{*?["):
         return True
-    root = None if is_remote(path) else local_path(path)
-    if root is None or (root / "dataset.json").is_file():
+    if is_remote(path):
+        return _holds_tars_in_a_store(path.rstrip("/"))
+    root = local_path(path)
+    if (root / "dataset.json").is_file():
         return False
     if root.is_file() or any(any(root.rglob(f"*{suffix}")) for suffix in TAR_SUFFIXES):
         return True
     if root.is_dir() and not any(root.rglob("dataset.json")):
-        raise DatasetError(
-            f"{root}: holds no tars ({', '.join(TAR_SUFFIXES)}) and no dataset (no dataset.json); name another folder, or "
-            "make a dataset of a table with a preprocess job."
-        )
+        raise _holds_nothing(root)
     return False
+
+
+def _holds_tars_in_a_store(folder: str) -> bool:
+    if folder.startswith("http"):  # can't be listed
+        return False
+    with contextlib.suppress(ObjectMissingError):
+        stat(join(folder, "dataset.json"))
+        return False
+    names = [info.url for info in list_objects(folder)]
+    if any(name.endswith(TAR_SUFFIXES) for name in names):
+        return True
+    if not any(name.endswith("/dataset.json") for name in names):
+        raise _holds_nothing(folder)
+    return False
+
+
+def _holds_nothing(folder: str | Path) -> DatasetError:
+    return DatasetError(
+        f"{folder}: holds no tars ({', '.join(TAR_SUFFIXES)}) and no dataset (no dataset.json); name another folder, or "
+        "make a dataset of a table with a preprocess job."
+    )
 
 
 def inspect_dataset(path: str | Path) -> Inspection:

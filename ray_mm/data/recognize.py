@@ -53,12 +53,11 @@ def recognize(suffix: str, payloads: Sequence[bytes], more: Sequence[bytes] = ()
         return Found(
             suffix, "mixed", shown, reason="of several kinds; to use one, name its field with on_missing: absent"
         )
-    known, _ = formats.most_common(1)[0]
-    same = [payload for payload in payloads if known_format(payload) == known]
+    known = [name for name, _ in formats.most_common() if name is not None]
     try:
-        return _of_format(suffix, known, same) if known is not None else _without_mark(suffix, same, more)
+        return _of_formats(suffix, known, payloads) if known else _without_mark(suffix, payloads, more)
     except (DecodeError, UsageError) as error:
-        return Found(suffix, known or "unknown", reason=str(error))
+        return Found(suffix, ", ".join(known) or "unknown", reason=str(error))
 
 
 def _kind(known: str | None) -> str | None:
@@ -68,28 +67,40 @@ def _kind(known: str | None) -> str | None:
     return known
 
 
-def _of_format(suffix: str, known: str, payloads: Sequence[bytes]) -> Found:
+def _of_formats(suffix: str, formats: Sequence[str], payloads: Sequence[bytes]) -> Found:
+    """Members of one kind, such as pictures, in one format or in several."""
+    known, shown = formats[0], ", ".join(formats)
     if known in PICTURES:
         sizes = Counter(image_size(payload) for payload in payloads)
-        largest = mask_numbers(payloads) if known == "png" else None
+        largest = mask_numbers(payloads) if formats == ["png"] else None
         if largest is not None:
             classes = [str(number) for number in range(largest + 1)]
             spec = {"type": "label", "target": "mask", "classes": classes}
-            return Found(suffix, known, f"{_pixels(sizes)}, numbers 0 … {largest}: a mask", {"": spec})
-        return Found(suffix, known, _pixels(sizes), {"": {"type": "image"}})
+            return Found(suffix, shown, f"{_pixels(sizes)}, numbers 0 … {largest}: a mask", {"": spec})
+        return Found(suffix, shown, _pixels(sizes), {"": {"type": "image"}})
     if known in VIDEOS:
         shapes = [video_shape(payload) for payload in payloads[:_CLIPS]]
         seconds = ", ".join(f"{shape[2]:.3g}" for shape in shapes)
         sizes = Counter((height, width) for height, width, _ in shapes)
-        return Found(suffix, known, f"{_pixels(sizes)}, {seconds} s", {"": {"type": "video"}})
+        specs = {"": {"type": "video"}}
+        if any(map(_has_sound, payloads[:_CLIPS])):
+            specs["sound"] = {"type": "audio"}
+        return Found(suffix, shown, f"{_pixels(sizes)}, {seconds} s", specs)
     if known in RECORDINGS or known in SOUND_IN_CONTAINERS:
         frames, rate_hz = recording_length(payloads[0])
-        return Found(suffix, known, f"{rate_hz:,} Hz, {frames / rate_hz:.3g} s", {"": {"type": "audio"}})
+        return Found(suffix, shown, f"{rate_hz:,} Hz, {frames / rate_hz:.3g} s", {"": {"type": "audio"}})
     if known == "npy":
         return _arrays(suffix, [read_npy(payload).shape for payload in payloads])
     if known == "npz":
         return _archives(suffix, [npz_shapes(payload) for payload in payloads])
     return Found(suffix, known, specs={"": {"type": "points"}})
+
+
+def _has_sound(payload: bytes) -> bool:
+    try:
+        return recording_length(payload)[0] > 0
+    except DecodeError:  # silent, or sound that can't be read: the frames are a field all the same
+        return False
 
 
 def _pixels(sizes: Counter[tuple[int, int]]) -> str:
@@ -126,14 +137,14 @@ def _without_mark(suffix: str, payloads: Sequence[bytes], more: Sequence[bytes])
     if all(payload.startswith(b"\x1f\x8b") for payload in payloads):
         return Found(suffix, "gzip", reason="members that are compressed one by one are not read; unpack them")
     try:
-        texts = [payload.decode("utf-8").strip() for payload in payloads]
+        texts = [payload.decode("utf-8-sig").strip() for payload in payloads]
     except UnicodeDecodeError:
         texts = []
     if not texts or any("\0" in text for text in texts):
         return Found(suffix, "unknown", f"begins with {payloads[0][:8].hex(' ')}", reason="no format that ray_mm reads")
     if all(text[:1] in ("{", "[") for text in texts):
         return look_into_json(suffix, [parse_json(payload) for payload in payloads], _readable(more))
-    all_texts = [payload.decode("utf-8", "replace").strip() for payload in more or payloads]
+    all_texts = [payload.decode("utf-8-sig", "replace").strip() for payload in more or payloads]
     number_label: dict[str, Any] | None = None
     if all(re.fullmatch(r"\d{1,9}", text) for text in texts):
         number_label = {"type": "label"}

@@ -2,7 +2,7 @@
 
     /data/train-{0000..0127}.tar    s3://bucket/train/*.tar    gs://bucket/train/    data/**/*.tgz    https://host/{0..9}.tar
 
-A folder, or what is before the first ``*`` of a glob, is listed once; no shard of it is asked for by itself.
+A folder, or in a store what is before the first ``*`` of a glob, is listed once; no object of it is asked for by itself.
 """
 
 from __future__ import annotations
@@ -123,10 +123,14 @@ def _glob(pattern: str) -> list[ObjectInfo]:
     first = _GLOB.search(pattern)
     assert first is not None
     folder = pattern[: first.start()].rpartition("/")[0]
-    matches = _as_regex(pattern)
-    inside = _sorted(
-        info for info in list_objects(folder or "/") if matches.fullmatch(info.url) and not info.url.endswith(_OURS)
-    )
+    if is_remote(pattern) or "**/" in pattern:
+        matches = _as_regex(pattern)
+        listed = (info for info in list_objects(folder or "/") if matches.fullmatch(info.url))
+    else:
+        # Level by level, for below a folder may lie millions of files that the pattern does not mean.
+        named = pattern.removeprefix(f"{folder}/")
+        listed = (stat(str(path)) for path in Path(folder or "/").glob(named) if path.is_file())
+    inside = _sorted(info for info in listed if not info.url.endswith(_OURS))
     if not inside:
         raise DatasetError(f"{pattern}: matches nothing in {folder or '/'}.")
     return inside

@@ -172,7 +172,7 @@ class _Walk:
 
     def _read_special(self, header: bytes, offset: int) -> int:
         row, kind, length = len(self._lengths), header[156:157], member_size(header)
-        if kind in (b"L", b"x", b"g", b"K", b"5"):
+        if kind in (b"L", b"x", b"g", b"K", b"5", b"V"):
             self._require_length(header, length, offset)
             if kind == b"x":
                 self._read_pax(offset, length)
@@ -182,9 +182,11 @@ class _Walk:
             elif kind == b"5":
                 length, self._is_extended, self._long_name, self._pax = 0, False, None, {}
                 self._resized.append(row)
+            elif kind == b"V":  # the label that tar -V gives the whole, a member like any other
+                self._is_extended, self._long_name, self._pax = False, None, {}
             # The others are of all members, or name a link's target: neither ends what L and x say.
             self._skipped.append(row)
-            if kind != b"5":
+            if kind not in (b"5", b"V"):
                 self._announce(kind, offset, length)
             return length
         pax, name = self._pax, self._long_name or self._pax.get("path")
@@ -195,6 +197,7 @@ class _Walk:
                 f"{self._shard}[{shown(name or _name(header))}]: is {what}; a shard holds plain files only."
             )
         if any(key.startswith("GNU.sparse") for key in pax):
+            name = pax.get("GNU.sparse.name") or name  # the header's own is one that only sparse files have
             raise DatasetError(
                 f"{self._shard}[{shown(name or _name(header))}]: sparse members are not supported; write the tar without "
                 "--sparse."

@@ -8,7 +8,8 @@
     label           a class → its number; classes → a JSON list of their numbers; a number → as it is; a mask: a path, the
                     file's bytes as they are
 
-An empty cell, text or array is an absent field; an empty list of classes is there, and says that the sample has none.
+An empty cell, text or array, or the sound of a silent clip, is an absent field; an empty list of classes is there, and says that
+the sample has none.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ray_mm.config.fields import (
 )
 from ray_mm.data.decode.arrays import as_finite
 from ray_mm.data.decode.audio import recording_length
-from ray_mm.data.decode.error import DecodeError, StreamError
+from ray_mm.data.decode.error import DecodeError, SilentError, StreamError
 from ray_mm.data.decode.formats import PICTURES, RECORDINGS, SOUND_IN_CONTAINERS, VIDEOS, known_format
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.mask import occurring, read_mask, require_size
@@ -113,7 +114,10 @@ def member_of(spec: FieldSpec, cells: Sequence[Any], paths: Sequence[Path | None
             assert path is not None, "files.require_paths comes first"
             payload = path.read_bytes()
             extension = _extension(payload, EXTENSIONS["audio"], "WAV, FLAC, OGG, MP3 or another recording")
-            frames, rate_hz = recording_length(payload)
+            try:
+                frames, rate_hz = recording_length(payload)
+            except SilentError:
+                return None
             return Member(extension, payload, (rate_hz,), frames / rate_hz)
         case VideoField():
             assert path is not None, "files.require_paths comes first"

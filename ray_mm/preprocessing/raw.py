@@ -22,7 +22,7 @@ from ray_mm.config.fields import (
 )
 from ray_mm.data.decode.arrays import at_path, parse_json
 from ray_mm.data.decode.audio import recording_length
-from ray_mm.data.decode.error import DecodeError, StreamError
+from ray_mm.data.decode.error import DecodeError, SilentError, StreamError
 from ray_mm.data.decode.image import image_size
 from ray_mm.data.decode.numeric import class_text, decode_label, read_points, read_series, read_vector
 from ray_mm.data.decode.streams import Payloads, read_streams
@@ -50,7 +50,10 @@ def raw_member(payload: memoryview, spec: FieldSpec, suffix: str) -> tuple[Membe
         case ImageField():
             return Member(suffix, b"", image_size(payload)), None
         case AudioField():
-            frames, rate_hz = recording_length(payload)
+            try:
+                frames, rate_hz = recording_length(payload)
+            except SilentError:
+                return None
             return Member(suffix, b"", (rate_hz,), frames / rate_hz), None
         case VideoField():
             height, width, seconds = video_shape(payload)
@@ -98,7 +101,7 @@ def raw_label(payload: memoryview, spec: LabelField) -> str | None:
         DecodeError: it is no single value.
     """
     if spec.path is None:
-        text = bytes(payload).decode("utf-8", "replace").strip()
+        text = bytes(payload).decode("utf-8-sig", "replace").strip()
         if not text or "\n" in text or len(text) > _LONGEST_CLASS:
             raise DecodeError(f"{text[:40]!r} is not the name or the number of a class")
         return text

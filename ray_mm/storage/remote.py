@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, GCSConfig, ObjectStore, RetryConfig
 
 _SCHEMES = ("s3", "gs", "http", "https")
-_ENVIRONMENT = re.compile(r"(AWS_|GOOGLE_|STORAGE_EMULATOR_|SSL_|HTTPS?_PROXY|NO_PROXY)", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"(AWS_|GOOGLE_|STORAGE_EMULATOR_|GCE_METADATA_|SSL_|HTTPS?_PROXY|NO_PROXY)", re.IGNORECASE)
 _STATUS = re.compile(r"status code: (\d{3})")
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 _MARK = "ray-mm-write"
@@ -297,20 +296,26 @@ def _store(
         if scheme == "s3":
             return S3Store(bucket, client_options=client, retry_config=retry)
         if scheme == "gs":
-            emulator = named.get("STORAGE_EMULATOR_HOST")
-            config = _gcs_emulator(emulator, client) if emulator else None
+            config = _google_config(named)
+            if config.get("base_url", "").startswith("http://"):
+                client["allow_http"] = True
             return GCSStore(bucket, config=config, client_options=client, retry_config=retry)
         return HTTPStore.from_url(f"{scheme}://{quote(bucket, safe=':@[]')}", client_options=client, retry_config=retry)
     except Exception as error:
         raise storage_error(f"{scheme}://{bucket}", error) from None
 
 
-def _gcs_emulator(endpoint: str, client: ClientConfig) -> GCSConfig:
-    """What leads to a server that stands in for Google's, as Google's own libraries take it from the environment."""
-    client["allow_http"] = True
-    account = {"gcs_base_url": endpoint if "://" in endpoint else f"http://{endpoint}", "disable_oauth": True}
-    unused = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
-    return {"service_account_key": json.dumps({**account, **unused})}
+def _google_config(named: Mapping[str, str]) -> GCSConfig:
+    """What leads elsewhere than to Google's own servers; the credentials are left to ``obstore``.
+
+    Args:
+        named: the environment. ``STORAGE_EMULATOR_HOST`` is a server that stands in for Google's and asks nobody who calls, as
+            Google's own libraries take it; ``GOOGLE_BASE_URL`` is one that does.
+    """
+    emulator, base_url = named.get("STORAGE_EMULATOR_HOST"), named.get("GOOGLE_BASE_URL")
+    if emulator:
+        return {"base_url": emulator if "://" in emulator else f"http://{emulator}", "skip_signature": True}
+    return {"base_url": base_url.rstrip("/")} if base_url else {}
 
 
 def storage_error(url: str, error: Exception) -> StorageError | UsageError:
@@ -323,16 +328,21 @@ def storage_error(url: str, error: Exception) -> StorageError | UsageError:
         return ObjectMissingError(f"{url}: there is no such object.")
     if isinstance(error, (exceptions.AlreadyExistsError, exceptions.PreconditionError)):
         return WriteConflictError(f"{url}: was not written, another writer was faster.")
-    if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
+    status = status_of(error)
+    if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)) or status in (401, 403):
         return StorageError(
-            f"{url}: the store refuses access (HTTP {status_of(error) or 'status unknown'}); check the credentials in the "
-            "environment, and what they may read."
+            f"{url}: the store refuses access (HTTP {status or 'status unknown'}); check the credentials in the environment, "
+            "and what they may read."
         )
+    if status == 404:  # of a listing, for an object that is not there has an error of its own
+        return StorageError(f"{url}: there is no such bucket.")
     if isinstance(error, exceptions.NotSupportedError) and "range" in str(error).lower():
         return StorageError(
             f"{url}: the server sends files only whole (it answers a Range request with all of the file), and ray_mm reads parts "
             "of them. Download the file, or serve it with a server that knows ranges, such as nginx, or from s3:// or gs://."
         )
+    if status is None and "error sending request" in str(error):
+        return StorageError(f"{url}: can't be reached; check its address and the network ({first_line(error)}).")
     return StorageError(f"{url}: {first_line(error)}")
 
 

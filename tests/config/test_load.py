@@ -200,6 +200,12 @@ def test_the_first_wrong_line_is_told_in_full_and_the_others_by_name(write: Writ
     assert message.endswith("Also wrong: outptu, train.epochs.")
 
 
+def test_a_list_is_not_too_short_because_what_is_in_it_is_wrong() -> None:
+    told = refusal(SMALLEST["train"], {"data.train": [{"path": "data/train", "fraction": 1.5}]})
+    assert told.endswith("data.train.0.fraction: input should be less than or equal to 1; found 1.5.")
+    assert "data.train: tuple should have at least 1 item" in refusal(SMALLEST["train"], {"data.train": []})
+
+
 def test_what_is_missing_is_not_called_wrong() -> None:
     content = {key: value for key, value in SMALLEST["train"].items() if key not in ("model", "output")}
     message = refusal(content | {"name": 7})
@@ -308,3 +314,7 @@ def test_decoded_samples_are_kept_for_a_training_only() -> None:
     assert job.data.cache.decoded.size == 10**10
     # An evaluation reads every sample once.
     assert "cache.decoded" in refusal(SMALLEST["evaluate"], {"cache": cache})
+    for kept in ("decoded", "remote"):
+        elsewhere = {f"data.cache.{kept}": {"folder": "s3://bucket/cache", "size": "10GB"}}
+        told = refusal(SMALLEST["train"], elsewhere)
+        assert f"data.cache.{kept}.folder: expected a folder on a disk" in told and "'s3://bucket/cache'" in told

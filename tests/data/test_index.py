@@ -163,9 +163,9 @@ def test_a_sparse_member_in_pax_clothes_is_refused(tmp_path: Path) -> None:
     shard = tmp_path / "0.tar"
     with tarfile.open(shard, "w", format=tarfile.PAX_FORMAT) as tar:
         info = tarfile.TarInfo("a.txt")
-        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.realsize": "5"}
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.realsize": "5", "GNU.sparse.name": "its own.txt"}
         tar.addfile(info)
-    with pytest.raises(DatasetError, match="sparse"):
+    with pytest.raises(DatasetError, match=r"\[its own\.txt\]: sparse members are not supported"):
         index_shard(shard)
 
 
@@ -184,7 +184,9 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         index_shard(shard)
 
 
-def test_folders_hidden_files_and_leading_dots_are_passed_over(tmp_path: Path) -> None:
+def test_folders_hidden_files_and_leading_dots_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shard = tmp_path / "0.tar"
     with tarfile.open(shard, "w") as tar:
         folder = tarfile.TarInfo("./train.d")
@@ -195,6 +197,15 @@ def test_folders_hidden_files_and_leading_dots_are_passed_over(tmp_path: Path) -
             info.size = 3
             tar.addfile(info, io.BytesIO(b"abc"))
     assert _payloads(shard, index_shard(shard)) == {"train.d/a.txt": b"abc"}
+    # A sample whose members lost their extensions must not be lost in silence.
+    told = f"belong to no sample: shard={shard} members=1 first='train.d/README'"
+    assert [record.message for record in caplog.records] == [f"members without an extension {told}"]
+
+
+def test_the_label_of_a_whole_tar_is_no_member(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", {"label": b"", "a.txt": b"abc"})
+    shard.write_bytes(_reheaded(shard.read_bytes(), 0, kind=b"V"))
+    assert _payloads(shard, index_shard(shard)) == {"a.txt": b"abc"}
 
 
 def test_a_folder_of_an_old_tar_is_no_sample(tmp_path: Path) -> None:

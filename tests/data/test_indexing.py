@@ -15,6 +15,7 @@ from ray_mm.data.sidecar import index_path, read_index
 from ray_mm.errors import DatasetError, UsageError
 from ray_mm.storage.remote import put_if_absent
 from tests.factories import write_tar
+from tests.object_store import put_object
 
 
 def _make(folder: Path, count: int = 3) -> list[Path]:
@@ -67,6 +68,14 @@ def test_objects_need_a_folder_for_their_indexes(tmp_path: Path, bucket: str) ->
     assert read_index(report.index, report.shard).version.startswith("etag:")
 
 
+def test_tars_of_several_places_have_indexes_of_their_own(tmp_path: Path, bucket: str) -> None:
+    (tar,) = _make(tmp_path, 1)
+    put_if_absent(f"s3://{bucket}/x/0.tar", write_tar(tmp_path / "other/0.tar", {"t.jpg": b"x"}).read_bytes())
+    reports = list(index_tars([tar, f"s3://{bucket}/x/0.tar"], output=tmp_path / "out"))
+    assert [read_index(report.index, report.shard).keys for report in reports] == [["s0"], ["t"]]
+    assert len({report.index for report in reports}) == 2
+
+
 def test_seek_points_of_objects_go_there_too(tmp_path: Path, bucket: str) -> None:
     tar = write_tar(tmp_path / "0.tar", {"a.txt": b"1"})
     put_if_absent(f"s3://{bucket}/x/0.tar.gz", gzip.compress(tar.read_bytes()))
@@ -74,6 +83,22 @@ def test_seek_points_of_objects_go_there_too(tmp_path: Path, bucket: str) -> Non
         (report,) = index_tars([f"s3://{bucket}/x"], output=tmp_path / "out")
         assert (report.num_samples, report.is_new) == (1, is_new)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"0.tar.gz.index.parquet", "0.tar.gz.index.points"}
+
+
+def test_tars_of_a_web_server_are_named_one_by_one(tmp_path: Path, s3_endpoint: str, bucket: str) -> None:
+    tars = _make(tmp_path)
+    for tar in tars:
+        put_object(s3_endpoint, f"{bucket}/a b/{tar.name}", tar.read_bytes())
+    put_object(s3_endpoint, f"{bucket}/a b/3.tgz", gzip.compress(tars[2].read_bytes()))
+    site = f"{s3_endpoint}/{bucket}/a%20b"
+    for is_new in (True, False):
+        reports = list(index_tars([f"{site}/{{0..2}}.tar", f"{site}/3.tgz"], output=tmp_path / "out"))
+        assert [report.is_new for report in reports] == [is_new] * 4
+    assert [read_index(report.index, report.shard).keys for report in reports] == [["s0"], ["s1"], ["s2"], ["s2"]]
+    with pytest.raises(DatasetError, match=r"3\.tar: there is no such object"):
+        list(index_tars([f"{site}/{{0..3}}.tar"], output=tmp_path / "out"))
+    with pytest.raises(UsageError, match="a web server can't list its files"):
+        list(index_tars([f"{site}/*.tar"], output=tmp_path / "out"))
 
 
 def test_good_shards_are_indexed_although_others_are_damaged(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from ray_mm.config.fields import LabelField
 from ray_mm.config.load import load_job
 from ray_mm.data.index import ShardIndex, index_shard
 from ray_mm.data.infer import Found, look_at_members, propose, proposed_job
 from ray_mm.data.inspect import inspect_tars
+from ray_mm.preprocessing.raw import raw_label
 from ray_mm.storage.remote import stat
+from tests.data.decode.videos import video_bytes
 from tests.factories import audio_bytes, image_bytes, mask_bytes, mask_of, npy_bytes, write_tar
 
 
@@ -67,6 +70,24 @@ def test_other_members_are_known_by_their_bytes_too(
 def test_members_of_several_kinds_are_said_to_be_so(tmp_path: Path) -> None:
     ((found,), _) = _look(tmp_path, {"0.bin": image_bytes(0), "1.bin": image_bytes(1), "2.bin": audio_bytes(0)})
     assert (found.format, found.detail) == ("mixed", "jpg 1, png 1, wav 1") and "of several kinds" in found.reason
+
+
+def test_pictures_of_several_formats_are_one_field_and_no_mask(tmp_path: Path) -> None:
+    mask = mask_bytes(mask_of("mask", 0))
+    ((found,), _) = _look(tmp_path, {"0.bin": mask, "1.bin": mask, "2.bin": _picture("GIF")})
+    assert (found.format, found.detail) == ("png, gif", "16×16, 40×30") and found.specs == {"": {"type": "image"}}
+
+
+def test_a_clip_with_sound_makes_two_fields_of_one_member(tmp_path: Path) -> None:
+    clips = {"0.clip.mp4": video_bytes(sound_seconds=1.0), "1.clip.mp4": video_bytes()}
+    ((found,), indexes) = _look(tmp_path, clips)
+    assert found.specs == {"": {"type": "video"}, "sound": {"type": "audio"}}
+    assert propose([found], indexes) == (
+        {"clip": {"type": "video"}, "clip_sound": {"type": "audio"}},
+        {"clip": "clip.mp4", "clip_sound": "clip.mp4"},
+    )
+    ((silent,), _) = _look(tmp_path, {"1.clip.mp4": video_bytes()})
+    assert silent.specs == {"": {"type": "video"}}
 
 
 def test_points_are_known_by_their_name_only(tmp_path: Path) -> None:
@@ -169,6 +190,13 @@ def test_of_many_values_twelve_are_fields_and_the_others_are_told(tmp_path: Path
     ((found,), _) = _look(tmp_path, {"0.json": json.dumps({f"x{i}": i for i in range(24)}).encode()})
     assert list(found.specs) == [f"x{i}" for i in range(12)]
     assert found.passed_over.startswith("x12 (beyond 12 fields), ") and found.passed_over.endswith(", … 4 more")
+
+
+def test_a_mark_before_a_text_is_no_part_of_it(tmp_path: Path) -> None:
+    members = {f"{i}.cls": (b"\xef\xbb\xbf" if i % 2 else b"") + (b"cat" if i < 4 else b"dog") for i in range(8)}
+    tar = write_tar(tmp_path / "0.tar", members)
+    assert inspect_tars([tar]).data["label_counts"] == {"label": {"cat": 4, "dog": 4}}
+    assert {raw_label(memoryview(text), LabelField()) for text in members.values()} == {"cat", "dog"}
 
 
 @pytest.mark.parametrize(

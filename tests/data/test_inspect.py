@@ -16,7 +16,7 @@ from ray_mm.data.indexing import index_tars
 from ray_mm.data.inspect import Inspection, Table, describe, inspect_tars
 from ray_mm.errors import DatasetError
 from tests.factories import edit_manifest, make_dataset, write_tar
-from tests.object_store import Proxy, Request, put_object
+from tests.object_store import Proxy, Request, put_object, upload
 
 
 def _table(tables: tuple[Table, ...], title: str) -> dict[str, dict[str, str]]:
@@ -106,6 +106,19 @@ def test_datasets_and_tars_are_described_in_their_order(tmp_path: Path) -> None:
     tars = [write_tar(tmp_path / f"{i}.tar", {f"{i}.txt": b""}) for i in range(2)]
     found = list(describe([*tars, root, tmp_path / "{0,1}.tar", root / "shards"]))
     assert [inspection.data["num_samples"] for inspection in found] == [2, 4, 6]
+
+
+def test_folders_of_a_store_are_tars_or_datasets_too(tmp_path: Path, s3_endpoint: str, bucket: str) -> None:
+    upload(s3_endpoint, make_dataset(tmp_path / "data/train", 4, fields=("label",)), f"{bucket}/data/train")
+    put_object(s3_endpoint, f"{bucket}/tars/deep/0.tar", write_tar(tmp_path / "0.tar", {"0.txt": b""}).read_bytes())
+    put_object(s3_endpoint, f"{bucket}/else/x.txt", b"")
+    put_object(s3_endpoint, f"{bucket}/made/in/place/dataset.json", b"{}")
+    places = (f"s3://{bucket}/{name}" for name in ("tars", "data/train", "data/train/shards/"))
+    assert [inspection.data["num_samples"] for inspection in describe(places)] == [1, 4, 4]
+    with pytest.raises(DatasetError, match=rf"s3://{bucket}/else: holds no tars .* and no dataset"):
+        list(describe([f"s3://{bucket}/else/"]))
+    with pytest.raises(DatasetError, match=rf"s3://{bucket}/made: has no dataset\.json"):
+        list(describe([f"s3://{bucket}/made"]))
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

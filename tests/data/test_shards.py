@@ -51,6 +51,15 @@ def test_a_glob_passes_over_the_indexes_beside_tars(folder: Path) -> None:
     assert [Path(info.url).name for info in find_shards([folder / "a/*"])] == ["0.tar", "1.tar", "2.tgz", "note.txt"]
 
 
+def test_a_glob_looks_only_where_it_says_and_follows_links(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "linked").symlink_to(folder / "a" / "deep")
+    found = find_shards([folder / "*/3.tar.gz"])
+    assert [Path(info.url).relative_to(folder) for info in found] == [Path("linked/3.tar.gz")]
+    # Below it may lie millions of files.
+    monkeypatch.setattr("ray_mm.data.shards.list_objects", lambda folder: pytest.fail(f"{folder} is listed to its end"))
+    assert len(find_shards([folder / "a/*.tar"])) == 2
+
+
 def test_what_names_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"a/{0..2}\.tar|a/2\.tar: no such file or folder"):
         find_shards([folder / "a/{0..2}.tar"])

@@ -107,6 +107,28 @@ def _replaced_while_read(lab: Lab) -> None:
             lab.feed(training, samples_per_task=8)
 
 
+def _google(lab: Lab) -> None:
+    make_samples(lab.folder / "local", range(24))
+    store, proxy = lab.google
+    store.upload(lab.folder / "local", "team/train")
+    training = lab.plan("gs://team/train")
+    # In the address of a request a dot has percent signs.
+    left = {
+        "000000%2Etar": iter([Answer("status"), Answer("cut", at=700), Answer("flip", at=40)]),
+        "000001%2Etar": iter([Answer("short", at=500), Answer("cut", at=10)]),
+        "000002%2Etar": iter([Answer("shifted"), Answer("hang", at=300)]),
+    }
+    proxy.faults = lambda request: (
+        next(left.get(request.path.rpartition("%2F")[2], iter(())), None) if request.method == "GET" else None
+    )
+    assert lab.feed(training) == {key_of(sample): 2 for sample in range(24)}
+    assert not [answer for answers in left.values() for answer in answers]
+    lab.require_exact(training, set(), {1: 0})
+    store.put("team/train/shards/000001.tar", bytes(open_dataset("gs://team/train").shards[1].size_bytes + 1))
+    with lab.stopped(r"000001\.tar\[sample\d{6}\]: has \d+ bytes and had \d+"):
+        lab.feed(training)
+
+
 FAULTS = (
     *(
         Fault(
@@ -140,6 +162,13 @@ FAULTS = (
         ("feed",),
         _packed,
         "what can't be unpacked is fetched once more",
+    ),
+    Fault(
+        "store-google",
+        "Google Cloud Storage (`gs://`) does any of these; then an object is replaced",
+        (Outcome.UNHARMED, Outcome.STOPPED),
+        ("feed",),
+        _google,
     ),
     Fault(
         "store-away",

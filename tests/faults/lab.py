@@ -40,6 +40,7 @@ from ray_mm.training.plan import Training
 from ray_mm.training.state import attempt_starts
 from ray_mm.training.train import plan_training, run_train
 from tests.faults.samples import require_own
+from tests.google_store import GoogleStore
 from tests.object_store import Proxy
 
 Way = Literal["index", "open", "reader", "feed", "training"]
@@ -85,12 +86,14 @@ class Lab:
         folder: an empty one.
         proxy: before an object store. Ray's processes are led to it, too.
         bucket: in the store.
+        google: a store of Google's, and a proxy before it. Ray's processes are led to it, too.
     """
 
-    def __init__(self, folder: Path, proxy: Proxy, bucket: str) -> None:
+    def __init__(self, folder: Path, proxy: Proxy, bucket: str, google: tuple[GoogleStore, Proxy]) -> None:
         self.folder = folder
         self.proxy = proxy
         self.bucket = bucket
+        self.google = google
         self.outcomes: set[Outcome] = set()
         self.ways: set[Way] = set()
 

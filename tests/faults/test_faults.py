@@ -10,6 +10,7 @@ import pytest
 from tests import shared_ray
 from tests.faults.lab import Fault, Lab
 from tests.faults.table import FAULTS, PAGE, page
+from tests.google_store import GoogleStore, google_store
 from tests.object_store import ENVIRONMENT, Proxy, faulty_proxy, make_bucket
 
 # The loader silences this for its process; pytest takes that back for every test.
@@ -21,12 +22,21 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def store(s3_endpoint: str) -> Iterator[Proxy]:
+def google() -> Iterator[tuple[GoogleStore, Proxy]]:
+    """A store of Google's that asks nobody who calls, and a proxy before it."""
+    with google_store() as store, faulty_proxy(store.endpoint) as proxy:
+        store.is_public = True
+        yield store, proxy
+
+
+@pytest.fixture(scope="module")
+def store(s3_endpoint: str, google: tuple[GoogleStore, Proxy]) -> Iterator[Proxy]:
     """A proxy before the S3 server, and a Ray whose processes are led to it: they have the environment of its start."""
     import ray
 
     with faulty_proxy(s3_endpoint) as proxy, pytest.MonkeyPatch.context() as environment:
-        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
+        leads = {"AWS_ENDPOINT_URL": proxy.endpoint, "STORAGE_EMULATOR_HOST": google[1].endpoint}
+        for name, value in {**ENVIRONMENT, **leads}.items():
             environment.setenv(name, value)
         had_ray = ray.is_initialized()
         shared_ray.start()
@@ -37,12 +47,14 @@ def store(s3_endpoint: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def lab(store: Proxy, s3_endpoint: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(
+    store: Proxy, google: tuple[GoogleStore, Proxy], s3_endpoint: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Lab]:
     """An empty place for one fault."""
     bucket = request.node.callspec.id
     make_bucket(s3_endpoint, bucket)
-    yield Lab(tmp_path, store, bucket)
-    store.faults = lambda request: None
+    yield Lab(tmp_path, store, bucket, google)
+    store.faults = google[1].faults = lambda request: None
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

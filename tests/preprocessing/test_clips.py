@@ -23,7 +23,8 @@ from tests.preprocessing.tables import FIELDS, make_job, write_csv, write_file
 def test_clips_become_frames_and_their_sound_another_field(local_ray: None, tmp_path: Path) -> None:
     rows = []
     for i in range(4):
-        write_file(tmp_path / f"clips/{i}.bin", video_bytes(10 + i, sound_seconds=1.0))
+        # The last one is silent: it is there, its sound is not.
+        write_file(tmp_path / f"clips/{i}.bin", video_bytes(10 + i, sound_seconds=0.0 if i == 3 else 1.0))
         rows.append({"clip": f"clips/{i}.bin" if i else "", "y": i})
     fields = {"clip": {"type": "video", "num_frames": 3}, "sound": {"type": "audio"}, "y": FIELDS["number"]}
     job = make_job(write_csv(tmp_path / "t.csv", rows), fields, columns={"sound": "clip"})
@@ -32,7 +33,7 @@ def test_clips_become_frames_and_their_sound_another_field(local_ray: None, tmp_
     assert dataset.manifest.fields["clip"] == VideoField(num_frames=3, height=48, width=64)
     sound = dataset.manifest.fields["sound"]
     assert isinstance(sound, AudioField) and sound.rate_hz == 16000
-    assert dataset.manifest.presence == {"clip": 3, "sound": 3, "y": 4}
+    assert dataset.manifest.presence == {"clip": 3, "sound": 2, "y": 4}
     assert dataset.manifest.members["clip"] == ("clip.mp4",) and dataset.manifest.members["sound"] == ("sound.mp4",)
     (batch,) = read_batches(sequence(dataset), preprocessor_for(dataset, {}, fields), 4)
     assert sorted(batch["clip.length"].tolist()) == [0, 3, 3, 3] and batch["weight"].all()

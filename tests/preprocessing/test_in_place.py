@@ -199,6 +199,30 @@ def test_shards_of_a_split_and_gzip_files_are_taken_as_they_are(local_ray: None,
     assert all(shard.unpacked_bytes is None for shard in open_dataset(tmp_path / "data" / "train").shards)
 
 
+def test_keys_that_come_again_in_another_shard_are_samples_of_their_own(local_ray: None, tmp_path: Path) -> None:
+    for shard in range(2):
+        # Members in any order.
+        members = [
+            (f"{i:04d}.{suffix}", content) for i in range(12) for suffix, content in _sample(12 * shard + i).items()
+        ]
+        write_tar(tmp_path / f"t-{shard}.tar", dict(sorted(members, key=lambda member: member[0][::-1])))
+    result = run_preprocess(_job(tmp_path, shards=str(tmp_path / "t-*.tar")))
+    assert sum(result["metrics"]["num_samples"].values()) == 24
+    keys: dict[str, set[str]] = {}
+    for split in ("train", "validation"):
+        dataset = open_dataset(tmp_path / "data" / split)
+        keys[split] = {key for number in range(2) for key in dataset.read_index(number).keys}
+        reader = SampleReader(dataset, sorted(dataset.manifest.fields))
+        for number, info in enumerate(dataset.shards):
+            first = 12 * int(Path(info.path).stem.removeprefix("t-"))
+            for row, key in enumerate(dataset.read_index(number).keys):
+                found = {name: bytes(view) for name, view in reader.members(number, row).items()}
+                assert found["imu"] == _sample(first + int(key))["imu.npy"]
+                assert found["words"] == _sample(first + int(key))["txt"]
+    # Nor is a key of one split met in the other one.
+    assert len(keys["train"] | keys["validation"]) == 12 and not keys["train"] & keys["validation"]
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tgz"])
 def test_a_tar_in_a_store_is_looked_into_by_ranges(tmp_path: Path, bucket: str, suffix: str) -> None:
     (tar,) = _write_tars(tmp_path, 1)

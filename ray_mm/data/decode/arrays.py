@@ -186,7 +186,7 @@ def parse_csv(payload: bytes | memoryview) -> tuple[list[str], npt.NDArray[np.fl
             if len(first) < 2:
                 raise DecodeError("is neither numbers nor the names of columns")
             return first, np.zeros((0, len(first)), np.float64)
-        values = np.loadtxt(lines, np.float64, delimiter=",", ndmin=2)
+        values = np.loadtxt(lines, np.float64, delimiter=",", quotechar='"', ndmin=2)
     except ValueError as error:
         raise DecodeError(f"is not a CSV of numbers ({str(error).splitlines()[0]})") from None
     names = first if header else [str(number) for number in range(values.shape[1])]

@@ -52,6 +52,7 @@ def decode_audio(payload: bytes | memoryview, spec: AudioField, out: npt.NDArray
         Number of frames written.
 
     Raises:
+        SilentError: a clip without an audio track.
         DecodeError: not a recording, damaged, empty, or of another number of channels.
         UsageError: only PyAV reads it, and it is not installed.
     """
@@ -72,6 +73,7 @@ def recording_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
     """Frames and rate in Hz of a recording, from its header; a path is not read as a whole unless it is a video.
 
     Raises:
+        SilentError: a clip without an audio track.
         DecodeError: not a recording, or empty.
         UsageError: only PyAV reads it, and it is not installed.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ray_mm.data.decode.error import DecodeError
+from ray_mm.data.decode.error import DecodeError, SilentError
 from ray_mm.errors import UsageError
 
 # FFmpeg also knows playlists and scripts, which name other files and addresses; none of those may be opened.
@@ -92,7 +92,8 @@ def read_sound(payload: bytes | memoryview, seconds: float) -> tuple[npt.NDArray
         Frames float32 [frames, channels] in −1 … 1, and their rate in Hz.
 
     Raises:
-        DecodeError: no such file, damaged, or without an audio track.
+        SilentError: it has no audio track.
+        DecodeError: no such file, or damaged.
         UsageError: PyAV is not installed.
     """
     with open_container(payload, "recording") as container:
@@ -131,7 +132,8 @@ def sound_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
     """Frames (about) and rate in Hz of a file's first audio track, without decoding it.
 
     Raises:
-        DecodeError: no such file, damaged, or without an audio track.
+        SilentError: it has no audio track.
+        DecodeError: no such file, or damaged.
         UsageError: PyAV is not installed.
     """
     with open_container(payload, "recording") as container:
@@ -152,7 +154,7 @@ def sound_length(payload: bytes | memoryview | Path) -> tuple[int, int]:
 
 def _audio_stream(container: Any) -> Any:
     if not container.streams.audio:
-        raise DecodeError("has no audio track")
+        raise SilentError("has no audio track")
     stream = container.streams.audio[0]
     if stream.codec_context is None:
         raise DecodeError("has sound of a codec that is not known")

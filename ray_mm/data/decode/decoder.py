@@ -20,7 +20,7 @@ from ray_mm.config.fields import (
 from ray_mm.data.decode.audio import decode_audio
 from ray_mm.data.decode.container import require_av
 from ray_mm.data.decode.draw import Draw
-from ray_mm.data.decode.error import DecodeError, StreamError
+from ray_mm.data.decode.error import DecodeError, SilentError, StreamError
 from ray_mm.data.decode.image import decode_image, decode_whole
 from ray_mm.data.decode.mask import decode_mask
 from ray_mm.data.decode.numeric import (
@@ -131,7 +131,10 @@ def _audio(name: str, spec: AudioField) -> Decoder:
     length = length_name(name)
 
     def decode(payload: Payload, arrays: Arrays, row: int, draw: Draw | None = None, /) -> bool:
-        arrays[length][row] = decode_audio(payload, spec, arrays[name][row])
+        try:
+            arrays[length][row] = decode_audio(payload, spec, arrays[name][row])
+        except SilentError:
+            return False
         return True
 
     return decode

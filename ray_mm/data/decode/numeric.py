@@ -169,7 +169,7 @@ def decode_label(payload: bytes | memoryview, spec: LabelField) -> int | float |
     Raises:
         DecodeError: not a number, not finite, or not one of the classes.
     """
-    text = bytes(payload).decode("utf-8", "replace").strip()
+    text = bytes(payload).decode("utf-8-sig", "replace").strip()
     if spec.path is not None:
         found = at_path(parse_json(payload), spec.path)
         if found is None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ray_mm.config.fields import LabelField, PointsField, SeriesField, VectorField
-from ray_mm.data.decode.arrays import as_finite, npz_shapes, parse_json, read_npy
+from ray_mm.data.decode.arrays import as_finite, npz_shapes, parse_csv, parse_json, read_npy
 from ray_mm.data.decode.error import DecodeError
 from ray_mm.data.decode.numeric import (
     decode_classes,
@@ -127,6 +127,8 @@ def test_a_vector_of_any_shape_is_flattened() -> None:
 def test_labels_are_read_from_their_text() -> None:
     assert decode_label(b"1\n", _CLASSES) == 1
     assert decode_label(memoryview(b"-2.5e-1"), _NUMBER) == -0.25
+    # As editors on Windows write it.
+    assert decode_label(b"\xef\xbb\xbf1\r\n", _CLASSES) == 1
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,8 @@ def test_parts_of_a_series_become_channels_side_by_side(payload: bytes) -> None:
 
 def test_a_csv_is_columns_by_name_or_number_and_all_but_the_times() -> None:
     named = b"t, ax ,ay\n0,1,10\n1,3,30\n"
+    quoted = b'\xef\xbb\xbf"t","ax","ay"\r\n"0","1","10"\r\n"1","3","30"\r\n'
+    assert np.array_equal(parse_csv(quoted)[1], parse_csv(named)[1]) and parse_csv(quoted)[0] == ["t", "ax", "ay"]
     spec = SeriesField(time_path="t", rate_hz=2)
     expected = [[1, 10], [2, 20], [3, 30]]
     assert read_series(named, spec).tolist() == expected
