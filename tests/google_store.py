@@ -38,6 +38,8 @@ class Stored:
 
     content: bytes
     generation: int
+    marks: tuple[tuple[str, str], ...] = ()
+    """What a writer has given with it: ``x-goog-meta-…``."""
 
     @property
     def etag(self) -> str:
@@ -64,9 +66,9 @@ class GoogleStore:
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1_700_000_000_000_001))
     key: rsa.RSAPrivateKey = field(default_factory=lambda: _key())
 
-    def put(self, path: str, content: bytes) -> None:
+    def put(self, path: str, content: bytes, marks: tuple[tuple[str, str], ...] = ()) -> None:
         """Writes an object; ``path`` is ``bucket/key``."""
-        self.objects[path] = Stored(content, next(self.generations))
+        self.objects[path] = Stored(content, next(self.generations), marks)
 
     def upload(self, folder: Path, path: str) -> None:
         """Writes all files of a folder as objects under ``bucket/prefix``."""
@@ -87,7 +89,7 @@ class GoogleStore:
 
     def caller(self, authorization: str | None) -> str:
         """Who sends this header; empty: somebody who claims to be another."""
-        if authorization is None:
+        if authorization is None or not authorization.removeprefix("Bearer").strip():
             return "nobody"
         scheme, _, token = authorization.partition(" ")
         if scheme != "Bearer":
@@ -176,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
             if wanted is not None and int(wanted) != (there.generation if there else 0):
                 self._refuse(412, "PreconditionFailed")
                 return
-            self.state.put(path, content)
+            marks = [(name, value) for name, value in self.headers.items() if name.lower().startswith("x-goog-meta-")]
+            self.state.put(path, content, tuple(marks))
             self._send(200, b"", _headers(self.state.objects[path]))
 
     def _get(self, stored: Stored) -> None:
@@ -239,6 +242,7 @@ def _headers(stored: Stored) -> dict[str, str]:
         "Accept-Ranges": "bytes",
         "Last-Modified": formatdate(stored.generation / 1e6, usegmt=True),
         "Content-Type": "application/octet-stream",
+        **dict(stored.marks),
     }
 
 

@@ -108,7 +108,7 @@ def test_a_holder_whose_clock_stood_still_is_told_by_the_store(documents: Docume
     holder_rate=st.floats(0.9, 1.1),
     other_rate=st.floats(0.9, 1.1),
     offsets=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
-    beats=st.lists(st.floats(0.1, 59.0), max_size=5),
+    beats=st.lists(st.floats(0.1, 54.0), max_size=5),
     looked=st.floats(0.0, 100.0),
 )
 def test_two_never_hold_it_whatever_their_clocks_show(
@@ -119,7 +119,7 @@ def test_two_never_hold_it_whatever_their_clocks_show(
     beats: list[float],
     looked: float,
 ) -> None:
-    # The holder renews a few times and falls silent; clocks run at rates that differ by up to a fifth.
+    # The holder renews in time, a few times, and falls silent; clocks run at rates that differ by up to a fifth.
     documents, world = Documents(tmp_path_factory.mktemp("lease")), World()
     first = Lease.take(documents, "x", "a", 60, FakeClock(world, offsets[0], holder_rate), heartbeat=False)
     at = 0.0

@@ -13,7 +13,8 @@ import pytest
 
 from ray_mm.errors import StorageError, UsageError, WriteConflictError
 from ray_mm.storage.conditional import Document, Documents
-from tests.object_store import Fault, Proxy, Request, google_server, make_bucket
+from tests.google_store import google_store
+from tests.object_store import Fault, Proxy, Request, make_bucket
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,8 +26,10 @@ def documents(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     elif request.param == "s3":
         yield Documents(f"s3://{request.getfixturevalue('bucket')}/documents")
     else:
-        with google_server() as endpoint:
-            monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+        with google_store() as store:
+            store.is_public = True
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.endpoint)
             yield Documents("gs://bucket/documents")
 
 
