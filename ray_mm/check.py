@@ -9,6 +9,7 @@ import csv
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ray_mm.config.load import Job, settled_keys
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.config.schedule import times
 from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
 from ray_mm.config.tasks import labels_of
@@ -65,7 +67,7 @@ def check_job(job: Job) -> list[str]:
         UsageError: something is missing, or does not fit.
     """
     check_output(job, settled_keys(job))
-    return check_inputs(job)
+    return [*check_inputs(job), *_schedule(job)]
 
 
 def check_inputs(job: Job) -> list[str]:
@@ -85,6 +87,12 @@ def check_inputs(job: Job) -> list[str]:
             return list(_tune(job))
         case _:
             assert_never(job)
+
+
+def _schedule(job: Job) -> Iterator[str]:
+    if job.schedule is not None:
+        comes = next(times(job.schedule, datetime.now(timezone.utc)))
+        yield f"schedule: {job.schedule.cron} in {job.schedule.timezone}; next {comes:%a %Y-%m-%d %H:%M %Z}"
 
 
 def _preprocess(job: PreprocessJob) -> Iterator[str]:

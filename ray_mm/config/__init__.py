@@ -3,6 +3,7 @@
 base.py         what all sections share: closed, frozen; sizes, names, locations, resources
 fields.py       field types: what a typed column of a sample is
 cache.py        what is kept on a machine's own disk
+schedule.py     ``schedule:`` of any job: when it is run
 source.py       which samples a job reads: datasets, parts of them, mixed
 preprocess.py   kind: preprocess
 encoders.py     the encoder of each input of a model
