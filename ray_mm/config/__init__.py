@@ -21,6 +21,7 @@ predict.py      kind: predict
 compress.py     kind: compress
 tune.py         kind: tune
 search.py       what a tune job searches over → the settings of its trials
+cluster.py      kind: cluster, a cluster's profile: address, token, storage, what a job brings along
 read.py         YAML 1.2 → values, and the line of each
 explain.py      what pydantic found wrong → one paragraph
 meaning.py      what each key means, from the texts below them
