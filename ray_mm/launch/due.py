@@ -180,7 +180,9 @@ def write_state(path: Path, state: ScheduleState) -> None:
     try:
         write_atomic(path, state.model_dump_json(indent=2) + "\n")
     except OSError as error:
-        raise UsageError(f"{path}: can't be written ({error.strerror}); make room, or name another file with --state.") from None
+        raise UsageError(
+            f"{path}: can't be written ({error.strerror}); make room, or name another file with --state."
+        ) from None
 
 
 @contextlib.contextmanager
@@ -202,8 +204,8 @@ def kept_by_one(path: Path) -> Iterator[IO[str]]:
             ) from None
         except OSError as error:
             raise UsageError(
-                f"{path}: the file system can't lock ({error.strerror}), so two schedules could run at once; name a file on a local "
-                "disk with --state."
+                f"{path}: the file system can't lock ({error.strerror}), so two schedules could run at once; name a file on a "
+                "local disk with --state."
             ) from None
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}")

@@ -54,7 +54,9 @@ def next_runs(schedule: JobSchedule, count: int, now: datetime | None = None) ->
     now = now or utc_now()
     rows, before = [], now.astimezone(schedule.zone)
     for time, _ in zip(times(schedule, now), range(count), strict=False):
-        rows.append((f"{time:%a %Y-%m-%d %H:%M %Z}", f"{time.astimezone(now.tzinfo):%Y-%m-%d %H:%M}", _unusual(before, time)))
+        rows.append(
+            (f"{time:%a %Y-%m-%d %H:%M %Z}", f"{time.astimezone(now.tzinfo):%Y-%m-%d %H:%M}", _unusual(before, time))
+        )
         before = time
     return rows
 
@@ -155,9 +157,11 @@ class _Keeper:
         self._scheduler.shutdown(wait=True)
 
     def _plan(self) -> None:
-        due = next_due(self._state, utc_now())
-        self._tell(_told(due))
-        self._scheduler.add_job(self._run, "date", run_date=due.at, args=[due], misfire_grace_time=None)
+        with self._changing:  # a scheduler that is ending waits for this thread, and would keep it from adding anything
+            if not self._ending:
+                due = next_due(self._state, utc_now())
+                self._tell(_told(due))
+                self._scheduler.add_job(self._run, "date", run_date=due.at, args=[due], misfire_grace_time=None)
 
     def _run(self, due: Due) -> None:
         try:
@@ -170,9 +174,10 @@ class _Keeper:
             write_state(self._file, self._state)
             run = self._state.running or self._state.runs[-1]
             seconds = ((run.ended or run.begun) - run.begun).total_seconds()
-            self._tell(f"the run of {due.planned:%Y-%m-%d %H:%M %Z} ended with status {status} after {duration(seconds)}")
-            if not self._ending:
-                self._plan()
+            self._tell(
+                f"the run of {due.planned:%Y-%m-%d %H:%M %Z} ended with status {status} after {duration(seconds)}"
+            )
+            self._plan()
         except BaseException as error:
             self._events.put(error)
 
@@ -210,7 +215,9 @@ def _told(due: Due) -> str:
         more = "" if due.merged == 0 else f", {due.merged + 1} times in one"
         return f"going on with the run of {planned}, which was interrupted{more}"
     if due.at > due.planned:
-        return f"the run of {planned} was missed" + (f", and {due.merged} before it; one run for all" if due.merged else "")
+        return f"the run of {planned} was missed" + (
+            f", and {due.merged} before it; one run for all" if due.merged else ""
+        )
     return f"next run at {planned}"
 
 

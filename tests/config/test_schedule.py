@@ -56,7 +56,9 @@ def test_an_hourly_run_comes_every_hour_that_there_is(day: tuple[int, int, int],
     schedule = JobSchedule(cron="0 * * * *", timezone="Europe/Berlin")
     midnight = datetime(*day, tzinfo=ZoneInfo("Europe/Berlin"))
     night_after = (midnight + timedelta(days=1)).astimezone(timezone.utc)
-    found = missed(schedule, midnight.astimezone(timezone.utc) - timedelta(seconds=1), night_after - timedelta(seconds=1))
+    found = missed(
+        schedule, midnight.astimezone(timezone.utc) - timedelta(seconds=1), night_after - timedelta(seconds=1)
+    )
     assert len(found) == hours
     gaps = {(b.timestamp() - a.timestamp()) for a, b in itertools.pairwise(found)}
     assert gaps == {3600}
