@@ -25,7 +25,7 @@ from ray_mm.config.load import Job, settled_keys
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
-from ray_mm.config.schedule import times
+from ray_mm.config.schedule import moved, times
 from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
 from ray_mm.config.tasks import labels_of
@@ -91,8 +91,15 @@ def check_inputs(job: Job) -> list[str]:
 
 def _schedule(job: Job) -> Iterator[str]:
     if job.schedule is not None:
-        comes = next(times(job.schedule, datetime.now(timezone.utc)))
+        now = datetime.now(timezone.utc)
+        comes = next(times(job.schedule, now))
         yield f"schedule: {job.schedule.cron} in {job.schedule.timezone}; next {comes:%a %Y-%m-%d %H:%M %Z}"
+        late = moved(job.schedule, now)
+        if late is not None:
+            yield (
+                f"warning: schedule: on {late:%Y-%m-%d} clocks go forward over that time: ray-mm schedule and cron run it at "
+                f"{late:%H:%M} then, systemd and Kubernetes leave it out; a time after that hour is the same everywhere"
+            )
 
 
 def _preprocess(job: PreprocessJob) -> Iterator[str]:

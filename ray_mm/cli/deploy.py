@@ -49,3 +49,50 @@ def schedule(
         (state or state_path(loaded.output)).absolute(),
         lambda text: print(f"{utc_now().astimezone(zone):%Y-%m-%d %H:%M:%S %Z} {loaded.name}: {text}", flush=True),
     )
+
+
+@verb
+def render(
+    target: Annotated[str, typer.Argument(metavar="kuberay|slurm|systemd|cron", help="What is to run the job.")],
+    job: JobFile,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="NAME|URL", help="Its profile says what the nodes share and run.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            help="Of kuberay: rayjob, raycluster, raycronjob or cronjob. Unset: cronjob for a job with a schedule, else rayjob.",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Unset: shown here.")] = None,
+    node_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a node. Unset: for one worker.")] = None,
+    node_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a node. Unset: for one worker.")] = None,
+    node_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Such as 64GiB. Unset: 4GiB per CPU.")] = None,
+) -> None:
+    """Write what KubeRay, Slurm, systemd or cron run a job by."""
+    from ray_mm.config.cluster import find_cluster
+    from ray_mm.config.load import load_job, parse_overrides
+    from ray_mm.launch.manifests.parts import Call, memory_of
+    from ray_mm.launch.manifests.render import render as render_job
+    from ray_mm.launch.manifests.render import write_files
+
+    loaded = load_job(job, parse_overrides(overrides or []))
+    call = Call(
+        job=loaded,
+        file=Path(job).absolute(),
+        overrides=tuple(overrides or ()),
+        profile=None if cluster is None else find_cluster(cluster),
+        cluster=cluster,
+        node_cpus=node_cpus,
+        node_gpus=node_gpus,
+        node_memory_bytes=None if node_memory is None else memory_of(node_memory),
+    )
+    files = render_job(target, call, form)
+    if output is None:
+        for name, content in files.items():
+            print(content if len(files) == 1 else f"# {name}\n{content}")
+        return
+    for path in write_files(files, output):
+        print(path)

@@ -6,9 +6,10 @@ when clocks go forward comes as soon as they have, and one that comes twice when
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -21,6 +22,7 @@ _VALUE = r"(?:\d{1,2}|[A-Za-z]{3})"
 _FIELD = re.compile(
     rf"(?:\*(?:/\d+)?|{_VALUE}(?:-{_VALUE}(?:/\d+)?)?)(?:,(?:\*(?:/\d+)?|{_VALUE}(?:-{_VALUE}(?:/\d+)?)?))*"
 )
+_MOST_LOOKED_AT = 5000
 _NICKNAMES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0"}
 _NICKNAMES |= {"@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"}
 
@@ -79,6 +81,18 @@ def missed(schedule: JobSchedule, after: datetime, until: datetime) -> list[date
             break
         found.append(time)
     return found
+
+
+def moved(schedule: JobSchedule, after: datetime) -> datetime | None:
+    """The first time within a year or so that is not the line's own, because clocks go forward over it; None: there is none."""
+    found = values(schedule)
+    for time in itertools.islice(times(schedule, after), _MOST_LOOKED_AT):
+        if time > after + timedelta(days=400):
+            break
+        minutes, hours = found["minute"], found["hour"]
+        if (minutes is not None and time.minute not in minutes) or (hours is not None and time.hour not in hours):
+            return time
+    return None
 
 
 def values(schedule: JobSchedule) -> dict[str, tuple[int, ...] | None]:
