@@ -207,7 +207,12 @@ def slurm_script(folder: Path, call: Call) -> tuple[list[str], dict[str, str]]:
 def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path) -> None:
     call = called(output=HOSTILE)
     command, environment = slurm_script(tmp_path, call)
-    require_clean_shell(tmp_path / "job.slurm", "SC2016")  # that $(…) in quotes does nothing is what is wanted
+    # That $(…) and quotes in quotes do nothing is what is wanted.
+    require_clean_shell(tmp_path / "job.slurm", "SC2016", "SC2089", "SC2090")
+    (tmp_path / "plain.slurm").write_text(
+        next(iter(render("slurm", called(profile=ClusterProfile(storage="/x"))).values()))
+    )
+    require_clean_shell(tmp_path / "plain.slurm")
     text = (tmp_path / "job.slurm").read_text()
     assert "aws secret" not in text and "hf_secret" not in text
     options = dict(

@@ -1,0 +1,151 @@
+"""The scripts for a LAN, for real: a head and a worker on this machine, with a token, told to end by their own process ids."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launch.cluster import free_ports
+
+SCRIPTS = Path(__file__).parents[2] / "cluster" / "lan"
+_NODES = """
+import json, sys, ray
+ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
+print(json.dumps([[node["NodeID"], node["Alive"], node["Labels"].get("ray-mm/role"), node["Resources"].get("CPU")] for node in ray.nodes()]))
+"""
+
+
+def ports(*names: str) -> list[str]:
+    return [f"--{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
+
+
+@contextlib.contextmanager
+def started(
+    script: str, arguments: list[str], environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A script, which ends its Ray when it is told to; whatever is left of its own group goes after it."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            ["bash", SCRIPTS / script, *arguments],
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            start_new_session=True,
+        )
+    try:
+        for _ in range(240):
+            if "Ray runtime started" in log.read_text(errors="replace"):
+                break
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.5)
+        else:
+            raise AssertionError(log.read_text())
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def nodes(address: str, environment: dict[str, str]) -> list[tuple[str, bool, str, float]]:
+    done = subprocess.run(
+        [sys.executable, "-c", _NODES, address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return [tuple(node) for node in json.loads(done.stdout.splitlines()[-1])]
+
+
+def status(url: str, token: str | None) -> int:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(400)
+def test_a_head_and_a_worker_find_each_other_by_the_token_alone_and_end_when_they_are_told() -> None:
+    port, dashboard = free_ports(2)
+    own = ("node-manager-port", "object-manager-port", "metrics-export-port", "runtime-env-agent-port")
+    agents = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    small = ["--num-cpus=1", "--object-store-memory=80000000"]
+    with tempfile.TemporaryDirectory(prefix="ray_mm_", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment |= {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": name,
+            "RAY_MM_ADDRESS": "127.0.0.1",
+            "RAY_MM_PORT": str(port),
+        }
+        given = [
+            f"--dashboard-port={dashboard}",
+            f"--temp-dir={name}/ray",
+            *small,
+            *ports(*own, *agents, "ray-client-server-port"),
+        ]
+        with started("head.sh", given, environment, folder / "head.log") as head:
+            token = folder / ".ray" / "auth_token"
+            assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
+            assert f"cluster/lan/worker.sh 127.0.0.1:{port}" in (folder / "head.log").read_text()
+            url = f"http://127.0.0.1:{dashboard}/api/jobs/"
+            assert (status(url, None), status(url, "wrong" * 8), status(url, token.read_text())) == (401, 403, 200)
+            # A machine with another token is not let in.
+            (folder / "other").write_text("fedcba9876543210" * 4)
+            (folder / "other").chmod(0o600)
+            worker = [f"127.0.0.1:{port}", *small, *ports(*own, *agents)]
+            foreign = subprocess.run(
+                ["bash", SCRIPTS / "worker.sh", *worker],
+                env=environment | {"RAY_MM_TOKEN": str(folder / "other")},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+            assert foreign.returncode != 0
+            joining = environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+            address = f"127.0.0.1:{port}"
+            with started("worker.sh", worker, environment | {"RAY_MM_ROLE": "data"}, folder / "worker.log") as second:
+                found = nodes(address, joining)
+                assert sorted((role, alive, cpus) for _, alive, role, cpus in found) == [
+                    ("data", True, 1),
+                    ("head", True, 1),
+                ]
+                (leaving,) = [node for node, _, role, _ in found if role == "data"]
+                subprocess.run(
+                    ["bash", SCRIPTS / "leave.sh", address, "1", leaving],
+                    env=environment,
+                    check=True,
+                    capture_output=True,
+                    timeout=120,
+                )
+                second.send_signal(signal.SIGTERM)
+                second.wait(60)
+            assert [role for _, alive, role, _ in nodes(address, joining) if alive] == ["head"]
+            head.send_signal(signal.SIGTERM)
+            head.wait(60)
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(url, timeout=5)
