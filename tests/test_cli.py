@@ -33,6 +33,8 @@ VERBS = (
     "logs",
     "stop",
     "version",
+    "schedule",
+    "render",
 )
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "matplotlib", "onnxruntime", "webdataset", "cv2", "rich", "jinja2")
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -71,6 +72,15 @@ def times(schedule: JobSchedule, after: datetime) -> Iterator[datetime]:
         # Within the hour that comes twice, the library may begin with the first of the two.
         if found.astimezone(timezone.utc) > after:
             yield found
+
+
+def without_schedule(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job is, whenever it is run: two that differ in nothing else are the same.
+
+    Args:
+        content: of the job, with every default filled in.
+    """
+    return {key: value for key, value in content.items() if key != "schedule"}
 
 
 def missed(schedule: JobSchedule, after: datetime, until: datetime) -> list[datetime]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ray_mm.config.load import JOB_KINDS, load_job, settled_keys
-from ray_mm.config.schedule import JobSchedule, cron_line, missed, moved, times, values
+from ray_mm.config.schedule import JobSchedule, cron_line, missed, moved, times, values, without_schedule
 from ray_mm.errors import JobFileError
 from tests.config.jobs import SMALLEST, jobs
 
@@ -175,6 +175,13 @@ def test_a_schedule_changes_nothing_else_of_a_job(content: dict[str, Any]) -> No
     without = load_job({key: value for key, value in content.items() if key != "schedule"})
     with_one = load_job({**content, "schedule": NIGHTLY})
     assert with_one.model_copy(update={"schedule": None}) == without
+
+
+@pytest.mark.parametrize("kind", JOB_KINDS)
+def test_a_job_is_the_same_whenever_it_is_run(kind: str) -> None:
+    contents = [load_job({**SMALLEST[kind], "schedule": when}).model_dump() for when in (None, NIGHTLY)]
+    assert contents[0] != contents[1] and without_schedule(contents[0]) == without_schedule(contents[1])
+    assert without_schedule({**contents[0], "name": "other"}) != without_schedule(contents[0])
 
 
 def test_a_search_does_not_run_over_schedules() -> None:
