@@ -35,6 +35,7 @@ VERBS = (
     "version",
     "schedule",
     "render",
+    "metrics",
 )
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "matplotlib", "onnxruntime", "webdataset", "cv2", "rich", "jinja2")
 

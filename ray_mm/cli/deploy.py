@@ -1,4 +1,4 @@
-"""Verbs that make a job run by itself: keep its schedule, or write what another scheduler takes."""
+"""Verbs that make a job run by itself: keep its schedule, write what another scheduler takes; and tell how runs stand."""
 
 from __future__ import annotations
 
@@ -96,3 +96,23 @@ def render(
         return
     for path in write_files(files, output):
         print(path)
+
+
+@verb
+def metrics(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder that the folders of runs lie in.")],
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Answer Prometheus there until this is ended. Unset: show them once."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+) -> None:
+    """Tell Prometheus how runs and schedules stand."""
+    from ray_mm.launch.metrics import exposition, serve_metrics
+
+    if port is None:
+        sys.stdout.write(exposition(runs.absolute()))
+        return
+    server, thread = serve_metrics(runs.absolute(), host, port)
+    print(f"http://{host}:{server.server_port}/metrics: figures of the runs in {runs}", flush=True)
+    thread.join()
