@@ -20,12 +20,16 @@ import pytest
 from tests.launch.cluster import free_ports
 
 SCRIPTS = Path(__file__).parents[2] / "cluster" / "lan"
-_NODES = """
+_DRIVER = """
 import json, sys, ray
+from ray_mm.config.base import Resources
+from ray_mm.placement import place
 ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
+placement = place(Resources(cpus_per_worker=1))
 found = [(node["NodeID"], node["Alive"], node["Labels"].get("ray-mm/role"), node["Resources"].get("CPU")) for node in ray.nodes()]
-print(json.dumps(found))
+print(json.dumps([placement.workers, found]), flush=True)
 """
+"""A job that needs two CPUs where there is one, in a cluster whose head says that it grows."""
 
 
 def ports(*names: str) -> list[str]:
@@ -64,18 +68,6 @@ def started(
         process.wait(30)
 
 
-def nodes(address: str, environment: dict[str, str]) -> list[tuple[str, bool, str, float]]:
-    done = subprocess.run(
-        [sys.executable, "-c", _NODES, address],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    return [tuple(node) for node in json.loads(done.stdout.splitlines()[-1])]
-
-
 def status(url: str, token: str | None) -> int:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
@@ -88,7 +80,7 @@ def status(url: str, token: str | None) -> int:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(400)
-def test_a_head_and_a_worker_find_each_other_by_the_token_alone_and_end_when_they_are_told() -> None:
+def test_a_head_and_a_worker_find_each_other_by_the_token_and_a_job_waits_for_the_second() -> None:
     port, dashboard = free_ports(2)
     own = ("node-manager-port", "object-manager-port", "metrics-export-port", "runtime-env-agent-port")
     agents = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")
@@ -105,24 +97,41 @@ def test_a_head_and_a_worker_find_each_other_by_the_token_alone_and_end_when_the
         given = [
             f"--dashboard-port={dashboard}",
             f"--temp-dir={name}/ray",
+            "--labels=ray-mm/role=head,ray-mm/grows-within-s=300",
             *small,
             *ports(*own, *agents, "ray-client-server-port"),
         ]
-        with started("head.sh", given, environment, folder / "head.log") as head:
+        with contextlib.ExitStack() as stack:
+            head = stack.enter_context(started("head.sh", given, environment, folder / "head.log"))
             token = folder / ".ray" / "auth_token"
             assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
             assert f"cluster/lan/worker.sh 127.0.0.1:{port}" in (folder / "head.log").read_text()
             url = f"http://127.0.0.1:{dashboard}/api/jobs/"
             assert (status(url, None), status(url, "wrong" * 8), status(url, token.read_text())) == (401, 403, 200)
             worker = [f"127.0.0.1:{port}", *small, *ports(*own, *agents)]
-            joining = environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+            joining = environment | {
+                "PYTHONPATH": str(SCRIPTS.parents[1]),
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token),
+            }
             address = f"127.0.0.1:{port}"
+            driver = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", _DRIVER, address],
+                    env=joining,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(driver.kill)
+            assert driver.stderr is not None and "waits for machines, which were asked for" in driver.stderr.readline()
             with started("worker.sh", worker, environment | {"RAY_MM_ROLE": "data"}, folder / "worker.log") as second:
-                found = nodes(address, joining)
-                assert sorted((role, alive, cpus) for _, alive, role, cpus in found) == [
-                    ("data", True, 1),
-                    ("head", True, 1),
-                ]
+                told, problems = driver.communicate(timeout=120)
+                assert driver.returncode == 0, problems
+                workers, found = json.loads(told)
+                assert workers == 1
+                assert sorted(node[1:] for node in found) == [[True, "data", 1], [True, "head", 1]]
                 (leaving,) = [node for node, _, role, _ in found if role == "data"]
                 leave = ["bash", SCRIPTS / "leave.sh", address, "1", leaving]
                 subprocess.run(leave, env=environment, check=True, capture_output=True, timeout=120)

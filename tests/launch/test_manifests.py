@@ -42,7 +42,7 @@ PROFILE = ClusterProfile.model_validate(
             "env": {
                 "GREETING": HOSTILE,
                 "AWS_SECRET_ACCESS_KEY": {"env": "AWS_SECRET_ACCESS_KEY"},
-                "HF_TOKEN": {"file": "~/secrets/it's hf"},
+                "HF_TOKEN": {"file": "~/it's secret/hf.token"},
             },
         },
         "retries": 2,
@@ -109,6 +109,7 @@ def test_a_ray_job_has_a_cluster_of_its_own_with_a_token_and_readers_beside_the_
     ]
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["shutdownAfterJobFinishes"]) == (2, 43200, True)
     assert cluster["authOptions"] == {"mode": "token"} and cluster["rayVersion"] == "2.60.0"
+    assert cluster["headGroupSpec"]["labels"] == {"ray-mm/role": "head", "ray-mm/grows-within-s": "1800"}
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     assert set(groups) == {"train", "data"}
     train, data = groups["train"], groups["data"]
@@ -139,7 +140,7 @@ def test_values_reach_kubernetes_as_they_are_and_secrets_not_at_all() -> None:
         "name": "ray-mm-secrets",
         "key": "AWS_SECRET_ACCESS_KEY",
     }
-    assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["key"] == "it's hf"
+    assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["key"] == "hf.token"
 
 
 def test_the_schedule_is_the_jobs() -> None:
@@ -190,8 +191,8 @@ def slurm_script(folder: Path, call: Call) -> tuple[list[str], dict[str, str]]:
     for name, text in _STUBS.items():
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o755)
-    (folder / "secrets").mkdir()
-    (folder / "secrets" / "it's hf").write_text("hf_secret\n")
+    (folder / "it's secret").mkdir()
+    (folder / "it's secret" / "hf.token").write_text("hf_secret\n")
     return ["bash", str(script)], {
         "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
@@ -364,6 +365,12 @@ def test_a_path_with_a_line_end_is_refused(target: str) -> None:
         ("kuberay", "rayservice", {}, "--form: takes rayjob, raycluster, raycronjob, cronjob; found 'rayservice'"),
         ("slurm", "rayjob", {}, "--form is a choice of kuberay"),
         ("nomad", None, {}, "render: takes kuberay, slurm, systemd, cron; found 'nomad'"),
+        (
+            "kuberay",
+            "rayjob",
+            {"runtime": {"ships": "image", "env": {"X": {"file": "/x/it's"}}}},
+            "can't be a key of a Kubernetes secret",
+        ),
         ("kuberay", None, {"storage": None}, "is a relative path, and it is not known where all nodes see it"),
     ],
 )

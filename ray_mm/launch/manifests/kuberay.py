@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import re
 import shlex
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ from ray_mm.config.schedule import cron_line
 from ray_mm.errors import UsageError
 from ray_mm.launch.manifests.parts import Call, Layout, dns_name, layout, placed
 from ray_mm.launch.schedule import schedule_of
+from ray_mm.placement import GROWS_WITHIN_S
 
 Manifest = dict[str, Any]
 
@@ -32,6 +34,7 @@ STORAGE = "ray-mm-storage"
 """The claim of the volume that all nodes see."""
 ROLE = "ray-mm/role"
 _HEAD_CPUS, _HEAD_MEMORY = 2, 8 << 30
+_GROWS_WITHIN_S = 1800
 _DEADLINE_S = 3600
 _LATE_S = 300
 _KEEP_S = 24 * 3600
@@ -152,6 +155,7 @@ def _cluster_spec(call: Call, nodes: Layout, stays: bool, job: str | None = None
     _of_image(call)
     shape = nodes.shape
     with_gpus = shape.gpus > 0
+    grows = stays or nodes.fewest != nodes.most or with_gpus
     # Where there are nodes for reading, a node with GPUs offers no more CPUs than its workers take: no reader finds room on it.
     cpus = nodes.worker_cpus if with_gpus else shape.cpus
     train = _worker_group(
@@ -175,11 +179,12 @@ def _cluster_spec(call: Call, nodes: Layout, stays: bool, job: str | None = None
     return {
         "rayVersion": importlib.metadata.version("ray"),
         "authOptions": {"mode": "token"},
-        "enableInTreeAutoscaling": stays or nodes.fewest != nodes.most or with_gpus,
+        "enableInTreeAutoscaling": grows,
         "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 300, "upscalingMode": "Default"},
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-            "labels": {ROLE: "head"},
+            # A job that asks for more than there is waits for it.
+            "labels": {ROLE: "head", **({GROWS_WITHIN_S: str(_GROWS_WITHIN_S)} if grows else {})},
             "template": _template(call, "ray-head", {"cpu": _HEAD_CPUS, "memory": _HEAD_MEMORY, "gpu": 0}, job),
         },
         "workerGroupSpecs": [train, data] if with_gpus else [train],
@@ -248,5 +253,10 @@ def _environment(profile: ClusterProfile) -> list[Manifest]:
             found.append({"name": name, "value": value.replace("$(", "$$(")})
             continue
         key = value.env if value.env is not None else PurePosixPath(value.file or "").name
+        if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key):
+            raise UsageError(
+                f"runtime.env.{name}: {key!r} can't be a key of a Kubernetes secret, which has letters, digits, -, _ and .; "
+                "rename the file."
+            )
         found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": SECRETS, "key": key}}})
     return found
