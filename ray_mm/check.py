@@ -25,7 +25,7 @@ from ray_mm.config.load import Job, settled_keys
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
-from ray_mm.config.schedule import moved, times
+from ray_mm.config.schedule import at_changes, times
 from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
 from ray_mm.config.tasks import labels_of
@@ -94,11 +94,16 @@ def _schedule(job: Job) -> Iterator[str]:
         now = datetime.now(timezone.utc)
         comes = next(times(job.schedule, now))
         yield f"schedule: {job.schedule.cron} in {job.schedule.timezone}; next {comes:%a %Y-%m-%d %H:%M %Z}"
-        late = moved(job.schedule, now)
+        late, twice = at_changes(job.schedule, now)
         if late is not None:
             yield (
                 f"warning: schedule: on {late:%Y-%m-%d} clocks go forward over that time: ray-mm schedule and cron run it at "
                 f"{late:%H:%M} then, systemd and Kubernetes leave it out; a time after that hour is the same everywhere"
+            )
+        if twice is not None:
+            yield (
+                f"warning: schedule: on {twice:%Y-%m-%d} {twice:%H:%M} comes twice, because clocks go back: Kubernetes runs it "
+                "twice, all others once; a time after that hour is the same everywhere"
             )
 
 

@@ -93,16 +93,27 @@ def missed(schedule: JobSchedule, after: datetime, until: datetime) -> list[date
     return found
 
 
-def moved(schedule: JobSchedule, after: datetime) -> datetime | None:
-    """The first time within a year or so that is not the line's own, because clocks go forward over it; None: there is none."""
+def at_changes(schedule: JobSchedule, after: datetime) -> tuple[datetime | None, datetime | None]:
+    """The first times within a year or so at which schedulers differ, of a line that names its hours.
+
+    Returns:
+        One that is not the line's own, because clocks go forward over it; and one that comes twice when they go back. None: there
+        is no such time.
+    """
     found = values(schedule)
+    minutes, hours = found["minute"], found["hour"]
+    late: datetime | None = None
+    twice: datetime | None = None
+    if hours is None:
+        return None, None
     for time in itertools.islice(times(schedule, after), _MOST_LOOKED_AT):
         if time > after + timedelta(days=400):
             break
-        minutes, hours = found["minute"], found["hour"]
-        if (minutes is not None and time.minute not in minutes) or (hours is not None and time.hour not in hours):
-            return time
-    return None
+        if late is None and (time.hour not in hours or (minutes is not None and time.minute not in minutes)):
+            late = time
+        if twice is None and time.replace(fold=0).utcoffset() != time.replace(fold=1).utcoffset():
+            twice = time
+    return late, twice
 
 
 def values(schedule: JobSchedule) -> dict[str, tuple[int, ...] | None]:

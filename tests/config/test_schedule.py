@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ray_mm.config.load import JOB_KINDS, load_job, settled_keys
-from ray_mm.config.schedule import JobSchedule, cron_line, missed, moved, times, values, without_schedule
+from ray_mm.config.schedule import JobSchedule, at_changes, cron_line, missed, times, values, without_schedule
 from ray_mm.errors import JobFileError
 from tests.config.jobs import SMALLEST, jobs
 
@@ -144,18 +144,22 @@ def test_a_schedule_that_can_not_be_is_refused_with_the_reason(schedule: dict[st
 
 
 @pytest.mark.parametrize(
-    ("line", "zone", "day"),
+    ("line", "zone", "late", "twice"),
     [
-        ("30 2 * * *", "Europe/Berlin", "2027-03-28 03:00"),
-        ("0 2 * * *", "America/New_York", "2027-03-14 03:00"),
-        ("0 3 * * *", "Europe/Berlin", None),
-        ("30 2 * * *", "UTC", None),
-        ("30 2 * * MON", "Europe/Berlin", None),
+        ("30 2 * * *", "Europe/Berlin", "2027-03-28 03:00", "2027-10-31 02:30"),
+        ("0 2 * * *", "America/New_York", "2027-03-14 03:00", None),
+        ("30 1 * * *", "America/New_York", None, "2027-11-07 01:30"),
+        ("0 3 * * *", "Europe/Berlin", None, None),
+        ("30 2 * * *", "UTC", None, None),
+        ("30 2 * * MON", "Europe/Berlin", None, None),
+        ("*/5 * * * *", "Europe/Berlin", None, None),
     ],
 )
-def test_a_night_in_which_the_time_is_left_out_is_known_beforehand(line: str, zone: str, day: str | None) -> None:
-    late = moved(JobSchedule(cron=line, timezone=zone), datetime(2026, 11, 30, tzinfo=timezone.utc))
-    assert (late and f"{late:%Y-%m-%d %H:%M}") == day
+def test_nights_in_which_schedulers_differ_are_known_beforehand(
+    line: str, zone: str, late: str | None, twice: str | None
+) -> None:
+    found = at_changes(JobSchedule(cron=line, timezone=zone), datetime(2026, 11, 30, tzinfo=timezone.utc))
+    assert [time and f"{time:%Y-%m-%d %H:%M}" for time in found] == [late, twice]
 
 
 def test_a_leap_day_comes() -> None:

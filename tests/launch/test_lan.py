@@ -20,6 +20,7 @@ import pytest
 from tests.launch.cluster import free_ports
 
 SCRIPTS = Path(__file__).parents[2] / "cluster" / "lan"
+_STARTS = 3
 _DRIVER = """
 import json, sys, ray
 from ray_mm.config.base import Resources
@@ -41,31 +42,44 @@ def started(
     script: str, arguments: list[str], environment: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A script, which ends its Ray when it is told to; whatever is left of its own group goes after it."""
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            ["bash", SCRIPTS / script, *arguments],
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-            start_new_session=True,
-        )
+    # Ray gives a machine half a minute to start, which is too little on a busy one.
+    for start in range(1, _STARTS + 1):
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                ["bash", SCRIPTS / script, *arguments],
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=log.parent,
+                start_new_session=True,
+            )
+        if _is_up(process, log):
+            break
+        _end(process)
+        assert start < _STARTS, log.read_text()
     try:
-        for _ in range(240):
-            if "Ray runtime started" in log.read_text(errors="replace"):
-                break
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.5)
-        else:
-            raise AssertionError(log.read_text())
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        _end(process)
+
+
+def _is_up(process: subprocess.Popen[bytes], log: Path) -> bool:
+    for _ in range(240):
+        if "Ray runtime started" in log.read_text(errors="replace"):
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.5)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
 
 
 def status(url: str, token: str | None) -> int:
