@@ -38,14 +38,14 @@ def schedule(
         show([titled_table(f"{loaded.name}: {times.cron}", header, next_runs(times, next_))])
         return
     from ray_mm.launch.due import state_path, utc_now
+    from ray_mm.launch.manifests.parts import Call, local_command
     from ray_mm.launch.schedule import keep_schedule
 
-    settings = [argument for override in overrides or [] for argument in ("--set", override)]
-    how = ["run", job] if cluster is None else ["submit", job, "--follow", "--cluster", cluster]
+    call = Call(job=loaded, file=Path(job).absolute(), overrides=tuple(overrides or ()), cluster=cluster)
     zone = times.zone
     keep_schedule(
         times,
-        [sys.executable, "-m", "ray_mm", *how, *settings],
+        local_command(call),
         (state or state_path(loaded.output)).absolute(),
         lambda text: print(f"{utc_now().astimezone(zone):%Y-%m-%d %H:%M:%S %Z} {loaded.name}: {text}", flush=True),
     )

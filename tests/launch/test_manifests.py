@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ray_mm.config.cluster import ClusterProfile
 from ray_mm.config.load import JOB_KINDS, load_job
 from ray_mm.config.schedule import JobSchedule, times
 from ray_mm.errors import UsageError
-from ray_mm.launch.manifests.parts import Call, dns_name, layout, placed
+from ray_mm.launch.manifests.parts import Call, dns_name, layout, local_command, placed
 from ray_mm.launch.manifests.render import FORMS, render, write_files
 from ray_mm.launch.manifests.systemd import on_calendar
 from tests.config.jobs import SMALLEST, names
@@ -412,6 +413,17 @@ def test_nodes_are_as_many_as_the_workers_need(
     job = load_job({**SMALLEST["train"], "resources": resources})
     found = layout(Call(job, Path("job.yaml"), **node))
     assert (found.fewest, found.most, found.shape.cpus, found.shape.gpus) == expected
+
+
+def test_the_command_runs_the_job_here_or_on_the_cluster_that_was_named() -> None:
+    call = Call(load_job(SMALLEST["train"]), Path("/jobs/a b.yaml"), overrides=("train.epochs=3",))
+    python = [sys.executable, "-m", "ray_mm"]
+    assert local_command(call) == [*python, "run", "/jobs/a b.yaml", "--set", "train.epochs=3"]
+    there = replace(call, cluster="lab")
+    assert local_command(there) == [
+        *python,
+        *("submit", "/jobs/a b.yaml", "--follow", "--cluster", "lab", "--set", "train.epochs=3"),
+    ]
 
 
 def test_a_worker_that_does_not_fit_on_a_node_is_refused() -> None:
