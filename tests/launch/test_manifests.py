@@ -228,6 +228,8 @@ def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path
     arguments = (tmp_path / "ray").read_text().split("\0")[:-1]
     assert arguments[:5] == ["symmetric-run", "--address", "10.0.0.1:24711", "--min-nodes", "2"]
     split = arguments.index("--")
+    # Every node gets them: what is for a head alone would end the others.
+    assert arguments[5:split] == ["--num-cpus=4", "--num-gpus=0"]
     assert arguments[split + 1 : split + 5] == ["python", "-m", "ray_mm", "run"] and arguments[-1] == "10.0.0.1:24711"
     variables = dict(entry.partition("=")[::2] for entry in (tmp_path / "env").read_text().split("\0"))
     assert variables["GREETING"] == HOSTILE and variables["HF_TOKEN"] == "hf_secret"

@@ -115,7 +115,7 @@ RAY_AUTH_TOKEN="$("$python" -c 'import secrets; print(secrets.token_hex(32))')"
 export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1
 
 head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
-address="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | tr ' ' '\\n' | grep -v ':' | head -n 1)"
+address="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | tr ' ' '\\n' | grep -v ':' | head -n 1)"
 port=$((20000 + SLURM_JOB_ID % 20000))
 
 stopped=0
@@ -125,7 +125,7 @@ rm -f -- "$output/.stop"
 
 srun --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=0 \\
   ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \\
-  --num-cpus={cpus} --num-gpus={gpus} --include-dashboard=false \\
+  --num-cpus={cpus} --num-gpus={gpus} \\
   -- "$python" -m ray_mm run "$work/job.json" --address "$address:$port" &
 run=$!
 status=0
