@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tells the cluster that this machine will be gone in some seconds: trainings save their state and go on elsewhere, and nothing
-# new is begun here. Then waits until there is little left of that time.
+# new is begun here. Waits until nothing runs here any more, or until there is little left of that time.
 #
 #   cluster/lan/leave.sh HEAD:PORT SECONDS [NODE_ID]
 #
@@ -14,7 +14,5 @@ if (($# < 2)) || [[ "$1" != *:* ]] || [[ ! "$2" =~ ^[0-9]+$ ]]; then
 fi
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="${RAY_MM_TOKEN:-$HOME/.ray/auth_token}"
 node=()
-if (($# > 2)); then node=(--node-id="$3"); fi
-ray drain-node --address="$1" --reason=DRAIN_NODE_REASON_PREEMPTION --reason-message="leave.sh was called" \
-  --deadline-remaining-seconds="$2" "${node[@]}"
-sleep "$(($2 > 5 ? $2 - 5 : 0))"
+if (($# > 2)); then node=(--node "$3"); fi
+exec python -m ray_mm.launch.leave "$2" --address "$1" "${node[@]}"

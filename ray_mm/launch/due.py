@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Literal
 
@@ -25,6 +25,7 @@ from ray_mm.storage import local_path, write_atomic
 
 _FORMAT = 1
 _MAX_RUNS = 100
+_CLOCK_AHEAD = timedelta(days=1)
 
 
 class ScheduledRun(Config):
@@ -167,8 +168,9 @@ def read_state(path: Path, schedule: JobSchedule, now: datetime) -> ScheduleStat
         raise UsageError(f"{path}: holds a time without a time zone; remove it, and the schedule begins anew.")
     if (state.schedule.cron, state.schedule.timezone) != (schedule.cron, schedule.timezone):
         return state.model_copy(update={"schedule": schedule, "settled": max(now, state.settled)})
-    # A clock that was set back must not make the schedule wait for the time that it showed before.
-    return state.model_copy(update={"schedule": schedule, "settled": min(now, state.settled)})
+    # A clock that was set right by some seconds repeats no run; one that was far ahead does not hold the schedule up until then.
+    ahead = state.settled > now + _CLOCK_AHEAD
+    return state.model_copy(update={"schedule": schedule, "settled": now if ahead else state.settled})
 
 
 def write_state(path: Path, state: ScheduleState) -> None:

@@ -106,6 +106,9 @@ def test_the_file_says_the_same_to_whoever_reads_it_next(tmp_path: Path) -> None
     # Another schedule has not missed what the old one did not have.
     other = NIGHTLY.model_copy(update={"cron": "0 12 * * *"})
     assert read_state(path, other, MONDAY + 2 * NIGHT).settled == MONDAY + 2 * NIGHT
+    # A clock that is set back by an hour repeats no run.
+    hour = timedelta(hours=1)
+    assert next_due(read_state(path, NIGHTLY, state.settled - hour), state.settled - hour).planned >= state.settled
     # A clock that was a year ahead does not hold the schedule up for a year.
     assert read_state(path, NIGHTLY, MONDAY - 365 * NIGHT).settled == MONDAY - 365 * NIGHT
 

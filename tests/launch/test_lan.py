@@ -147,8 +147,10 @@ def test_a_head_and_a_worker_find_each_other_by_the_token_and_a_job_waits_for_th
                 assert workers == 1
                 assert sorted(node[1:] for node in found) == [[True, "data", 1], [True, "head", 1]]
                 (leaving,) = [node for node, _, role, _ in found if role == "data"]
-                leave = ["bash", SCRIPTS / "leave.sh", address, "1", leaving]
-                subprocess.run(leave, env=environment, check=True, capture_output=True, timeout=120)
+                leave = ["bash", SCRIPTS / "leave.sh", address, "300", leaving]
+                with_code = environment | {"PYTHONPATH": joining["PYTHONPATH"]}
+                left = subprocess.run(leave, env=with_code, capture_output=True, text=True, check=False, timeout=200)
+                assert left.returncode == 0 and "nothing runs on this node any more" in left.stderr, left.stderr
                 second.send_signal(signal.SIGTERM)
                 second.wait(60)
             head.send_signal(signal.SIGTERM)

@@ -121,7 +121,7 @@ def test_a_ray_job_has_a_cluster_of_its_own_with_a_token_and_readers_beside_the_
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["terminationGracePeriodSeconds"] == 90
-    assert "ray drain-node" in container["lifecycle"]["preStop"]["exec"]["command"][2]
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["python", "-m", "ray_mm.launch.leave", "90"]
     assert all(
         found["template"]["spec"]["securityContext"]["runAsNonRoot"]
         and found["template"]["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False

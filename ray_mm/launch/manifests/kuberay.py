@@ -230,11 +230,8 @@ def _template(call: Call, container: str, needs: dict[str, int], job: str | None
     if grace:
         seconds = math.ceil(profile.stop_grace)
         # A node that will be taken back says so: trainings save, and go on elsewhere, before it is gone.
-        leave = (
-            "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message 'the pod ends' "
-            f"--deadline-remaining-seconds {seconds} && sleep {max(1, seconds - 5)}"
-        )
-        made["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/sh", "-c", leave]}}}
+        leave = [profile.runtime.python, "-m", "ray_mm.launch.leave", str(seconds)]
+        made["lifecycle"] = {"preStop": {"exec": {"command": leave}}}
         pod["terminationGracePeriodSeconds"] = seconds
     if needs["gpu"]:
         pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
