@@ -22,13 +22,20 @@ from tests.launch.cluster import free_ports
 SCRIPTS = Path(__file__).parents[2] / "cluster" / "lan"
 _STARTS = 3
 _DRIVER = """
-import json, sys, ray
+import json, os, sys, time, ray
 from ray_mm.config.base import Resources
 from ray_mm.placement import place
 ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
 placement = place(Resources(cpus_per_worker=1))
 found = [(node["NodeID"], node["Alive"], node["Labels"].get("ray-mm/role"), node["Resources"].get("CPU")) for node in ray.nodes()]
+@ray.remote(num_cpus=1, label_selector={"ray-mm/role": "data"})
+def work(done):
+    while not os.path.exists(done):
+        time.sleep(0.1)
+
+working = work.remote(sys.argv[2])
 print(json.dumps([placement.workers, found]), flush=True)
+ray.get(working)
 """
 """A job that needs two CPUs where there is one, in a cluster whose head says that it grows."""
 
@@ -131,7 +138,7 @@ def test_a_head_and_a_worker_find_each_other_by_the_token_and_a_job_waits_for_th
             address = f"127.0.0.1:{port}"
             driver = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", _DRIVER, address],
+                    [sys.executable, "-c", _DRIVER, address, name + "/done"],
                     env=joining,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -141,16 +148,21 @@ def test_a_head_and_a_worker_find_each_other_by_the_token_and_a_job_waits_for_th
             stack.callback(driver.kill)
             assert driver.stderr is not None and "waits for machines, which were asked for" in driver.stderr.readline()
             with started("worker.sh", worker, environment | {"RAY_MM_ROLE": "data"}, folder / "worker.log") as second:
-                told, problems = driver.communicate(timeout=120)
-                assert driver.returncode == 0, problems
-                workers, found = json.loads(told)
+                assert driver.stdout is not None
+                workers, found = json.loads(driver.stdout.readline())
                 assert workers == 1
                 assert sorted(node[1:] for node in found) == [[True, "data", 1], [True, "head", 1]]
                 (leaving,) = [node for node, _, role, _ in found if role == "data"]
                 leave = ["bash", SCRIPTS / "leave.sh", address, "300", leaving]
                 with_code = environment | {"PYTHONPATH": joining["PYTHONPATH"]}
-                left = subprocess.run(leave, env=with_code, capture_output=True, text=True, check=False, timeout=200)
-                assert left.returncode == 0 and "nothing runs on this node any more" in left.stderr, left.stderr
+                with subprocess.Popen(leave, env=with_code, stderr=subprocess.PIPE, text=True) as waiting:
+                    # It stays while something runs there, and no longer.
+                    with pytest.raises(subprocess.TimeoutExpired):
+                        waiting.wait(12)
+                    (folder / "done").touch()
+                    assert driver.wait(60) == 0
+                    assert waiting.wait(60) == 0 and waiting.stderr is not None
+                    assert "nothing runs on this node any more" in waiting.stderr.read()
                 second.send_signal(signal.SIGTERM)
                 second.wait(60)
             head.send_signal(signal.SIGTERM)
