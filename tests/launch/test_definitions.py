@@ -128,6 +128,9 @@ def test_a_cloud_trains_on_gpus_and_reads_beside_them(cloud: str) -> None:
     assert nodes["train"]["resources"] == {"CPU": 4, "GPU": 1} and "GPU" not in nodes["data"]["resources"]
     spot = {name for name, node in nodes.items() if re.search(r"spot|preemptible", str(node["node_config"]))}
     assert spot == {"data", "train"}
+    assert any(
+        f" {load_cluster(CLUSTER / f'{cloud}.yaml').storage} " in command for command in content["setup_commands"]
+    )
     assert any("watch-preemption.sh" in command for command in content["worker_start_ray_commands"])
 
 

@@ -397,7 +397,23 @@ def test_paths_do_not_lead_out_of_the_storage() -> None:
     for path in ("../other", "a/../../etc", "~/x"):
         with pytest.raises(UsageError, match="leads out of the cluster's storage"):
             placed(called(output=path))
-    assert placed(called(output="s3://bucket/run")).output == "s3://bucket/run"
+    with pytest.raises(UsageError, match="can't be in an object store"):
+        placed(called(output="s3://bucket/run"))
+
+
+def test_a_job_gets_what_the_cluster_gives_those_that_do_not_say_it() -> None:
+    profile = ClusterProfile.model_validate(
+        PROFILE.model_dump() | {"resources": {"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 2}}
+    )
+    config, job = manifests(called(profile=profile, resources={"cpus_per_worker": 3}), "rayjob")
+    assert json.loads(config["data"]["job.json"])["resources"] == {
+        "cpus_per_worker": 3,
+        "gpus_per_worker": 1,
+        "workers": 4,
+    }
+    (train, _) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (train["minReplicas"], train["rayStartParams"]) == (4, {"num-cpus": "3"})
+    assert placed(called("tune", profile=profile)).resources == called("tune").job.resources
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from ray_mm.config.base import Config, Resources, Size, TrainResources, map_locations
 from ray_mm.config.cluster import ClusterProfile
-from ray_mm.config.load import Job
+from ray_mm.config.load import Job, load_job
 from ray_mm.config.tune import TuneJob
 from ray_mm.errors import UsageError
+from ray_mm.storage import is_remote
 
 READING_CPUS = 3
 """That a node has for reading data beside what its worker reserves, unless it is told otherwise."""
@@ -147,10 +148,10 @@ def layout(call: Call) -> Layout:
 
 
 def placed(call: Call) -> Job:
-    """The job with every path in full, as the nodes see it.
+    """The job with every path in full, as the nodes see it, and the cluster's resources where it asks for none.
 
     Raises:
-        UsageError: a path is relative, and the profile does not say where it is meant from.
+        UsageError: a path is relative, and the profile does not say where it is meant from; or the output lies in a store.
     """
     storage = call.of_cluster.storage
 
@@ -166,7 +167,21 @@ def placed(call: Call) -> Job:
             raise UsageError(f"{path}: leads out of the cluster's storage {storage}; write it in full.")
         return f"{storage.rstrip('/')}/{PurePosixPath(path)}"
 
-    return map_locations(call.job, place)
+    job = map_locations(call.job, place)
+    if is_remote(job.output):
+        raise UsageError(
+            f"output: {job.output}: a run's folder can't be in an object store; give the full path of a folder that every node "
+            "sees."
+        )
+    resources = job.resources
+    if not isinstance(resources, (Resources, TrainResources)):
+        return job
+    defaults = call.of_cluster.resources.model_dump(exclude_none=True)
+    more = {key: value for key, value in defaults.items() if key not in resources.model_fields_set}
+    if not more:
+        return job
+    content = job.model_dump(mode="json")
+    return load_job({**content, "resources": {**content["resources"], **more}})
 
 
 def local_command(call: Call) -> list[str]:

@@ -7,12 +7,9 @@ import math
 import shlex
 
 from ray_mm.config.cluster import Reference
-from ray_mm.errors import UsageError
 from ray_mm.launch.manifests.parts import Call, commented, layout, one_line, placed, plain_line
-from ray_mm.storage import is_remote
 
 _DEFAULT_LIMIT_S = 24 * 3600.0
-_MARGIN_S = 30.0
 
 
 def render_slurm(call: Call) -> dict[str, str]:
@@ -22,10 +19,6 @@ def render_slurm(call: Call) -> dict[str, str]:
         UsageError: something in the job can't stand in a script, or its nodes do not fit.
     """
     job, profile = placed(call), call.of_cluster
-    if is_remote(job.output):
-        raise UsageError(
-            f"output: {job.output} lies in a store; a job on Slurm writes into a folder that all nodes see."
-        )
     nodes = layout(call)
     limit = profile.time_limit or _DEFAULT_LIMIT_S
     grace = math.ceil(min(profile.stop_grace, limit / 2))
