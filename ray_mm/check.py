@@ -9,6 +9,7 @@ import csv
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ray_mm.config.load import Job, settled_keys
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.config.schedule import at_changes, times
 from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
 from ray_mm.config.tasks import labels_of
@@ -68,7 +70,7 @@ def check_job(job: Job) -> list[str]:
     """
     job = map_locations(job, pinned)
     check_output(job, settled_keys(job))
-    return check_inputs(job)
+    return [*check_inputs(job), *_schedule(job)]
 
 
 def check_inputs(job: Job) -> list[str]:
@@ -88,6 +90,24 @@ def check_inputs(job: Job) -> list[str]:
             return list(_tune(job))
         case _:
             assert_never(job)
+
+
+def _schedule(job: Job) -> Iterator[str]:
+    if job.schedule is not None:
+        now = datetime.now(timezone.utc)
+        comes = next(times(job.schedule, now))
+        yield f"schedule: {job.schedule.cron} in {job.schedule.timezone}; next {comes:%a %Y-%m-%d %H:%M %Z}"
+        late, twice = at_changes(job.schedule, now)
+        if late is not None:
+            yield (
+                f"warning: schedule: on {late:%Y-%m-%d} clocks go forward over that time: ray-mm schedule and cron run it at "
+                f"{late:%H:%M} then, systemd and Kubernetes leave it out; a time after that hour is the same everywhere"
+            )
+        if twice is not None:
+            yield (
+                f"warning: schedule: on {twice:%Y-%m-%d} {twice:%H:%M} comes twice, because clocks go back: Kubernetes runs it "
+                "twice, all others once; a time after that hour is the same everywhere"
+            )
 
 
 def _preprocess(job: PreprocessJob) -> Iterator[str]:

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import math
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,10 @@ from ray_mm.config.base import Resources, TrainResources
 from ray_mm.errors import UsageError
 from ray_mm.progress import notice
 
+GROWS_WITHIN_S = "ray-mm/grows-within-s"
+"""A label of the head of a cluster that gets machines when they are asked for: how many seconds they may take."""
+_LOOK_EVERY_S = 2.0
+_TELL_EVERY_S = 600.0
 _ASKED_AT_ONCE = 32
 _ANSWER_TIMEOUT_S = 2.0
 
@@ -95,13 +100,73 @@ class Placement:
 
 
 def place(resources: Resources | TrainResources) -> Placement:
-    """Divides the CPUs of the Ray that is running, or a share of them, between the workers and Ray Data; see ``divide``."""
+    """Divides the CPUs of the Ray that is running, or a share of them, between the workers and Ray Data; see ``divide``.
+
+    Where there is too little, a cluster that grows is asked for more, and waited for.
+    """
+    try:
+        placement = divide(resources, ray_nodes())
+    except UsageError as lack:
+        placement = _when_grown(resources, lack, grows_within_s())
     nodes = ray_nodes()
-    placement = divide(resources, nodes)
     if crowded := crowding(placement, nodes):
         notice(crowded)
     share = _share.get()
     return placement if share == 1 else placement.within(share, sum(node.cpus for node in nodes))
+
+
+def grows_within_s() -> float:
+    """Seconds in which machines come that the Ray that is running is asked for, as a label of its head says; 0: none come."""
+    import ray
+
+    labels = [node.get("Labels") or {} for node in ray.nodes() if node["Alive"]]
+    found = [label[GROWS_WITHIN_S] for label in labels if GROWS_WITHIN_S in label]
+    try:
+        return max(map(float, found), default=0.0)
+    except ValueError:
+        raise UsageError(
+            f"the label {GROWS_WITHIN_S} of Ray's head is {found[0]!r}; expected seconds, such as 1800."
+        ) from None
+
+
+def bundles(resources: Resources | TrainResources) -> list[dict[str, float]]:
+    """What an autoscaler is asked for: the fewest workers, and a CPU to read data with."""
+    worker = {"CPU": resources.cpus_per_worker or 1.0}
+    if resources.gpus_per_worker:
+        worker["GPU"] = resources.gpus_per_worker
+    return [*(dict(worker) for _ in range(resources.range[0])), {"CPU": 1.0}]
+
+
+def _when_grown(resources: Resources | TrainResources, lack: UsageError, patience_s: float) -> Placement:
+    """Asks for the machines that are lacking, and waits until they are there.
+
+    Args:
+        resources: what the job asks for.
+        lack: what is said of it now.
+        patience_s: how long it waits; 0: not at all.
+
+    Raises:
+        UsageError: the same, where nothing comes.
+    """
+    if not patience_s:
+        raise lack
+    from ray.autoscaler.sdk import request_resources
+
+    told_s, started = 0.0, time.monotonic()
+    try:
+        while (waited_s := time.monotonic() - started) < patience_s:
+            if waited_s >= told_s:
+                notice(f"waits for machines, which were asked for; up to {patience_s - waited_s:.0f} s more. {lack}")
+                told_s = waited_s + _TELL_EVERY_S
+            request_resources(bundles=bundles(resources))  # every time: another job may have asked for other ones since
+            time.sleep(_LOOK_EVERY_S)
+            try:
+                return divide(resources, ray_nodes())
+            except UsageError as still:
+                lack = still
+    finally:
+        request_resources(bundles=[])  # or they would be kept for ever; workers keep what they are on
+    raise UsageError(f"{lack} No more machines came within {patience_s:.0f} s, although they were asked for.")
 
 
 def ray_nodes(must_answer: bool = False) -> list[Node]:

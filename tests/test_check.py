@@ -66,6 +66,18 @@ def test_what_a_preprocess_job_names_is_found(folder: Path) -> None:
     assert columns == "columns: image, label, speaker"
 
 
+@pytest.mark.parametrize("kind", ["preprocess", "evaluate", "compress"])
+def test_when_a_job_comes_next_is_told_and_where_schedulers_would_differ(folder: Path, kind: str) -> None:
+    assert not any("schedule" in line for line in check(folder, kind))
+    same = {"cron": "0 4 * * *", "timezone": "Europe/Berlin"}
+    (line,) = [line for line in check(folder, kind, schedule=same) if "schedule" in line]
+    assert line.startswith("schedule: 0 4 * * * in Europe/Berlin; next ") and " 04:00 CE" in line
+    _, late, twice = [
+        line for line in check(folder, kind, schedule={**same, "cron": "30 2 * * *"}) if "schedule" in line
+    ]
+    assert "clocks go forward over that time" in late and "02:30 comes twice, because clocks go back" in twice
+
+
 def test_what_a_train_job_names_is_found(folder: Path) -> None:
     train, validation, steps, *warnings = check(folder, "train", **{"data.validation": folder / "train"})
     assert train.startswith(f"data.train: {folder / 'train'}, 6 samples of audio (audio), image (image), label (label)")

@@ -33,6 +33,9 @@ VERBS = (
     "logs",
     "stop",
     "version",
+    "schedule",
+    "render",
+    "metrics",
     "registry",
 )
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "matplotlib", "onnxruntime", "webdataset", "cv2", "rich", "jinja2")

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from ray_mm.config.base import Resources, TrainResources, WorkerRange
 from ray_mm.errors import UsageError
-from ray_mm.placement import Node, crowding, divide, object_store_bytes, place, room, use_share
+from ray_mm.placement import (
+    Node,
+    _when_grown,
+    bundles,
+    crowding,
+    divide,
+    grows_within_s,
+    object_store_bytes,
+    place,
+    room,
+    use_share,
+)
 
 counts = st.integers(1, 64)
 nodes_of_cpus = st.lists(st.integers(0, 64).map(Node), min_size=1, max_size=6)
@@ -119,6 +130,22 @@ def test_a_range_takes_as_many_workers_as_find_room_beside_the_data(nodes: list[
 def test_a_range_shares_cpus_where_its_fewest_workers_must() -> None:
     placement = divide(TrainResources(workers=WorkerRange(min=2, max=4)), [Node(2)])
     assert (placement.workers, placement.cpus_per_worker) == (2, 0.5)
+
+
+def test_an_autoscaler_is_asked_for_the_fewest_workers_and_a_cpu_that_reads() -> None:
+    asked = TrainResources(workers=WorkerRange(min=2, max=9), cpus_per_worker=4, gpus_per_worker=1)
+    assert bundles(asked) == [{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 1}, {"CPU": 1}]
+    assert bundles(Resources()) == [{"CPU": 1}, {"CPU": 1}]
+
+
+@pytest.mark.ray
+def test_a_ray_that_does_not_grow_refuses_at_once_and_one_that_does_when_nothing_came(local_ray: None) -> None:
+    asked = Resources(workers=2, cpus_per_worker=9)
+    assert grows_within_s() == 0
+    with pytest.raises(UsageError, match=r"lower resources\.workers or resources\.cpus_per_worker\.$"):
+        place(asked)
+    with pytest.raises(UsageError, match="No more machines came within 1 s"):
+        _when_grown(asked, UsageError("too little"), 1)
 
 
 @pytest.mark.ray

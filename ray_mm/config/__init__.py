@@ -3,6 +3,7 @@
 base.py         what all sections share: closed, frozen; sizes, names, locations, resources
 fields.py       field types: what a typed column of a sample is
 cache.py        what is kept on a machine's own disk
+schedule.py     ``schedule:`` of any job: when it is run
 source.py       which samples a job reads: datasets, parts of them, mixed
 preprocess.py   kind: preprocess
 encoders.py     the encoder of each input of a model
@@ -20,6 +21,7 @@ predict.py      kind: predict
 compress.py     kind: compress
 tune.py         kind: tune
 search.py       what a tune job searches over → the settings of its trials
+cluster.py      kind: cluster, a cluster's profile: address, token, storage, what a job brings along
 read.py         YAML 1.2 → values, and the line of each
 explain.py      what pydantic found wrong → one paragraph
 meaning.py      what each key means, from the texts below them

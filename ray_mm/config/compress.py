@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ray_mm.config.base import Config, Fraction, Location, Name, Resources
+from ray_mm.config.schedule import JobSchedule
 from ray_mm.config.source import AnySource
 
 
@@ -63,5 +64,7 @@ class CompressJob(Config):
     """What the artifact must meet."""
     resources: Resources = Resources()
     """What the run may use."""
+    schedule: JobSchedule | None = None
+    """When it is run, by ``ray-mm schedule`` or what ``ray-mm render`` writes. Unset: whenever somebody runs it."""
     output: Location
     """Folder for the artifact, ``result.json`` and the evaluation of both models."""

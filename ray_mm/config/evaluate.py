@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ray_mm.config.base import BadSamples, Config, Location, Name, Resources
 from ray_mm.config.cache import CacheConfig
+from ray_mm.config.schedule import JobSchedule
 from ray_mm.config.source import AnySource
 
 
@@ -34,5 +35,7 @@ class EvaluateJob(Config):
     """What is kept on the machine's own disk."""
     resources: Resources = Resources()
     """What the run may use; ``workers`` is the number of scoring actors."""
+    schedule: JobSchedule | None = None
+    """When it is run, by ``ray-mm schedule`` or what ``ray-mm render`` writes. Unset: whenever somebody runs it."""
     output: Location
     """Folder for ``result.json``, ``predictions.parquet`` and ``report.html``."""

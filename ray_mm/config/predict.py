@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ray_mm.config.base import BadSamples, Config, Location, Name, Resources
 from ray_mm.config.cache import CacheConfig
+from ray_mm.config.schedule import JobSchedule
 from ray_mm.config.source import AnySource
 
 PREDICT_SETTLED = ("checkpoint", "data", "batch_size", "rows_per_file")
@@ -36,5 +37,7 @@ class PredictJob(Config):
     """What is kept on the machine's own disk."""
     resources: Resources = Resources()
     """What the run may use; ``workers`` is the number of predicting actors."""
+    schedule: JobSchedule | None = None
+    """When it is run, by ``ray-mm schedule`` or what ``ray-mm render`` writes. Unset: whenever somebody runs it."""
     output: Location
     """Folder for ``predictions/`` and ``result.json``. Running the same job again continues it."""

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_mm.config.base import Config, Fraction, Location, Name, Resources, Size
 from ray_mm.config.fields import FieldSpec, LabelField, has_streams, is_mask
+from ray_mm.config.schedule import JobSchedule
 
 
 class SplitByColumn(Config):
@@ -75,6 +76,8 @@ class PreprocessJob(Config):
     """Seed of the split and of the order of samples in the shards."""
     resources: Resources | None = None
     """``workers`` shards are written at once, each by a task that reserves ``cpus_per_worker``. Unset: a shard per CPU."""
+    schedule: JobSchedule | None = None
+    """When it is run, by ``ray-mm schedule`` or what ``ray-mm render`` writes. Unset: whenever somebody runs it."""
     output: Location
     """Folder that gets one dataset per split."""
 

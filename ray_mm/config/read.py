@@ -66,8 +66,12 @@ def read_value(text: str) -> Any:
     return _Loader(text).get_single_data()
 
 
-def read_mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+def read_mapping(path: Path, what: str = "job file") -> tuple[dict[str, Any], dict[KeyPath, int]]:
     """The content of a YAML file, and key path → line, counted from 1.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
 
     Raises:
         JobFileError: no such file, not UTF-8, not YAML, or not a mapping.
@@ -75,9 +79,9 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise JobFileError(f"{path}: no such job file.") from None
+        raise JobFileError(f"{path}: no such {what}.") from None
     except IsADirectoryError:
-        raise JobFileError(f"{path}: is a folder; expected a job file, in YAML.") from None
+        raise JobFileError(f"{path}: is a folder; expected a {what}, in YAML.") from None
     except UnicodeDecodeError as error:
         raise JobFileError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except (OSError, ValueError) as error:
@@ -97,7 +101,8 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         raise JobFileError(f"{path}: not valid YAML: it is nested too deep, or contains itself.") from None
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {_WORDS.get(type(content), type(content).__name__)}"
-        raise JobFileError(f"{path}: a job file is a mapping that begins with kind:; found {found}.")
+        begins = " that begins with kind:" if what == "job file" else ""
+        raise JobFileError(f"{path}: a {what} is a mapping{begins}; found {found}.")
     return content, lines
 
 

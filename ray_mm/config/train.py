@@ -21,6 +21,7 @@ from ray_mm.config.optimize import (
     part_names,
     value_of_part,
 )
+from ray_mm.config.schedule import JobSchedule
 from ray_mm.config.source import AnySource, Balance, TrainSources
 from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, ClassifyTask, check_settings, labelled_tasks, labels_of
 from ray_mm.config.tracking import TrackingConfig
@@ -261,6 +262,8 @@ class TrainJob(Config):
     """Seed of the order, the initial weights and every random choice."""
     resources: TrainResources = TrainResources()
     """What the run may use."""
+    schedule: JobSchedule | None = None
+    """When it is run, by ``ray-mm schedule`` or what ``ray-mm render`` writes. Unset: whenever somebody runs it."""
     output: Location
     """Folder of the run: checkpoints, metrics, result. Running the same job again continues it."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
 
 from ray_mm.config.base import Config, Location, Name
+from ray_mm.config.schedule import JobSchedule
 from ray_mm.config.train import SETTLED, TrainJob
 
 TUNE_SETTLED = (*(f"job.{key}" for key in SETTLED), "search", "method", "seed")
@@ -16,6 +17,7 @@ NOT_SEARCHED = {
     "kind": "it says what a trial is",
     "name": "trials are told apart by their numbers",
     "output": "every trial has a folder of its own below the output of the search",
+    "schedule": "trials are run one after the other",
     "resources": "all trials get the same share of the machine",
     "data.validation": "trials are compared by it",
     "train.best_metric": "trials are compared by it",
@@ -147,7 +149,7 @@ class TuneJob(Config):
     name: Name
     """Of the search, as its report and result show it."""
     job: Annotated[Annotated[Location, Tag("word")] | Annotated[TrainJob, Tag("section")], Discriminator(_form)]
-    """The train job: its file, relative to this one, or the job itself. Its ``output`` is not used."""
+    """The train job: its file, relative to this one, or the job itself. Its ``output`` and ``schedule`` are not used."""
     search: dict[str, Space] = Field(min_length=1)
     """Key of the train job → the values that it may take, such as ``train.optimizer.lr: {log_uniform: [1e-4, 1e-2]}``."""
     method: Method = RandomMethod()
@@ -161,6 +163,8 @@ class TuneJob(Config):
     """Seed of what is drawn. That of the trainings is the train job's."""
     resources: TuneResources = TuneResources()
     """How many trials at once."""
+    schedule: JobSchedule | None = None
+    """When it is run, by ``ray-mm schedule`` or what ``ray-mm render`` writes. Unset: whenever somebody runs it."""
     output: Location
     """Folder of the search: the trials, ``result.json``, ``report.html``, ``best.yaml``. Running the same job again continues
     it."""

@@ -27,6 +27,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from ray_mm.auth import auth_headers
 from ray_mm.config.base import map_locations
 from ray_mm.config.load import Job
+from ray_mm.config.schedule import without_schedule
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.launch.dashboard import dashboard_url, require_dashboard
 from ray_mm.registered import absolute
@@ -105,7 +106,8 @@ class Jobs:
         """
         resolved = map_locations(job, absolute)
         content = resolved.model_dump(mode="json")
-        base = f"{job.name}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]}"
+        digest = hashlib.sha256(json.dumps(without_schedule(content), sort_keys=True).encode()).hexdigest()
+        base = f"{job.name}-{digest[:10]}"
         earlier = self._submissions(base)
         running = [number for number, details in earlier.items() if not details.status.is_terminal()]
         if running:

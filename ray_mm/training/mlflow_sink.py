@@ -237,7 +237,7 @@ class MlflowSink:
         job = self._training.job
         known = self._client.get_run(self._id).data.params
         self._client.update_run(self._id, status="RUNNING")
-        content = job.model_dump(mode="json", exclude={"tracking"})
+        content = job.model_dump(mode="json", exclude={"tracking", "schedule"})
         params = {key: safe_text(value) for key, value in flattened(content)}
         new = [Param(key, value) for key, value in params.items() if key not in known]
         for start in range(0, len(new), _MAX_PARAMS):

@@ -77,6 +77,11 @@ def _with(fixed: dict[str, st.SearchStrategy[Any]], **optional: st.SearchStrateg
 
 resources = _sometimes(workers=st.just(1), cpus_per_worker=st.none() | positive, gpus_per_worker=st.floats(0, 8))
 bad_samples = _sometimes(max_count=st.integers(0, 100), max_rate=shares)
+schedules = st.none() | _with(
+    {"cron": st.sampled_from(["0 2 * * *", "*/15 8-17 * * MON-FRI", "30 4 1,15 * *"])},
+    timezone=st.sampled_from(["UTC", "Europe/Berlin"]),
+    catch_up=st.booleans(),
+)
 classes = st.lists(st.text(max_size=8), min_size=2, max_size=4, unique=True)
 paths = st.none() | st.just("a.b") | st.just(["x", "y"])
 fields = st.one_of(
@@ -204,6 +209,7 @@ preprocess_jobs = _with(
     shard_size=counts | st.sampled_from(["256MB", "64 MiB", "1.5kb"]),
     on_missing=st.sampled_from(["error", "absent"]),
     seed=st.integers(0, 2**40),
+    schedule=schedules,
     resources=resources,
 )
 train_jobs = _with(
@@ -225,6 +231,7 @@ train_jobs = _with(
     },
     train=loops,
     seed=st.integers(0, 2**40),
+    schedule=schedules,
     resources=resources,
 )
 evaluate_jobs = _with(
@@ -239,6 +246,7 @@ evaluate_jobs = _with(
     subsets=st.sampled_from(["all", "full"]),
     examples=st.integers(0, 100),
     bad_samples=bad_samples,
+    schedule=schedules,
     resources=resources,
 )
 predict_jobs = _with(
@@ -252,6 +260,7 @@ predict_jobs = _with(
     batch_size=counts,
     rows_per_file=counts,
     bad_samples=bad_samples,
+    schedule=schedules,
     resources=resources,
 )
 compress_jobs = _with(
@@ -266,6 +275,7 @@ compress_jobs = _with(
     quantize=_sometimes(calibration_samples=counts, calibrate=st.sampled_from(["minmax", "entropy", "percentile"])),
     latency=_sometimes(batch_sizes=st.lists(counts, min_size=1, max_size=3), rounds=st.integers(3, 99)),
     gate=_sometimes(max_metric_drop=shares, max_size_ratio=positive, min_speedup=st.floats(0, 9)),
+    schedule=schedules,
     resources=resources,
 )
 spaces = st.one_of(
@@ -291,6 +301,7 @@ tune_jobs = _with(
     trials=st.integers(9, 12),
     max_failed_trials=st.integers(0, 9),
     seed=st.integers(0, 2**40),
+    schedule=schedules,
     resources=_sometimes(trials_at_once=st.none() | counts),
 )
 jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, predict_jobs, compress_jobs, tune_jobs)

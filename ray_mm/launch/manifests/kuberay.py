@@ -1,0 +1,259 @@
+"""A job and a cluster's profile → manifests for KubeRay, as Python values; ``render.py`` writes them as YAML.
+
+RayJob       a cluster for this job alone, which goes when it has ended
+RayCluster   one that stays, for ``ray-mm submit``
+RayCronJob   a RayJob at the times of the schedule; alpha, behind KubeRay's feature gate of that name
+CronJob      Kubernetes' own, which submits to a RayCluster: at its times, never two at once
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import re
+import shlex
+from pathlib import PurePosixPath
+from typing import Any
+
+from ray_mm.config.cluster import ClusterProfile, Reference
+from ray_mm.config.schedule import cron_line
+from ray_mm.errors import UsageError
+from ray_mm.launch.manifests.parts import Call, Layout, dns_name, layout, placed
+from ray_mm.launch.schedule import schedule_of
+from ray_mm.placement import GROWS_WITHIN_S
+
+Manifest = dict[str, Any]
+
+JOB_FILE = "/etc/ray-mm/job.json"
+CLUSTER = "ray-mm"
+"""The name of the RayCluster that stays, and of the secret with its token, which KubeRay makes."""
+SECRETS = "ray-mm-secrets"
+"""The secret that values by reference are read from."""
+STORAGE = "ray-mm-storage"
+"""The claim of the volume that all nodes see."""
+ROLE = "ray-mm/role"
+_HEAD_CPUS, _HEAD_MEMORY = 2, 8 << 30
+_GROWS_WITHIN_S = 1800
+_DEADLINE_S = 3600
+_LATE_S = 300
+_KEEP_S = 24 * 3600
+
+
+def ray_job(call: Call) -> list[Manifest]:
+    """A RayJob, and the ConfigMap that holds the job."""
+    name = dns_name(call.job.name)
+    return [_config_map(name, call), _of("ray.io/v1", "RayJob", name, call, spec=_job_spec(name, call))]
+
+
+def ray_cron_job(call: Call) -> list[Manifest]:
+    """A RayCronJob, and the ConfigMap that holds the job."""
+    schedule, name = schedule_of(call.job), dns_name(call.job.name)
+    spec = {"schedule": cron_line(schedule), "timeZone": schedule.timezone, "jobTemplate": _job_spec(name, call)}
+    return [_config_map(name, call), _of("ray.io/v1", "RayCronJob", name, call, spec=spec)]
+
+
+def ray_cluster(call: Call) -> list[Manifest]:
+    """A RayCluster with nodes for such jobs as this one, which grows and shrinks."""
+    spec = _cluster_spec(call, layout(call), stays=True)
+    return [_of("ray.io/v1", "RayCluster", CLUSTER, call, spec=spec)]
+
+
+def cron_job(call: Call) -> list[Manifest]:
+    """A CronJob that submits the job to the RayCluster ``ray-mm`` and follows it, and the ConfigMap that holds the job."""
+    schedule, name, profile = schedule_of(call.job), dns_name(call.job.name), _of_image(call)
+    command = [profile.runtime.python, "-m", "ray_mm", "submit", JOB_FILE, "--follow"]
+    container = {
+        "name": "submit",
+        "image": profile.image,
+        "command": [*command, "--cluster", f"http://{CLUSTER}-head-svc:8265"],
+        "env": [
+            {"name": "RAY_AUTH_MODE", "value": "token"},
+            # KubeRay names it as the cluster.
+            {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": CLUSTER, "key": "auth_token"}}},
+        ],
+        "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+        "volumeMounts": [{"name": "job", "mountPath": str(PurePosixPath(JOB_FILE).parent), "readOnly": True}],
+        "securityContext": _CONTAINER,
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": [_job_volume(name)],
+        "securityContext": _POD,
+        "automountServiceAccountToken": False,
+    }
+    job = {"backoffLimit": profile.retries, "ttlSecondsAfterFinished": _KEEP_S, "template": {"spec": pod}}
+    spec = {
+        "schedule": cron_line(schedule),
+        "timeZone": schedule.timezone,
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": _DEADLINE_S if schedule.catch_up else _LATE_S,
+        "successfulJobsHistoryLimit": 7,
+        "failedJobsHistoryLimit": 7,
+        "jobTemplate": {"spec": job},
+    }
+    return [_config_map(name, call), _of("batch/v1", "CronJob", name, call, spec=spec)]
+
+
+_POD = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "runAsGroup": 1000,
+    "fsGroup": 1000,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def _of(version: str, kind: str, name: str, call: Call, **more: Any) -> Manifest:
+    labels = {"app.kubernetes.io/managed-by": "ray-mm", "app.kubernetes.io/name": dns_name(call.job.name)}
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, **more}
+
+
+def _config_map(name: str, call: Call) -> Manifest:
+    content = json.dumps(placed(call).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    return _of("v1", "ConfigMap", name, call, data={PurePosixPath(JOB_FILE).name: content})
+
+
+def _job_volume(name: str) -> Manifest:
+    return {"name": "job", "configMap": {"name": name}}
+
+
+def _of_image(call: Call) -> ClusterProfile:
+    profile = call.of_cluster
+    if profile.image is None:
+        raise UsageError(
+            "image: the cluster's profile names none, and pods are made from one; add image: to it (cluster/README.md says how "
+            "to build one), and name the profile with --cluster."
+        )
+    if profile.runtime.ships != "image":
+        raise UsageError(
+            "runtime.ships: nothing travels with a rendered job, so the image has to hold ray_mm; build one (cluster/README.md), "
+            "and set runtime: {ships: image} in the cluster's profile."
+        )
+    return profile
+
+
+def _job_spec(name: str, call: Call) -> Manifest:
+    profile = _of_image(call)
+    command = [profile.runtime.python, "-m", "ray_mm", "run", JOB_FILE, "--address", "auto"]
+    limit = {} if profile.time_limit is None else {"activeDeadlineSeconds": math.ceil(profile.time_limit)}
+    return {
+        "entrypoint": shlex.join(command),
+        "backoffLimit": profile.retries,
+        **limit,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": 600,
+        "submissionMode": "K8sJobMode",
+        "rayClusterSpec": _cluster_spec(call, layout(call), stays=False, job=name),
+    }
+
+
+def _cluster_spec(call: Call, nodes: Layout, stays: bool, job: str | None = None) -> Manifest:
+    """The nodes: a head that only directs, workers that train, and where those have GPUs others that read data."""
+    _of_image(call)
+    shape = nodes.shape
+    with_gpus = shape.gpus > 0
+    grows = stays or nodes.fewest != nodes.most or with_gpus
+    # Where there are nodes for reading, a node with GPUs offers no more CPUs than its workers take: no reader finds room on it.
+    cpus = nodes.worker_cpus if with_gpus else shape.cpus
+    train = _worker_group(
+        call,
+        "train",
+        0 if stays else nodes.fewest,
+        nodes.most,
+        {"num-cpus": str(cpus)},
+        {"cpu": shape.cpus, "memory": shape.memory_bytes, "gpu": shape.gpus},
+        job,
+    )
+    data = _worker_group(
+        call,
+        "data",
+        1,
+        max(2, nodes.most),
+        {},
+        {"cpu": max(4, shape.cpus), "memory": max(16 << 30, shape.memory_bytes), "gpu": 0},
+        job,
+    )
+    return {
+        "rayVersion": importlib.metadata.version("ray"),
+        "authOptions": {"mode": "token"},
+        "enableInTreeAutoscaling": grows,
+        "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 300, "upscalingMode": "Default"},
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+            # A job that asks for more than there is waits for it.
+            "labels": {ROLE: "head", **({GROWS_WITHIN_S: str(_GROWS_WITHIN_S)} if grows else {})},
+            "template": _template(call, "ray-head", {"cpu": _HEAD_CPUS, "memory": _HEAD_MEMORY, "gpu": 0}, job),
+        },
+        "workerGroupSpecs": [train, data] if with_gpus else [train],
+    }
+
+
+def _worker_group(
+    call: Call, role: str, fewest: int, most: int, params: dict[str, str], needs: dict[str, int], job: str | None
+) -> Manifest:
+    return {
+        "groupName": role,
+        "replicas": fewest,
+        "minReplicas": fewest,
+        "maxReplicas": most,
+        "labels": {ROLE: role},
+        "rayStartParams": params,
+        "template": _template(call, "ray-worker", needs, job, grace=True),
+    }
+
+
+def _template(call: Call, container: str, needs: dict[str, int], job: str | None, grace: bool = False) -> Manifest:
+    profile = call.of_cluster
+    amounts: dict[str, str] = {"cpu": str(needs["cpu"]), "memory": f"{needs['memory'] >> 20}Mi"}
+    if needs["gpu"]:
+        amounts["nvidia.com/gpu"] = str(needs["gpu"])
+    mounts: list[Manifest] = []
+    volumes: list[Manifest] = []
+    if job is not None:
+        mounts.append({"name": "job", "mountPath": str(PurePosixPath(JOB_FILE).parent), "readOnly": True})
+        volumes.append(_job_volume(job))
+    if profile.storage is not None and "://" not in profile.storage:
+        mounts.append({"name": "storage", "mountPath": profile.storage})
+        volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": STORAGE}})
+    made: Manifest = {
+        "name": container,
+        "image": profile.image,
+        "env": _environment(profile),
+        "resources": {"requests": amounts, "limits": amounts},
+        "volumeMounts": mounts,
+        "securityContext": _CONTAINER,
+    }
+    pod: Manifest = {"securityContext": _POD, "automountServiceAccountToken": container == "ray-head"}
+    if grace:
+        seconds = math.ceil(profile.stop_grace)
+        # A node that will be taken back says so: trainings save, and go on elsewhere, before it is gone.
+        leave = [profile.runtime.python, "-m", "ray_mm.launch.leave", str(seconds)]
+        made["lifecycle"] = {"preStop": {"exec": {"command": leave}}}
+        pod["terminationGracePeriodSeconds"] = seconds
+    if needs["gpu"]:
+        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return {"spec": {**pod, "containers": [made], **({"volumes": volumes} if volumes else {})}}
+
+
+def _environment(profile: ClusterProfile) -> list[Manifest]:
+    """Variables of all processes. One by reference comes from a key of a secret: the variable's name, or the file's."""
+    found: list[Manifest] = [
+        {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+    ]
+    for name, value in profile.runtime.env.items():
+        if not isinstance(value, Reference):
+            # In a value Kubernetes puts $(NAME) in the place of another variable.
+            found.append({"name": name, "value": value.replace("$(", "$$(")})
+            continue
+        key = value.env if value.env is not None else PurePosixPath(value.file or "").name
+        if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key):
+            raise UsageError(
+                f"runtime.env.{name}: {key!r} can't be a key of a Kubernetes secret, which has letters, digits, -, _ and .; "
+                "rename the file."
+            )
+        found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": SECRETS, "key": key}}})
+    return found

@@ -1,0 +1,230 @@
+"""What every manifest needs of a job and its cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pydantic import TypeAdapter, ValidationError
+
+from ray_mm.config.base import Config, Resources, Size, TrainResources, map_locations
+from ray_mm.config.cluster import ClusterProfile
+from ray_mm.config.load import Job, load_job
+from ray_mm.config.tune import TuneJob
+from ray_mm.errors import UsageError
+from ray_mm.storage import is_remote
+
+READING_CPUS = 3
+"""That a node has for reading data beside what its worker reserves, unless it is told otherwise."""
+_BYTES_PER_CPU = 4 << 30
+_HEADER = "Written by ray-mm render from {file}: change the job and render it again."
+
+
+@dataclass(frozen=True)
+class NodeShape:
+    """What a node has.
+
+    Attributes:
+        cpus: of it.
+        gpus: likewise.
+        memory_bytes: likewise.
+    """
+
+    cpus: int
+    gpus: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many nodes of which shape a job takes.
+
+    Attributes:
+        shape: of a node.
+        fewest: nodes that it can do with.
+        most: nodes that it takes when there are as many.
+        worker_cpus: that the workers of one node reserve.
+    """
+
+    shape: NodeShape
+    fewest: int
+    most: int
+    worker_cpus: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is rendered.
+
+    Attributes:
+        job: loaded.
+        file: where it was read from.
+        overrides: as they were given, ``KEY=VALUE``.
+        profile: of the cluster; None where none was named.
+        cluster: the name, file or address that was given for it.
+        node_cpus: of a node; None: what a worker needs, and some to read data.
+        node_gpus: of a node; None: what a worker needs.
+        node_memory_bytes: of a node; None: 4 GiB for each CPU.
+    """
+
+    job: Job
+    file: Path
+    overrides: tuple[str, ...] = ()
+    profile: ClusterProfile | None = None
+    cluster: str | None = None
+    node_cpus: int | None = None
+    node_gpus: int | None = None
+    node_memory_bytes: int | None = None
+
+    @property
+    def of_cluster(self) -> ClusterProfile:
+        """The profile, or one of defaults."""
+        return self.profile or ClusterProfile()
+
+    @property
+    def header(self) -> str:
+        """What a rendered file says of itself, on one line."""
+        return _HEADER.format(file=one_line(self.file.name))
+
+
+def memory_of(text: str) -> int:
+    """Bytes of ``--node-memory``.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    try:
+        return TypeAdapter(Size).validate_python(text)
+    except ValidationError:
+        raise UsageError(f"--node-memory {text}: expected a size such as 64GiB.") from None
+
+
+def resources_of(job: Config) -> Resources | TrainResources:
+    """What a run of the job reserves; of a search, one of its trials."""
+    found = job.train.resources if isinstance(job, TuneJob) else getattr(job, "resources", None)
+    # A kind that says nothing of workers runs on one node.
+    return found if isinstance(found, (Resources, TrainResources)) else Resources()
+
+
+def layout(call: Call) -> Layout:
+    """How many nodes of which shape.
+
+    Raises:
+        UsageError: a worker does not fit on such a node.
+    """
+    given = resources_of(call.job)
+    defaults = call.of_cluster.resources
+    is_set = given.model_fields_set
+    fewest, most = given.range
+    if "workers" not in is_set and defaults.workers is not None:
+        fewest = most = defaults.workers
+    cpus = given.cpus_per_worker if given.cpus_per_worker is not None else defaults.cpus_per_worker or 1.0
+    gpus = given.gpus_per_worker
+    if "gpus_per_worker" not in is_set and defaults.gpus_per_worker is not None:
+        gpus = defaults.gpus_per_worker
+    node_gpus = call.node_gpus if call.node_gpus is not None else math.ceil(gpus)
+    side_by_side = max(1, math.floor(node_gpus / gpus + 1e-6)) if gpus else 1
+    node_cpus = call.node_cpus if call.node_cpus is not None else math.ceil(cpus * side_by_side) + READING_CPUS
+    per_node = math.floor((node_cpus - 1) / cpus + 1e-6) if call.node_cpus is not None else side_by_side
+    per_node = min(per_node, math.floor(node_gpus / gpus + 1e-6)) if gpus else per_node
+    if per_node < 1:
+        raise UsageError(
+            f"resources: a worker with {cpus:g} CPU(s) and {gpus:g} GPU(s), and a CPU to read data, does not fit on a node with "
+            f"{node_cpus} CPU(s) and {node_gpus} GPU(s); give a larger one with --node-cpus and --node-gpus, or lower what a "
+            "worker reserves."
+        )
+    memory = call.node_memory_bytes or node_cpus * _BYTES_PER_CPU
+    return Layout(
+        NodeShape(node_cpus, node_gpus, memory),
+        math.ceil(fewest / per_node),
+        math.ceil(most / per_node),
+        math.ceil(per_node * cpus),
+    )
+
+
+def placed(call: Call) -> Job:
+    """The job with every path in full, as the nodes see it, and the cluster's resources where it asks for none.
+
+    Raises:
+        UsageError: a path is relative, and the profile does not say where it is meant from; or the output lies in a store.
+    """
+    storage = call.of_cluster.storage
+
+    def place(path: str) -> str:
+        if "://" in path or path.startswith("/"):
+            return path
+        if storage is None:
+            raise UsageError(
+                f"{path}: is a relative path, and it is not known where all nodes see it; write it in full, or add storage: to "
+                "the cluster's profile."
+            )
+        if ".." in PurePosixPath(path).parts or path.startswith("~"):
+            raise UsageError(f"{path}: leads out of the cluster's storage {storage}; write it in full.")
+        return f"{storage.rstrip('/')}/{PurePosixPath(path)}"
+
+    job = map_locations(call.job, place)
+    if is_remote(job.output):
+        raise UsageError(
+            f"output: {job.output}: a run's folder can't be in an object store; give the full path of a folder that every node "
+            "sees."
+        )
+    resources = job.resources
+    if not isinstance(resources, (Resources, TrainResources)):
+        return job
+    defaults = call.of_cluster.resources.model_dump(exclude_none=True)
+    more = {key: value for key, value in defaults.items() if key not in resources.model_fields_set}
+    if not more:
+        return job
+    content = job.model_dump(mode="json")
+    return load_job({**content, "resources": {**content["resources"], **more}})
+
+
+def local_command(call: Call) -> list[str]:
+    """The command that runs the job from this machine: here, or on the cluster that was named."""
+    settings = [argument for override in call.overrides for argument in ("--set", override)]
+    how = ["run", str(call.file)] if call.cluster is None else ["submit", str(call.file), "--follow"]
+    cluster = [] if call.cluster is None else ["--cluster", call.cluster]
+    return [sys.executable, "-m", "ray_mm", *how, *cluster, *settings]
+
+
+def dns_name(name: str, most: int = 40) -> str:
+    """A name that Kubernetes takes, of a job's name; two names that would become one are told apart.
+
+    Args:
+        name: letters, digits, ``_`` and ``-``, and not empty.
+        most: characters. KubeRay appends some of its own to a RayJob's.
+    """
+    plain = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9]", "-", name.lower())).strip("-") or "job"
+    if plain[0].isdigit():
+        plain = f"job-{plain}"
+    if plain == name and len(plain) <= most:
+        return plain
+    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return f"{plain[: most - 7].rstrip('-')}-{digest}"
+
+
+def one_line(text: str) -> str:
+    """A text that can stand in a comment."""
+    return re.sub(r"[^\x20-\x7e\xa0-\uffff]", "?", text)
+
+
+def plain_line(what: str, text: str) -> str:
+    """A text that stands on a line of its own in a file whose lines are read one by one.
+
+    Raises:
+        UsageError: it has line ends or other control characters.
+    """
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise UsageError(f"{what} {text!r} holds a control character, which can't be written safely; rename it.")
+    return text
+
+
+def commented(lines: Mapping[str, str] | list[str]) -> str:
+    """Lines as comments."""
+    texts = list(lines) if isinstance(lines, list) else [f"{key}: {value}" for key, value in lines.items()]
+    return "".join(f"# {one_line(line)}\n" if line else "#\n" for line in texts)

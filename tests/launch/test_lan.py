@@ -1,0 +1,171 @@
+"""The scripts for a LAN, for real: a head and a worker on this machine, with a token, told to end by their own process ids."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launch.cluster import free_ports
+
+SCRIPTS = Path(__file__).parents[2] / "cluster" / "lan"
+_STARTS = 3
+_DRIVER = """
+import json, os, sys, time, ray
+from ray_mm.config.base import Resources
+from ray_mm.placement import place
+ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
+placement = place(Resources(cpus_per_worker=1))
+found = [(node["NodeID"], node["Alive"], node["Labels"].get("ray-mm/role"), node["Resources"].get("CPU")) for node in ray.nodes()]
+@ray.remote(num_cpus=1, label_selector={"ray-mm/role": "data"})
+def work(done):
+    while not os.path.exists(done):
+        time.sleep(0.1)
+
+working = work.remote(sys.argv[2])
+print(json.dumps([placement.workers, found]), flush=True)
+ray.get(working)
+"""
+"""A job that needs two CPUs where there is one, in a cluster whose head says that it grows."""
+
+
+def ports(*names: str) -> list[str]:
+    return [f"--{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
+
+
+@contextlib.contextmanager
+def started(
+    script: str, arguments: list[str], environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A script, which ends its Ray when it is told to; whatever is left of its own group goes after it."""
+    # Ray gives a machine half a minute to start, which is too little on a busy one.
+    for start in range(1, _STARTS + 1):
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                ["bash", SCRIPTS / script, *arguments],
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=log.parent,
+                start_new_session=True,
+            )
+        if _is_up(process, log):
+            break
+        _end(process)
+        assert start < _STARTS, log.read_text()
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _is_up(process: subprocess.Popen[bytes], log: Path) -> bool:
+    for _ in range(240):
+        if "Ray runtime started" in log.read_text(errors="replace"):
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.5)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+
+
+def status(url: str, token: str | None) -> int:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(400)
+def test_a_head_and_a_worker_find_each_other_by_the_token_and_a_job_waits_for_the_second() -> None:
+    port, dashboard = free_ports(2)
+    own = ("node-manager-port", "object-manager-port", "metrics-export-port", "runtime-env-agent-port")
+    agents = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    small = ["--num-cpus=1", "--object-store-memory=80000000"]
+    with tempfile.TemporaryDirectory(prefix="ray_mm_", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment |= {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": name,
+            "RAY_MM_ADDRESS": "127.0.0.1",
+            "RAY_MM_PORT": str(port),
+        }
+        given = [
+            f"--dashboard-port={dashboard}",
+            f"--temp-dir={name}/ray",
+            "--labels=ray-mm/role=head,ray-mm/grows-within-s=300",
+            *small,
+            *ports(*own, *agents, "ray-client-server-port"),
+        ]
+        with contextlib.ExitStack() as stack:
+            head = stack.enter_context(started("head.sh", given, environment, folder / "head.log"))
+            token = folder / ".ray" / "auth_token"
+            assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
+            assert f"cluster/lan/worker.sh 127.0.0.1:{port}" in (folder / "head.log").read_text()
+            url = f"http://127.0.0.1:{dashboard}/api/jobs/"
+            assert (status(url, None), status(url, "wrong" * 8), status(url, token.read_text())) == (401, 403, 200)
+            worker = [f"127.0.0.1:{port}", *small, *ports(*own, *agents)]
+            joining = environment | {
+                "PYTHONPATH": str(SCRIPTS.parents[1]),
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token),
+            }
+            address = f"127.0.0.1:{port}"
+            driver = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", _DRIVER, address, name + "/done"],
+                    env=joining,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(driver.kill)
+            assert driver.stderr is not None and "waits for machines, which were asked for" in driver.stderr.readline()
+            with started("worker.sh", worker, environment | {"RAY_MM_ROLE": "data"}, folder / "worker.log") as second:
+                assert driver.stdout is not None
+                workers, found = json.loads(driver.stdout.readline())
+                assert workers == 1
+                assert sorted(node[1:] for node in found) == [[True, "data", 1], [True, "head", 1]]
+                (leaving,) = [node for node, _, role, _ in found if role == "data"]
+                leave = ["bash", SCRIPTS / "leave.sh", address, "300", leaving]
+                with_code = environment | {"PYTHONPATH": joining["PYTHONPATH"]}
+                with subprocess.Popen(leave, env=with_code, stderr=subprocess.PIPE, text=True) as waiting:
+                    # It stays while something runs there, and no longer.
+                    with pytest.raises(subprocess.TimeoutExpired):
+                        waiting.wait(12)
+                    (folder / "done").touch()
+                    assert driver.wait(60) == 0
+                    assert waiting.wait(60) == 0 and waiting.stderr is not None
+                    assert "nothing runs on this node any more" in waiting.stderr.read()
+                second.send_signal(signal.SIGTERM)
+                second.wait(60)
+            head.send_signal(signal.SIGTERM)
+            head.wait(60)
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(url, timeout=5)
