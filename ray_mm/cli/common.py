@@ -35,20 +35,25 @@ Overrides = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option(help="Of a Ray cluster that this machine is part of: auto or HOST:PORT.")
 ]
-ClusterAddress = Annotated[
+Cluster = Annotated[
     str | None,
     typer.Option(
-        envvar=["RAY_API_SERVER_ADDRESS"],
-        metavar="URL",
-        help="The cluster's dashboard; unset: http://127.0.0.1:8265.",
+        "--cluster",
+        envvar=["RAY_MM_CLUSTER", "RAY_API_SERVER_ADDRESS"],
+        metavar="NAME|URL",
+        help="A cluster's profile, or the address of its dashboard; unset: http://127.0.0.1:8265.",
     ),
+]
+Unauthenticated = Annotated[
+    bool,
+    typer.Option("--allow-unauthenticated", help="On a cluster elsewhere that asks nobody for a token, too."),
 ]
 debugging = False
 """Whether tracebacks are shown; set by ``--debug``."""
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function a verb; whatever it raises becomes one paragraph on stderr and an exit status."""
+    """Makes a function a verb of its name; whatever it raises becomes one paragraph on stderr and an exit status."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
@@ -69,7 +74,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             text = " ".join(line.strip() for line in str(cause).strip().splitlines()[:3])
             fail(f"{type(cause).__name__}: {text or 'no message'} (for the traceback, run again with --debug)", 1)
 
-    return app.command()(guarded)
+    # A verb may be called as something of Python's own: list_.
+    return app.command(function.__name__.rstrip("_"))(guarded)
 
 
 def _placed(error: RayMMError, arguments: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ def main() -> None:
         from ray_mm.config.calls import wrong_call
 
         command = error.ctx.command_path if error.ctx is not None else "ray-mm"
-        verbs = [verb.callback.__name__ for verb in app.registered_commands if verb.callback is not None]
+        verbs = [verb.name for verb in app.registered_commands if verb.name is not None]
         print(f"ray-mm: {wrong_call(command, error.format_message(), arguments, verbs)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status if arguments else 2)

@@ -22,7 +22,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from ray_mm.config.base import Config, Location
 from ray_mm.config.explain import Source, explain, nearest
@@ -263,6 +272,23 @@ def load_cluster(path: Path) -> ClusterProfile:
     if content.get("kind") != "cluster":
         raise JobFileError(f"{path}: a cluster's profile begins with kind: cluster; found {content.get('kind')!r}.")
     return _validated(content, Source(str(path), lines))
+
+
+def with_limits(cluster: ClusterProfile, retries: int | None, time_limit: str | None) -> ClusterProfile:
+    """A profile with the limits of one submission in the place of its own.
+
+    Raises:
+        UsageError: the time is none.
+    """
+    limits: dict[str, Any] = {} if retries is None else {"retries": retries}
+    if time_limit is not None:
+        try:
+            limits["time_limit"] = TypeAdapter(Duration).validate_python(time_limit)
+        except ValidationError:
+            raise UsageError(
+                f"--time-limit: expected a time such as 90s, 45m, 12h or 2d, found {time_limit[:40]!r}."
+            ) from None
+    return cluster.model_copy(update=limits)
 
 
 def _by_name(name: str) -> ClusterProfile:
