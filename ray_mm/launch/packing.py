@@ -16,7 +16,17 @@ _READ = (".json", ".jsonl", ".html", ".css", ".js", ".md", ".png", ".svg", ".csv
 """What the small files of a run are called."""
 _MODELS = ("best", "last", "artifact")
 """Folders that hold a model; the first that is there is the one that a user wants, ``last`` only where there is no other."""
-_WORKING = ("checkpoints", "ray_train", "attempts", "ledger", "quarantine", "tensorboard", "shards", "decoded", *_MODELS)
+_WORKING = (
+    "checkpoints",
+    "ray_train",
+    "attempts",
+    "ledger",
+    "quarantine",
+    "tensorboard",
+    "shards",
+    "decoded",
+    *_MODELS,
+)
 """Folders that a run needs and nobody reads."""
 _MOST_SMALL = 8 << 20
 _MOST_BYTES = 256 << 20
@@ -45,8 +55,8 @@ def pack(run: Path, with_model: bool) -> bytes:
     total = sum(path.stat().st_size for path in paths)
     if total > _MOST_BYTES:
         raise UsageError(
-            f"{run}: {total / 2**20:,.0f} MiB are too much to be sent through the cluster's head, which takes {_MOST_BYTES >> "
-            "20} MiB; copy them from there by other means."
+            f"{run}: {total / 2**20:,.0f} MiB are too much to be sent through the cluster's head, which may send "
+            f"{_MOST_BYTES >> 20} MiB; copy them from there by other means."
         )
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w:gz", compresslevel=6) as archive:
@@ -91,7 +101,9 @@ def unpack(archive: bytes, target: Path, submission: str) -> list[str]:
             for member in members:
                 total += member.size
                 place = PurePosixPath(member.name)
-                is_inside = not place.is_absolute() and ".." not in place.parts and place.parts and "\\" not in member.name
+                is_inside = (
+                    not place.is_absolute() and ".." not in place.parts and place.parts and "\\" not in member.name
+                )
                 if not member.isreg() or not is_inside or not member.name.isprintable() or member.name == _ORIGIN:
                     raise RayMMError(f"{submission}: the cluster sent {member.name[:80]!r}, which is no file of a run.")
                 if total > 2 * _MOST_BYTES or len(names) >= _MOST_FILES:
