@@ -30,8 +30,11 @@ VERBS = (
     "doctor",
     "submit",
     "status",
+    "list",
     "logs",
     "stop",
+    "fetch",
+    "cluster",
     "version",
 )
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "matplotlib", "onnxruntime", "webdataset", "cv2", "rich", "jinja2")

@@ -78,7 +78,6 @@ def find_dashboard(cluster: ClusterProfile, own_version: str, timeout_s: float =
     try:
         theirs, shown = _ask(f"{url}/api/version", {}, deadline), {}
     except urllib.error.HTTPError as error:
-        error.close()
         if error.code not in (401, 403):
             raise UsageError(f"--cluster {url}: {_problem(error, timeout_s)}") from None
         if not headers and is_loopback(url) and _DEFAULT_TOKEN.expanduser().exists():
@@ -138,7 +137,6 @@ def _shown(url: str, headers: dict[str, str], deadline: float, timeout_s: float)
         return _ask(f"{url}/api/version", headers, deadline)
     except Exception as error:
         if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
-            error.close()
             raise UsageError(
                 f"--cluster {url}: it refused the token it was shown; compare with the cluster's (on its head: ray "
                 "get-auth-token), and name the right file, as token: in the cluster's profile or in RAY_AUTH_TOKEN_PATH."
@@ -166,6 +164,8 @@ def _ask(url: str, headers: dict[str, str], deadline: float) -> Any:
             with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=left) as response:
                 answers.put((json.loads(response.read(_MOST_BYTES)), None))
         except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             answers.put((None, error))
 
     # In a thread, because a name server that does not answer has a timeout of its own, and a server may send a byte now and then.
@@ -181,7 +181,6 @@ def _ask(url: str, headers: dict[str, str], deadline: float) -> Any:
 
 def _problem(error: BaseException | None, timeout_s: float) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        error.close()
         return f"answers with HTTP status {error.code}, which a Ray dashboard would not; check the address."
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
