@@ -85,13 +85,15 @@ def _constructed(loader: _Loader) -> tuple[yaml.Node | None, Any]:
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
     """Values in a node, where each alias counts as what it stands for."""
     if id(node) not in known:
-        known[id(node)] = _MOST_VALUES  # within itself
+        known[id(node)] = 0  # until it is known
         inner: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             inner = [each for pair in node.value for each in pair]
         elif isinstance(node, yaml.SequenceNode):
             inner = node.value
         known[id(node)] = 1 + sum(_size(each, known) for each in inner)
+    elif not known[id(node)]:
+        raise RecursionError("it contains itself")
     return known[id(node)]
 
 
