@@ -109,8 +109,8 @@ class Jobs:
     def follow(self, submission: str, write: Callable[[str], None]) -> Status:
         """Passes on what a job writes until it has ended, and returns how it ended.
 
-        The stream of a log may end long before the job does; so the job's status alone decides, and the stream is
-        taken up again where it broke off.
+        The stream of a log may end long before the job does, or never begin behind some proxies; so the job's status alone
+        decides, and what the stream did not bring is read from the whole log.
 
         Raises:
             UsageError: the cluster knows no such job.
@@ -120,12 +120,15 @@ class Jobs:
         shown, failures = _Once(write), 0
         while True:
             try:
-                asyncio.run(self._tail(submission, shown))
-                status = self.status(submission)
+                with contextlib.suppress(Exception):  # whatever the libraries below raise when a connection breaks
+                    asyncio.run(self._tail(submission, shown))
+                status = self.status(submission)  # before the log, so that the log of an ended job is whole
+                shown.begin()
+                shown(self.client.get_job_logs(submission))
                 failures = 0
             except UsageError:
                 raise
-            except Exception as error:  # whatever the libraries below raise when a connection breaks
+            except Exception as error:
                 failures += 1
                 if failures > _RETRIES:
                     raise RayMMError(
@@ -133,8 +136,6 @@ class Jobs:
                         "again with ray-mm status."
                     ) from error
             if status.exit_status is not None and not failures:
-                shown.begin()
-                shown(self.client.get_job_logs(submission))
                 return status
             time.sleep(_POLL_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 _START_TIMEOUT_S = 120
@@ -80,6 +82,31 @@ def ray_head(num_cpus: int = 2) -> Iterator[Head]:
             yield head
         finally:
             _end(process)
+
+
+def lab(head: Head, folder: Path, **more: Any) -> None:
+    """Writes a profile of the head, called ``lab``, to where ``ray-mm`` looks for it."""
+    (folder / "cluster").mkdir(parents=True, exist_ok=True)
+    content = {"kind": "cluster", "address": head.url, "token": str(head.token), **more}
+    (folder / "cluster" / "lab.yaml").write_text(json.dumps(content))
+
+
+def command(*arguments: str) -> list[str]:
+    """A call of ``ray-mm``."""
+    return [sys.executable, "-m", "ray_mm", *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Without what this process knows of a Ray; with a home that holds no token."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_"))}
+    return found | {"PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent"} | more
+
+
+def ray_mm(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``ray-mm`` in a folder, to its end."""
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=240
+    )
 
 
 def free_ports(count: int) -> list[int]:
