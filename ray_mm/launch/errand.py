@@ -15,6 +15,8 @@ from ray_mm.launch.runtime import module_command, runtime_env
 
 _POLL_S = 0.3
 _SAID = "ray-mm: "
+_NOT_NEEDED = ("pip", "worker_process_setup_hook")
+"""What takes long, and what keeps a node that lacks a secret from saying so."""
 
 
 def run_errand(
@@ -42,7 +44,7 @@ def run_errand(
         jobs.client.submit_job(
             entrypoint=module_command(jobs.cluster, module, arguments),
             submission_id=submission,
-            runtime_env={**runtime_env(jobs.cluster), "pip": []},
+            runtime_env={key: value for key, value in runtime_env(jobs.cluster).items() if key not in _NOT_NEEDED},
         )
     except RuntimeError as error:
         raise RayMMError(f"{jobs.address}: the cluster did not take the job ({short(error)}).") from None
