@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import re
 import secrets
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def require_shared(folder: Path) -> None:
         folder: that a run will write.
 
     Raises:
-        UsageError: a node does not, or can't write there.
+        UsageError: a node does not, can't write there, or can't run a process of the job at all.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -42,25 +43,38 @@ def require_shared(folder: Path) -> None:
         asked = {
             look.options(
                 num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(str(mark)): name
-            for node, name in nodes.items()
+            ).remote(str(mark)): node
+            for node in nodes
         }
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE_S)
         problems: dict[str, str] = {}
+        failed: dict[str, str] = {}
         for answer in done:
-            with contextlib.suppress(Exception):  # a node that goes down just now
+            try:
                 if found := ray.get(answer):
                     problems[asked[answer]] = found
+            except Exception as error:
+                failed[asked[answer]] = _why(error)
     finally:
         mark.unlink(missing_ok=True)
+    still_there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    for node, why in failed.items():
+        if node in still_there:
+            raise UsageError(f"the node {nodes[node]} can't run a process of this job: {why}")
     if problems:
-        told = ", ".join(f"{name} {problem}" for name, problem in list(problems.items())[:_NAMED])
+        told = ", ".join(f"{nodes[node]} {problem}" for node, problem in list(problems.items())[:_NAMED])
         more = f", and {len(problems) - _NAMED} nodes more" if len(problems) > _NAMED else ""
         raise UsageError(
             f"output: {folder}: not every node of the cluster has this folder: {told}{more}. A run's folder must be one that all "
             "nodes see and write under the same path, such as a network file system; name one in output, or as storage: in the "
             "cluster's profile."
         )
+
+
+def _why(error: Exception) -> str:
+    """What ray_mm itself said where it failed, else the first line of what Ray says."""
+    said = re.search(r"ray_mm\.errors\.\w+: (.+)", str(error))
+    return said[1].strip() if said else (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def problem_with(mark: str) -> str | None:
