@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ from ray_mm.launch.submit import resolve
 from tests.config.jobs import SMALLEST
 
 PLANTED = "hunter2-planted"
+pytestmark = pytest.mark.timeout(60)
+"""A text that expands without end would take for ever; each of these takes milliseconds."""
+
 STORED = ClusterProfile(storage="/mnt/shared")
 
 NAMES = {
@@ -126,12 +128,11 @@ VALUES = {
 
 @pytest.fixture(autouse=True)
 def nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neither a file nor more than a moment."""
+    """No file is made."""
     monkeypatch.chdir(tmp_path)
-    before, started = set(tmp_path.iterdir()), time.process_time()
+    before = set(tmp_path.iterdir())
     yield
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "job.yaml"}
-    assert time.process_time() - started < 5, "milliseconds, were this machine alone with it"
 
 
 def require_refused(source: Any, overrides: dict[str, Any] | None = None) -> None:
