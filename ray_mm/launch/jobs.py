@@ -67,7 +67,9 @@ def connect(cluster: ClusterProfile) -> Jobs:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Ray lets these variables win over the address that it is given.
     with _without_variables("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        return Jobs(cluster, dashboard, JobSubmissionClient(dashboard.url, headers=dashboard.headers))
+        # Without a header of ours Ray would show the environment's token, also to a cluster that asks for none.
+        headers = dashboard.headers or {"Authorization": "none"}
+        return Jobs(cluster, dashboard, JobSubmissionClient(dashboard.url, headers=headers))
 
 
 class Jobs:

@@ -122,17 +122,18 @@ def _ray_environment(token: Path) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return found | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),  # its nodes have ray_mm, for jobs that bring none
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 
 
-def lab(head: Head, folder: Path, **more: Any) -> None:
-    """Writes a profile of the head, called ``lab``, to where ``ray-mm`` looks for it."""
+def lab(head: Head, folder: Path, name: str = "lab", **more: Any) -> None:
+    """Writes a profile of the head to where ``ray-mm`` looks for it."""
     (folder / "cluster").mkdir(parents=True, exist_ok=True)
     content = {"kind": "cluster", "address": head.url, "token": str(head.token), **more}
-    (folder / "cluster" / "lab.yaml").write_text(json.dumps(content))
+    (folder / "cluster" / f"{name}.yaml").write_text(json.dumps(content))
 
 
 def command(*arguments: str) -> list[str]:

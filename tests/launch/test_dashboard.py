@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
 
 from ray_mm.auth import make_token
 from ray_mm.config.cluster import ClusterProfile, find_cluster
 from ray_mm.errors import UsageError
 from ray_mm.launch.dashboard import Dashboard, find_dashboard, is_loopback, require_closed
+from tests.launch.cluster import ray_mm
 
 
 @contextmanager
@@ -148,6 +150,17 @@ def test_the_token_of_the_profile_is_shown_to_who_asks_for_it(tmp_path: Path) ->
     with server(ray_head("2.60.0")) as (url, shown):
         assert look(url, token=token_file(tmp_path)).is_open
         assert set(shown) == {None}, "nobody asked for it"
+
+
+def test_a_cluster_that_asks_for_no_token_is_shown_none_by_ray_either(tmp_path: Path) -> None:
+    def answer(path: str, shown: str | None) -> tuple[int, bytes]:
+        return 200, version(ray.__version__) if path == "/api/version" else b"[]"
+
+    with server(answer) as (url, shown):
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(tmp_path))}
+        ran = ray_mm(tmp_path, "list", "--cluster", url, **token)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert len(shown) >= 3 and set(shown) <= {None, "none"}
 
 
 def test_rays_own_token_is_shown_to_this_machine(tmp_path: Path) -> None:

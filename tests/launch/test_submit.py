@@ -33,7 +33,9 @@ def job(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Path:
     """A preprocess job over a small table in the cluster's storage, with relative paths, beside the cluster's profile."""
     folder = tmp_path_factory.mktemp("submitted")
     (folder / "shared").mkdir()
-    lab(head, folder, storage=str(folder / "shared"), stop_grace=60, time_limit="1h")
+    settings: dict[str, Any] = {"storage": str(folder / "shared"), "stop_grace": 60, "time_limit": "1h"}
+    lab(head, folder, **settings)
+    lab(head, folder, "image", runtime={"ships": "image"}, **settings)
     write_csv(folder / "shared" / "table.csv", make_rows(folder / "shared", num_rows=9))
     content = {
         "kind": "preprocess",
@@ -104,7 +106,7 @@ def test_a_training_is_started_again_left_alone_by_ctrl_c_and_saves_when_it_is_s
     training = make_job(shared, "fit", **{"train.epochs": 10_000, "train.checkpoints.every_steps": 5})
     (job.parent / "fit.json").write_text(training.model_dump_json())
     following = subprocess.Popen(
-        command("submit", "fit.json", "--cluster", "lab", "--retries", "2", "--follow"),
+        command("submit", "fit.json", "--cluster", "image", "--retries", "2", "--follow"),
         cwd=job.parent,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -129,19 +131,19 @@ def test_a_training_is_started_again_left_alone_by_ctrl_c_and_saves_when_it_is_s
     told, error = following.communicate(timeout=60)
     assert following.returncode == 130
     assert error == (
-        f"ray-mm: the job goes on; to see its log again: ray-mm logs {submission} --follow --cluster lab\n"
+        f"ray-mm: the job goes on; to see its log again: ray-mm logs {submission} --follow --cluster image\n"
     )
     assert "failed (signal 9); start 2 of at most 3 follows in 5 s" in told
-    assert "running" in ray_mm(job.parent, "list", "--cluster", "lab").stdout
+    assert "running" in ray_mm(job.parent, "list", "--cluster", "image").stdout
 
-    stopped = ray_mm(job.parent, "stop", submission, "--cluster", "lab")
+    stopped = ray_mm(job.parent, "stop", submission, "--cluster", "image")
     assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, f"{submission}: stopped\n", "")
-    log = ray_mm(job.parent, "logs", submission, "--follow", "--cluster", "lab")
+    log = ray_mm(job.parent, "logs", submission, "--follow", "--cluster", "image")
     saved = re.search(r"is saved at step ([\d,]+) of", log.stdout)
     assert saved is not None and log.returncode == 143
     checkpoint = latest_checkpoint(run)
     assert checkpoint is not None and read_state(checkpoint).step == int(saved[1].replace(",", ""))
-    assert ray_mm(job.parent, "stop", submission, "--cluster", "lab").stdout == f"{submission}: stopped\n"
+    assert ray_mm(job.parent, "stop", submission, "--cluster", "image").stdout == f"{submission}: stopped\n"
 
 
 def wait_until(is_so: Any, process: subprocess.Popen[str]) -> None:
