@@ -181,7 +181,10 @@ class ClusterRuntime(Config):
             )
         for name, value in self.env.items():
             # No value is in a message.
-            if name.startswith(("RAY_AUTH_", "RAY_ADDRESS", "RAY_JOB_", "RAY_MM_")) or name == "PYTHONUNBUFFERED":
+            if (
+                name.startswith(("RAY_AUTH_", "RAY_ADDRESS", "RAY_JOB_", "RAY_MM_REFERENCES"))
+                or name == "PYTHONUNBUFFERED"
+            ):
                 raise ValueError(f"env.{name} is set by ray_mm or Ray; remove it")
             if not isinstance(value, str):
                 continue
