@@ -23,6 +23,7 @@ from ray_mm.errors import RayMMError, UsageError
 from ray_mm.forking.start import forked_workers, in_place_of_python
 from ray_mm.progress import notice
 from ray_mm.quiet import quiet_core, quiet_data, quiet_raylet, without_token_notice
+from ray_mm.shared import require_shared
 from ray_mm.travel import cluster_has_this_code, with_the_job
 
 Item = TypeVar("Item")
@@ -43,20 +44,26 @@ _STARTS = 2
 _END_TIMEOUT_S = 10.0
 
 _address: contextvars.ContextVar[str | None] = contextvars.ContextVar("ray_mm_address", default=None)
+_output: contextvars.ContextVar[Path | None] = contextvars.ContextVar("ray_mm_output", default=None)
 _ahead: contextvars.ContextVar[list[Path | None] | None] = contextvars.ContextVar("ray_mm_ahead", default=None)
 
 
 @contextlib.contextmanager
-def use_address(address: str | None) -> Iterator[None]:
+def use_address(address: str | None, output: Path | None = None) -> Iterator[None]:
     """Makes every ``ray_session`` in the block use a cluster, without starting anything yet.
 
     A stage checks its job before it starts Ray; so the address has to reach the session inside the stage.
+
+    Args:
+        address: of the cluster; None: as ``ray_session`` says.
+        output: folder that all nodes of a cluster have to see.
     """
-    token = _address.set(address)
+    tokens = _address.set(address), _output.set(output)
     try:
         yield
     finally:
-        _address.reset(token)
+        _address.reset(tokens[0])
+        _output.reset(tokens[1])
 
 
 @contextlib.contextmanager
@@ -109,7 +116,7 @@ def ray_session(address: str | None = None, announce: bool = False, with_models:
         with_models: whether its processes will need PyTorch; a private Ray then has them forked from one that has imported it.
 
     Raises:
-        UsageError: nothing answers at the address.
+        UsageError: nothing answers at the address, or not every node there sees the run's folder.
         RayMMError: a private Ray does not start.
     """
     import ray
@@ -150,6 +157,9 @@ def ray_session(address: str | None = None, announce: bool = False, with_models:
                 "machine alone."
             ) from error
         try:
+            output = _output.get()
+            if address != "local" and output is not None:
+                require_shared(output)
             with quiet_data(), quiet_raylet(), _own_interrupt():
                 yield
         finally:

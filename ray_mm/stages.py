@@ -28,6 +28,7 @@ from ray_mm.errors import UsageError
 from ray_mm.registered import pinned
 from ray_mm.run_folder import check_output
 from ray_mm.session import private_ray_ahead, use_address
+from ray_mm.storage import local_path
 
 
 def run_job(
@@ -67,7 +68,10 @@ def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> di
     job = map_locations(job, pinned)
     # The stage looks again; here it is known before torch or Ray is imported.
     check_output(job, settled_keys(job) if resume == "exact" else ())
-    with use_address(address), private_ray_ahead(with_models=not isinstance(job, PreprocessJob)):
+    with (
+        use_address(address, local_path(job.output)),
+        private_ray_ahead(with_models=not isinstance(job, PreprocessJob)),
+    ):
         match job:
             case PreprocessJob():
                 from ray_mm.preprocessing.preprocess import run_preprocess

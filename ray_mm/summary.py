@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ray_mm.data.quarantine import Quarantined
-    from ray_mm.launch.submit import Status
+    from ray_mm.launch.jobs import Status
     from ray_mm.training.explain import Examined
 
 _PLACES = ("report.html", "best.yaml", "predictions.parquet", "predictions", "best", "artifact")

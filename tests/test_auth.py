@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_mm.auth import auth_headers, protect_token, token_path
+from ray_mm.auth import bearer, make_token, own_headers, protect_token, read_token, token_path
+from ray_mm.errors import UsageError
 
 
 @pytest.fixture
@@ -47,13 +48,58 @@ def test_no_token_is_made_where_none_is_read(
     assert list(home.iterdir()) == []
 
 
-def test_a_token_is_shown_only_where_tokens_are_in_use(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_shown_only_where_somebody_said_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_token(home / ".ray" / "auth_token")
+    assert own_headers() == {}
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert own_headers() == bearer((home / ".ray" / "auth_token").read_text())
     token = home / "token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    assert auth_headers() == {}
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert auth_headers() == {}, "there is no such file"
-    token.write_text("secret\n")
-    assert auth_headers() == {"Authorization": "Bearer secret"}
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "other")
-    assert auth_headers() == {"Authorization": "Bearer other"}
+    with pytest.raises(UsageError, match="no such file"):
+        own_headers()
+    token.write_text("secret-secret\n")
+    token.chmod(0o600)
+    assert own_headers() == {"Authorization": "Bearer secret-secret"}
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    assert own_headers() == {"Authorization": "Bearer another"}
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert own_headers() == {}
+
+
+def test_a_new_token_is_closed_from_the_first_moment_and_replaces_none(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "token"
+    assert make_token(path)
+    token = read_token(path)
+    assert (path.stat().st_mode & 0o777, len(token)) == (0o600, 64)
+    assert not make_token(path) and read_token(path) == token
+    assert make_token(path, renew=True) and read_token(path) != token
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in path.parent.iterdir()] == ["token"]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o622, 0o666])
+def test_a_token_that_others_can_read_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "token"
+    path.write_text("a-secret-that-nobody-may-see")
+    path.chmod(mode)
+    with pytest.raises(UsageError, match=rf"can be read by others \(mode {mode:04o}\).*chmod 600 {path}") as caught:
+        read_token(path)
+    assert "nobody-may-see" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"short", b"two words of it", b"line\nafter line", b"\xff\xfe\x00", b"x" * 5000]
+)
+def test_what_is_no_token_is_refused_without_being_shown(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match=f"^token: {path}") as caught:
+        read_token(path)
+    assert "two words" not in str(caught.value)
+
+
+def test_a_token_of_the_environment_that_would_break_a_header_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "abc\r\nX-Other: 1")
+    with pytest.raises(UsageError, match="RAY_AUTH_TOKEN holds no token"):
+        own_headers()

@@ -173,6 +173,7 @@ from ray_mm.session import local_cpus, ray_session
 with ray_session():
     import ray
     assert ray.cluster_resources()["CPU"] == local_cpus()
+    assert not ray._private.worker.get_dashboard_url()
     class Double:
         def __call__(self, batch):
             return {"id": 2 * batch["id"]}

@@ -35,21 +35,27 @@ Overrides = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option(help="Of a Ray cluster that this machine is part of: auto or HOST:PORT.")
 ]
-ClusterAddress = Annotated[
+Cluster = Annotated[
     str | None,
     typer.Option(
-        envvar=["RAY_API_SERVER_ADDRESS"],
-        metavar="URL",
-        help="The cluster's dashboard; unset: http://127.0.0.1:8265.",
+        "--cluster",
+        envvar=["RAY_MM_CLUSTER", "RAY_API_SERVER_ADDRESS"],
+        metavar="NAME|URL",
+        help="A cluster's profile, or the address of its dashboard; unset: http://127.0.0.1:8265.",
     ),
+]
+Unauthenticated = Annotated[
+    bool,
+    typer.Option("--allow-unauthenticated", help="On a cluster elsewhere that asks nobody for a token, too."),
 ]
 debugging = False
 """Whether tracebacks are shown; set by ``--debug``."""
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function a verb (see ``guarded``)."""
-    return app.command()(guarded(function))
+    """Makes a function a verb of its name (see ``guarded``)."""
+    # A verb may be called as something of Python's own: list_.
+    return app.command(function.__name__.rstrip("_"))(guarded(function))
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
-from ray_mm.cli.common import JobFile, Overrides, RayAddress, show, verb
+from ray_mm.cli.common import JobFile, Overrides, RayAddress, Unauthenticated, show, verb
 from ray_mm.errors import GateRefused, UsageError
 
 
@@ -170,9 +171,16 @@ def doctor(
     seconds: Annotated[float, typer.Option(min=0.1, help="For measuring each stage of the job, about.")] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     address: RayAddress = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="NAME|URL", help="Look at every node of this cluster instead.")
+    ] = None,
+    allow_unauthenticated: Unauthenticated = False,
 ) -> None:
     """Look at this machine, Ray and the GPU; of a training, also measure which of its stages will limit it."""
     from ray_mm.config.load import load_job, parse_overrides
+
+    if cluster is not None and (job is not None or address is not None):
+        raise UsageError("--cluster: is looked at without a job and without --address; leave those out.")
 
     loaded = None if job is None else load_job(job, parse_overrides(overrides or []))
     if loaded is not None and loaded.kind != "train":
@@ -185,7 +193,14 @@ def doctor(
     from ray_mm.summary import examined_parts
 
     worst, parts = doctor.Level.OK, []
-    for part in doctor.examine(loaded, seconds, address):
+    if cluster is None:
+        examined: Iterator[Any] = doctor.examine(loaded, seconds, address)
+    else:
+        from ray_mm.cluster_doctor import examine_cluster
+        from ray_mm.config.cluster import find_cluster
+
+        examined = examine_cluster(find_cluster(cluster), allow_unauthenticated)
+    for part in examined:
         parts.append(part)
         worst = max(worst, part.level) if isinstance(part, doctor.Finding) else worst
         if as_json:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from ray_mm.config.meaning import meanings
 
@@ -59,7 +59,20 @@ class _LocationMark:
     """Tells a path from other texts."""
 
 
-Location = Annotated[str, Field(min_length=1), _LocationMark()]
+def _is_a_place(location: str) -> str:
+    # What is refused is in no message: it may be a password, and control characters steer a terminal.
+    if re.search(r"[\x00-\x1f\x7f-\x9f]", location):
+        raise ValueError("a path can't hold control characters, such as line ends")
+    scheme, separator, rest = location.partition("://")
+    if separator and "@" in rest.partition("/")[0]:
+        raise ValueError(
+            f"a URL must not hold a user or a password: a job is kept as it is, for everybody to read; write {scheme}://HOST/…, "
+            "and give both in the environment"
+        )
+    return location
+
+
+Location = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_is_a_place), _LocationMark()]
 """A file or folder; a relative path starts at the folder in which the command runs."""
 
 C = TypeVar("C", bound=Config)

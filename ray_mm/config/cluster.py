@@ -22,7 +22,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from ray_mm.config.base import Config, Location
 from ray_mm.config.explain import Source, explain, nearest
@@ -172,7 +181,10 @@ class ClusterRuntime(Config):
             )
         for name, value in self.env.items():
             # No value is in a message.
-            if name.startswith(("RAY_AUTH_", "RAY_ADDRESS", "RAY_JOB_", "RAY_MM_")) or name == "PYTHONUNBUFFERED":
+            if (
+                name.startswith(("RAY_AUTH_", "RAY_ADDRESS", "RAY_JOB_", "RAY_MM_REFERENCES"))
+                or name == "PYTHONUNBUFFERED"
+            ):
                 raise ValueError(f"env.{name} is set by ray_mm or Ray; remove it")
             if not isinstance(value, str):
                 continue
@@ -263,6 +275,23 @@ def load_cluster(path: Path) -> ClusterProfile:
     if content.get("kind") != "cluster":
         raise JobFileError(f"{path}: a cluster's profile begins with kind: cluster; found {content.get('kind')!r}.")
     return _validated(content, Source(str(path), lines))
+
+
+def with_limits(cluster: ClusterProfile, retries: int | None, time_limit: str | None) -> ClusterProfile:
+    """A profile with the limits of one submission in the place of its own.
+
+    Raises:
+        UsageError: the time is none.
+    """
+    limits: dict[str, Any] = {} if retries is None else {"retries": retries}
+    if time_limit is not None:
+        try:
+            limits["time_limit"] = TypeAdapter(Duration).validate_python(time_limit)
+        except ValidationError:
+            raise UsageError(
+                f"--time-limit: expected a time such as 90s, 45m, 12h or 2d, found {time_limit[:40]!r}."
+            ) from None
+    return cluster.model_copy(update=limits)
 
 
 def _by_name(name: str) -> ClusterProfile:

@@ -253,7 +253,8 @@ def _has_tag(member: Any, tag: str | int) -> bool:
 
 
 def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path)
+    # A key may be anything that a file holds; none may steer a terminal.
+    return ".".join(text if (text := str(part)).isprintable() else json.dumps(text) for part in path)
 
 
 def _short(value: Any) -> str:

@@ -167,7 +167,8 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
         try:
             overrides[key] = read_value(value)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise JobFileError(f"--set {key}: the value {value!r} is not YAML ({first_line(error)}).") from None
+            shown = value if len(value) <= 60 else f"{value[:60]}…"
+            raise JobFileError(f"--set {key}: the value {shown!r} is not YAML ({first_line(error)}).") from None
     return overrides
 
 

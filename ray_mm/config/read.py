@@ -17,6 +17,9 @@ from ray_mm.errors import JobFileError
 KeyPath = tuple[str | int, ...]
 """Where a value stands: keys of mappings and positions in lists, from the outside in."""
 
+_MOST_CHARACTERS = 1_000_000
+_MOST_VALUES = 100_000
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML 1.2 in which a repeated key is an error."""
@@ -33,7 +36,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node)).replace("_", "")
-        return int(text, {"0x": 16, "0o": 8}.get(text[:2].lower(), 10))
+        value = int(text, {"0x": 16, "0o": 8}.get(text[:2].lower(), 10))
+        if not -(2**63) <= value < 2**63:
+            raise _problem("a number of more than 19 digits", node)
+        return value
 
 
 def _problem(text: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
@@ -61,9 +67,34 @@ def read_value(text: str) -> Any:
     """A single YAML value, such as the right side of ``--set``.
 
     Raises:
-        yaml.YAMLError: not YAML.
+        yaml.YAMLError: not YAML, or too much of it.
     """
-    return _Loader(text).get_single_data()
+    if len(text) > _MOST_CHARACTERS:
+        raise yaml.YAMLError(f"it has more than {_MOST_CHARACTERS:,} characters")
+    return _constructed(_Loader(text))[1]
+
+
+def _constructed(loader: _Loader) -> tuple[yaml.Node | None, Any]:
+    node = loader.get_single_node()
+    if node is not None and _size(node, {}) > _MOST_VALUES:
+        # A few lines of aliases of aliases stand for more than any memory holds.
+        raise yaml.YAMLError(f"with its aliases (*) written out, it has more than {_MOST_VALUES:,} values")
+    return node, loader.construct_document(node) if node is not None else None
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values in a node, where each alias counts as what it stands for."""
+    if id(node) not in known:
+        known[id(node)] = 0  # until it is known
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [each for pair in node.value for each in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        known[id(node)] = 1 + sum(_size(each, known) for each in inner)
+    elif not known[id(node)]:
+        raise RecursionError("it contains itself")
+    return known[id(node)]
 
 
 def read_mapping(path: Path, what: str = "job file") -> tuple[dict[str, Any], dict[KeyPath, int]]:
@@ -77,7 +108,8 @@ def read_mapping(path: Path, what: str = "job file") -> tuple[dict[str, Any], di
         JobFileError: no such file, not UTF-8, not YAML, or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            text = stream.read(4 * _MOST_CHARACTERS + 1).decode()
     except FileNotFoundError:
         raise JobFileError(f"{path}: no such {what}.") from None
     except IsADirectoryError:
@@ -86,11 +118,11 @@ def read_mapping(path: Path, what: str = "job file") -> tuple[dict[str, Any], di
         raise JobFileError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except (OSError, ValueError) as error:
         raise JobFileError(f"{path}: can't be read ({error}).") from None
+    if len(text) > _MOST_CHARACTERS:
+        raise JobFileError(f"{path}: has more than {_MOST_CHARACTERS:,} characters, which no {what} needs.")
     lines: dict[KeyPath, int] = {}
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        content = loader.construct_document(node) if node is not None else None
+        node, content = _constructed(_Loader(text))
         _collect_lines(node, (), lines)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1

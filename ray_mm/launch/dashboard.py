@@ -1,4 +1,4 @@
-"""A cluster's address → proof that a Ray dashboard answers there, of the right version, or an error within seconds.
+"""A cluster's profile → proof that its dashboard answers, asks for a token and runs the same versions, or an error in seconds.
 
 Ray's own client would wait for minutes at an address that swallows packets.
 """
@@ -6,90 +6,181 @@ Ray's own client would wait for minutes at an address that swallows packets.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
-import os
+import platform
 import queue
+import re
 import threading
+import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from ray_mm.auth import auth_headers
+from ray_mm.auth import bearer, own_headers, read_token
+from ray_mm.config.cluster import ClusterProfile
 from ray_mm.errors import UsageError
 
-DEFAULT_URL = "http://127.0.0.1:8265"
 CONNECT_TIMEOUT_S = 10.0
+"""For all that is asked before anything is done."""
+
+_DEFAULT_TOKEN = Path("~/.ray/auth_token")
+_MOST_BYTES = 1 << 20
 
 
-def dashboard_url(address: str | None) -> str:
-    """The URL that an address means.
+@dataclass(frozen=True)
+class Dashboard:
+    """A dashboard that has answered.
 
-    Args:
-        address: ``http://HOST:PORT`` or ``HOST:PORT`` of a dashboard. None: ``RAY_API_SERVER_ADDRESS``, else this machine.
-
-    Raises:
-        UsageError: an address of something else.
+    Attributes:
+        url: of it.
+        headers: that show its token; none where it asks for none.
     """
-    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_URL
-    scheme, separator, _ = given.partition("://")
-    if not separator:
-        given = f"http://{given}"
-    elif scheme not in ("http", "https"):
-        raise UsageError(f"--address {given}: expected the address of a Ray dashboard, such as http://head:8265.")
-    return given.rstrip("/")
+
+    url: str
+    headers: dict[str, str]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it does what anybody asks for."""
+        return not self.headers
 
 
-def require_dashboard(url: str, own_version: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-    """Asks the dashboard for Ray's version.
+def is_loopback(url: str) -> bool:
+    """Whether only this machine can be behind a URL."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def find_dashboard(cluster: ClusterProfile, own_version: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Dashboard:
+    """Asks a cluster's dashboard whether it wants a token, and which versions it runs.
+
+    The token is shown only to one that wants it. The one in Ray's own file is shown to this machine alone.
 
     Args:
-        url: of the dashboard.
+        cluster: its profile.
         own_version: of Ray on this side.
         timeout_s: seconds that it may take.
 
     Raises:
-        UsageError: nothing answers in time, it is no Ray dashboard, it wants a token, or it runs another version.
+        UsageError: nothing answers in time, it is no Ray dashboard, it wants another token, or it runs another version of Ray or
+            Python.
     """
-    theirs = _version(url, timeout_s)
-    if theirs.split(".")[:2] != own_version.split(".")[:2]:
+    url, deadline = cluster.address, time.monotonic() + timeout_s
+    # Wrong on this side, whatever the cluster says.
+    headers = bearer(read_token(Path(cluster.token).expanduser())) if cluster.token else own_headers()
+    try:
+        theirs, shown = _ask(f"{url}/api/version", {}, deadline), {}
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise UsageError(f"--cluster {url}: {_problem(error, timeout_s)}") from None
+        if not headers and is_loopback(url) and _DEFAULT_TOKEN.expanduser().exists():
+            headers = bearer(read_token(_DEFAULT_TOKEN.expanduser()))
+        if not headers:
+            raise UsageError(
+                f"--cluster {url}: it wants an access token; name the file that holds it, as token: in the cluster's profile, or "
+                "in RAY_AUTH_TOKEN_PATH (on its head, ray get-auth-token prints it)."
+            ) from None
+        theirs, shown = _shown(url, headers, deadline, timeout_s), headers
+    except Exception as error:
+        raise UsageError(f"--cluster {url}: {_problem(error, timeout_s)}") from None
+    version = theirs.get("ray_version") if isinstance(theirs, dict) else None
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9A-Za-z.+-]{1,40}", version):
+        raise UsageError(f"--cluster {url}: {_problem(None, timeout_s)}")
+    if version.split(".")[:2] != own_version.split(".")[:2]:
         raise UsageError(
-            f"--address {url}: the cluster runs Ray {theirs} and this machine has Ray {own_version}; ray_mm needs the same "
+            f"--cluster {url}: the cluster runs Ray {version} and this machine has Ray {own_version}; ray_mm needs the same "
             "version on both sides. Install the cluster's image with this version, or use the ray_mm made for that one."
+        )
+    _require_same_python(url, shown, deadline)
+    return Dashboard(url, shown)
+
+
+def require_closed(dashboard: Dashboard, allow_unauthenticated: bool) -> None:
+    """Refuses a cluster elsewhere that does what anybody asks for.
+
+    Raises:
+        UsageError: it is one, and that was not allowed in so many words.
+    """
+    if dashboard.is_open and not is_loopback(dashboard.url) and not allow_unauthenticated:
+        raise UsageError(
+            f"--cluster {dashboard.url}: it asks for no access token, so everybody who reaches it can run code on it, and read "
+            "and change what this job does there. Start it with RAY_AUTH_MODE=token (docs/security.md says how); or, on a "
+            "network where only those are who may do so, repeat this with --allow-unauthenticated."
         )
 
 
-def _version(url: str, timeout_s: float) -> str:
+def _require_same_python(url: str, headers: dict[str, str], deadline: float) -> None:
+    own = platform.python_version()
+    try:
+        theirs = _ask(f"{url}/api/v0/cluster_metadata", headers, deadline)
+        found = theirs["data"]["pythonVersion"]
+    except Exception:  # a proxy that lets the Jobs API through alone
+        return
+    if not isinstance(found, str) or not re.fullmatch(r"[0-9A-Za-z.+-]{1,40}", found):
+        return
+    if found.split(".")[:2] != own.split(".")[:2]:
+        raise UsageError(
+            f"--cluster {url}: the cluster runs Python {found} and this machine has Python {own}; Ray needs the same minor "
+            "version on both sides. Make an environment with the cluster's here, or the other way round."
+        )
+
+
+def _shown(url: str, headers: dict[str, str], deadline: float, timeout_s: float) -> Any:
+    try:
+        return _ask(f"{url}/api/version", headers, deadline)
+    except Exception as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
+            raise UsageError(
+                f"--cluster {url}: it refused the token it was shown; compare with the cluster's (on its head: ray "
+                "get-auth-token), and name the right file, as token: in the cluster's profile or in RAY_AUTH_TOKEN_PATH."
+            ) from None
+        raise UsageError(f"--cluster {url}: {_problem(error, timeout_s)}") from None
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would show the token to whoever stands at its end."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Straight)
+
+
+def _ask(url: str, headers: dict[str, str], deadline: float) -> Any:
+    """What JSON a URL answers with."""
     answers: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+    left = max(0.1, deadline - time.monotonic())
 
     def ask() -> None:
         try:
-            request = urllib.request.Request(f"{url}/api/version", headers=auth_headers())
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
-                answers.put((json.load(response), None))
+            with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=left) as response:
+                answers.put((json.loads(response.read(_MOST_BYTES)), None))
         except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             answers.put((None, error))
 
-    # In a thread, because a name server that does not answer has a timeout of its own.
+    # In a thread, because a name server that does not answer has a timeout of its own, and a server may send a byte now and then.
     threading.Thread(target=ask, name="dashboard", daemon=True).start()
     try:
-        answer, error = answers.get(timeout=timeout_s + 2)
+        answer, error = answers.get(timeout=left + 1)
     except queue.Empty:
-        answer, error = None, TimeoutError()
-    version = answer.get("ray_version") if isinstance(answer, dict) else None
-    if error is None and isinstance(version, str):
-        return version
-    raise UsageError(f"--address {url}: {_problem(error, timeout_s)}")
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return answer
 
 
 def _problem(error: BaseException | None, timeout_s: float) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        error.close()
-        if error.code in (401, 403):
-            shown = "it refused the token it was shown" if auth_headers() else "it wants an access token"
-            return (
-                f"{shown}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's token (on its head: "
-                "ray get-auth-token)."
-            )
         return f"answers with HTTP status {error.code}, which a Ray dashboard would not; check the address."
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):

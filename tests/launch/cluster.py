@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -15,7 +16,9 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+REPOSITORY = Path(__file__).parents[2]
 _START_TIMEOUT_S = 120
 
 
@@ -28,12 +31,14 @@ class Head:
         address: HOST:PORT, to join it.
         token: the file with its access token.
         folder: its temporary files.
+        ports: all that it listens on, by Ray's names.
     """
 
     url: str
     address: str
     token: Path
     folder: Path
+    ports: dict[str, int]
 
 
 @contextlib.contextmanager
@@ -49,14 +54,7 @@ def ray_head(num_cpus: int = 2) -> Iterator[Head]:
         token = Path(folder) / "token"
         token.write_text("0123456789abcdef" * 4)
         token.chmod(0o600)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment |= {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-        command = [
+        start = [
             str(Path(sys.executable).parent / "ray"),
             *("start", "--head", "--block", f"--num-cpus={num_cpus}", "--object-store-memory=200000000"),
             *("--node-ip-address=127.0.0.1", "--include-dashboard=true", "--dashboard-host=127.0.0.1"),
@@ -66,19 +64,94 @@ def ray_head(num_cpus: int = 2) -> Iterator[Head]:
         log = Path(folder) / "head.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                command, env=environment, stdout=stream, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
+                start,
+                env=_ray_environment(token),
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                start_new_session=True,
             )
         head = Head(
             url=f"http://127.0.0.1:{ports['dashboard-port']}",
             address=f"127.0.0.1:{ports['port']}",
             token=token,
             folder=Path(folder),
+            ports=ports,
         )
         try:
             _wait_for(head, process, log)
             yield head
         finally:
             _end(process)
+
+
+@contextlib.contextmanager
+def ray_node(head: Head, hidden: Path) -> Iterator[None]:
+    """Another node of a head's cluster, which sees an empty folder of its own where the others see ``hidden``."""
+    names = ("node-manager-port", "object-manager-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    names = (*names, "metrics-export-port", "runtime-env-agent-port")
+    ports = zip(names, free_ports(len(names)), strict=True)
+    start = [
+        *("unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)),
+        str(Path(sys.executable).parent / "ray"),
+        *("start", f"--address={head.address}", "--block", "--num-cpus=1", "--object-store-memory=100000000"),
+        *("--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports)),
+    ]
+    log = head.folder / "node.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            start,
+            env=_ray_environment(head.token),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=head.folder,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while "Ray runtime started" not in log.read_text(errors="replace"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the node did not start:\n{log.read_text()}")
+            time.sleep(0.2)
+        yield
+    finally:
+        _end(process)
+
+
+def _ray_environment(token: Path) -> dict[str, str]:
+    found = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return found | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),  # its nodes have ray_mm, for jobs that bring none
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def lab(head: Head, folder: Path, name: str = "lab", **more: Any) -> None:
+    """Writes a profile of the head to where ``ray-mm`` looks for it."""
+    (folder / "cluster").mkdir(parents=True, exist_ok=True)
+    content = {"kind": "cluster", "address": head.url, "token": str(head.token), **more}
+    (folder / "cluster" / f"{name}.yaml").write_text(json.dumps(content))
+
+
+def command(*arguments: str) -> list[str]:
+    """A call of ``ray-mm``."""
+    return [sys.executable, "-m", "ray_mm", *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Without what this process knows of a Ray; with a home that holds no token."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_"))}
+    return found | {"PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent"} | more
+
+
+def ray_mm(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``ray-mm`` in a folder, to its end."""
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=240
+    )
 
 
 def free_ports(count: int) -> list[int]:
