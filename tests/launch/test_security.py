@@ -163,6 +163,8 @@ def test_a_secret_is_where_it_is_used_and_nowhere_else(
 
 @pytest.mark.cluster
 def test_a_node_that_sees_another_storage_is_told_by_name(head: Head, folder: Path) -> None:
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system gives its users no mount namespaces, so all nodes on it see the same folders")
     profile = json.loads((folder / "cluster" / "lab.yaml").read_text())
     plain = {**profile, "runtime": {}}
     (folder / "cluster" / "plain.yaml").write_text(json.dumps(plain))
