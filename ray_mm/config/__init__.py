@@ -19,6 +19,7 @@ evaluate.py     kind: evaluate
 predict.py      kind: predict
 compress.py     kind: compress
 tune.py         kind: tune
+retrain.py      kind: retrain
 search.py       what a tune job searches over → the settings of its trials
 read.py         YAML 1.2 → values, and the line of each
 explain.py      what pydantic found wrong → one paragraph

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -45,12 +45,14 @@ class ObjectInfo:
         version: ``etag:<the store's ETag, as it was given>``; ``mtime:<ns since 1970>`` for files and where there is
             no ETag; empty where the server tells neither. Equal versions mean equal bytes.
         generation: Google's number of the version, which its conditional writes need; else None.
+        modified_s: when it was written last, in seconds since 1970; None where that is not known.
     """
 
     url: str
     size: int
     version: str
     generation: str | None = None
+    modified_s: float | None = field(default=None, compare=False)
 
     @property
     def etag(self) -> str | None:
@@ -331,7 +333,10 @@ def version_of(meta: Any) -> str:
 
 
 def _info(url: str, meta: Any) -> ObjectInfo:
-    return ObjectInfo(url, meta["size"], version_of(meta), meta["version"] if url.startswith("gs://") else None)
+    modified: datetime | None = meta["last_modified"]
+    seconds = modified.timestamp() if modified is not None and modified.timestamp() > 0 else None
+    generation = meta["version"] if url.startswith("gs://") else None
+    return ObjectInfo(url, meta["size"], version_of(meta), generation, seconds)
 
 
 def _list_files(folder: Path) -> Iterator[ObjectInfo]:
@@ -355,4 +360,4 @@ def _stat_file(path: Path) -> ObjectInfo:
         raise ObjectMissingError(f"{path}: no such file.") from None
     except OSError as error:
         raise StorageError(f"{path}: can't be read ({error.strerror or error}).") from None
-    return ObjectInfo(str(path), found.st_size, f"mtime:{found.st_mtime_ns}")
+    return ObjectInfo(str(path), found.st_size, f"mtime:{found.st_mtime_ns}", modified_s=found.st_mtime)
