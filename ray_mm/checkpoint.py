@@ -175,15 +175,38 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(folder, description.config, description.preprocessor, state, description.metrics)
 
 
-def _join_parts(description: Description) -> dict[str, Tensor]:
-    for name, digest in description.parts.items():
-        part = description.path / name
+def verify_checkpoint(path: str | Path) -> Path:
+    """Compares all files of a checkpoint with its checksums, without torch.
+
+    Args:
+        path: a train run or a checkpoint folder (see ``resolve_checkpoint``).
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or of a newer format.
+    """
+    description = load_description(resolve_checkpoint(path))
+    if not description.parts and description.digest is None:
+        raise CheckpointError(f"{description.path}: has no weights; the checkpoint is not whole.")
+    _verify_files(description.path, description.parts or {WEIGHTS_FILE: description.digest or ""})
+    return description.path
+
+
+def _verify_files(folder: Path, digests: Mapping[str, str]) -> None:
+    for name, digest in digests.items():
+        file = folder / name
         try:
-            found = sha256_file(part)
+            found = sha256_file(file)
         except OSError as error:
-            raise CheckpointError(f"{part}: can't be read ({error.strerror}); the checkpoint is not whole.") from None
+            raise CheckpointError(f"{file}: can't be read ({error.strerror}); the checkpoint is not whole.") from None
         if found != digest:
-            raise CheckpointError(_wrong_digest(part, found, digest))
+            raise CheckpointError(_wrong_digest(file, found, digest))
+
+
+def _join_parts(description: Description) -> dict[str, Tensor]:
+    _verify_files(description.path, description.parts)
     return read_tensors(description.path, WEIGHTS_KIND)
 
 

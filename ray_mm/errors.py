@@ -5,7 +5,8 @@ RayMMError                  exit 1   something failed while it ran
 │   ├── JobFileError                 a key or value of a job file, with its line
 │   ├── DatasetError                 a dataset that is missing, incomplete, newer, or does not fit
 │   ├── CheckpointError              a checkpoint or artifact that is missing, damaged, newer, or of another model
-│   └── OutputFolderError            an output folder that belongs to another job
+│   ├── OutputFolderError            an output folder that belongs to another job
+│   └── RegistryError                a registry, or what retraining keeps, that is damaged, newer, or lacks what was asked for
 ├── StorageError            exit 1   an object store or a disk does not give or take what it should
 │   ├── ObjectMissingError           there is nothing at a URL
 │   ├── ObjectChangedError           an object is no longer the one that was indexed
@@ -14,6 +15,8 @@ RayMMError                  exit 1   something failed while it ran
 ├── QuarantineBudgetError   exit 1   more bad samples than the job allows
 ├── OrderError              exit 1   a batch arrived out of its planned place: an internal error, never ignored
 ├── TrainingDivergedError   exit 1   the loss is no longer finite
+├── LeaseHeld               exit 1   another run is at work, and has the lease
+├── LeaseLost               exit 1   a run is no longer the one that may write: another one has taken the lease
 ├── StopRequested           exit 143 a training was asked to end, and has saved its state
 └── GateRefused             exit 3   a gate said no; the run itself went well
 """
@@ -47,6 +50,10 @@ class CheckpointError(UsageError):
 
 class OutputFolderError(UsageError):
     """An output folder that belongs to another job."""
+
+
+class RegistryError(UsageError):
+    """A model registry, or what retraining keeps, that is damaged, of a newer format, or lacks what was asked for."""
 
 
 class StorageError(RayMMError):
@@ -92,6 +99,14 @@ class QuarantineBudgetError(RayMMError):
 
 class TrainingDivergedError(RayMMError):
     """The loss is no longer finite."""
+
+
+class LeaseHeld(RayMMError):  # noqa: N818 - whoever comes second has made no mistake
+    """Another run is at work, and has the lease."""
+
+
+class LeaseLost(RayMMError):  # noqa: N818 - it says what has become of the lease
+    """A run may not write any more: it did not renew its lease in time, or another one has taken it since."""
 
 
 class OrderError(RayMMError):

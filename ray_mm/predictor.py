@@ -23,6 +23,7 @@ from ray_mm.checkpoint import (
     read_versioned,
     resolve_checkpoint,
     run_kind,
+    verify_checkpoint,
 )
 from ray_mm.config.fields import has_streams
 from ray_mm.config.model import ModelConfig
@@ -345,7 +346,27 @@ def _artifact_folder(path: str | Path) -> Path | None:
     raise CheckpointError(f"{root}: the compress run has published no artifact; its result.json says why.")
 
 
+def verified_model_folder(path: str | Path) -> Path:
+    """As ``model_folder``, with every file's checksum looked at. Nothing is loaded.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or of a newer format.
+    """
+    folder = _artifact_folder(path)
+    if folder is not None:
+        _verify_artifact(folder)
+        load_description(folder)
+        return folder
+    return verify_checkpoint(path)
+
+
 def _load_artifact(folder: Path, threads: int | None) -> OnnxPredictor:
+    _verify_artifact(folder)
+    description = load_description(folder)
+    return OnnxPredictor(folder / GRAPH_FILE, description.config, description.preprocessor, threads)
+
+
+def _verify_artifact(folder: Path) -> None:
     content = read_versioned(folder / ARTIFACT_FILE, ARTIFACT_FORMAT_NAME, ARTIFACT_FORMAT)
     # All of it was judged together: another preprocessor beside the same graph is another model.
     for name, expected in {GRAPH_FILE: content.get("digest"), **_files(content)}.items():
@@ -358,8 +379,6 @@ def _load_artifact(folder: Path, threads: int | None) -> OnnxPredictor:
                 f"{file}: its SHA-256 digest is {found[:16]}…, {ARTIFACT_FILE} says {str(expected)[:16]}…; the file was damaged "
                 "or replaced after it was written. Copy it again, or compress again."
             )
-    description = load_description(folder)
-    return OnnxPredictor(folder / GRAPH_FILE, description.config, description.preprocessor, threads)
 
 
 def _files(artifact: dict[str, Any]) -> dict[str, Any]:

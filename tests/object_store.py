@@ -1,8 +1,9 @@
-"""An S3 server on loopback (``moto``), and a proxy before it that makes every fault a network has."""
+"""An S3 server on loopback (``moto``), a proxy before it that makes every fault a network has, and a stand-in for Google's store."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import socket
 import struct
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
-from urllib.parse import quote
+from typing import ClassVar, Literal
+from urllib.parse import parse_qs, quote, unquote
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -39,12 +40,12 @@ class Fault:
         kind: ``status``: answers with ``status`` itself. ``cut``: resets the connection after ``at`` bytes of the body.
             ``hang``: sends ``at`` bytes of the body, then nothing more until the client goes. ``short``: sends ``at`` bytes
             and says that this is all. ``shifted``: claims another range than it was asked for.
-            ``flip``: flips a bit of body byte ``at``.
+            ``flip``: flips a bit of body byte ``at``. ``late``: passes the request on, and answers with ``status``.
         at: see above.
         status: of the answer.
     """
 
-    kind: Literal["status", "cut", "hang", "short", "shifted", "flip"]
+    kind: Literal["status", "cut", "hang", "short", "shifted", "flip", "late"]
     at: int = 0
     status: int = 503
 
@@ -60,11 +61,13 @@ class Proxy:
         endpoint: its URL.
         faults: asked for every request; replace it at will.
         requests: what came so far.
+        writing: held while a write is passed on: S3 decides them one by one, moto's threads do not.
     """
 
     endpoint: str
     faults: Faults = lambda request: None
     requests: list[Request] = field(default_factory=list)
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
     def gets(self, part: str) -> list[Request]:
         """The GET requests for paths that contain ``part``."""
@@ -116,6 +119,25 @@ def faulty_proxy(upstream: str) -> Iterator[Proxy]:
         thread.start()
         try:
             yield proxy
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def google_server() -> Iterator[str]:
+    """Runs a server that answers as Google's store does: objects with generations, and writes on a condition; yields its URL."""
+
+    class Handler(_GoogleHandler):
+        objects: ClassVar[dict[str, tuple[int, bytes, dict[str, str]]]] = {}
+        writing = threading.Lock()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
@@ -176,9 +198,10 @@ class _Handler(BaseHTTPRequestHandler):
         connection = http.client.HTTPConnection(self.to, timeout=30)
         try:
             headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-            connection.request(self.command, self.path, content, headers)
-            response = connection.getresponse()
-            body = response.read()
+            with self.state.writing if self.command == "PUT" else contextlib.nullcontext():
+                connection.request(self.command, self.path, content, headers)
+                response = connection.getresponse()
+                body = response.read()
         finally:
             connection.close()
         kept = [
@@ -205,6 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "cut":
                 self._send(status, headers, body[: fault.at])
                 self._reset()
+            case "late":
+                self._send(fault.status, [("Content-Length", "0")], b"")
             case "hang":
                 self._send(status, headers, body[: fault.at])
                 self.connection.settimeout(60)
@@ -229,6 +254,64 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""
+
+
+class _GoogleHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    objects: ClassVar[dict[str, tuple[int, bytes, dict[str, str]]]]
+    writing: threading.Lock
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        condition = self.headers.get("x-goog-if-generation-match")
+        kept = {name: value for name, value in self.headers.items() if name.lower().startswith("x-goog-meta-")}
+        with self.writing:
+            path = unquote(self.path)
+            now = self.objects.get(path, (0,))[0]
+            if condition is not None and int(condition) != now:
+                self._send(412, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
+                return
+            generation = 1 + max((found[0] for found in self.objects.values()), default=1_000_000)
+            self.objects[path] = (generation, content, kept)
+        self._send(200, _google_headers(generation, content), b"")
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        path = unquote(path)
+        if query:
+            prefix = parse_qs(query).get("prefix", [""])[0]
+            start = len(path.rstrip("/")) + 1
+            names = [name[start:] for name in sorted(self.objects) if name[start:].startswith(prefix)]
+            entries = "".join(
+                f"<Contents><Key>{name}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><ETag>x</ETag>"
+                f"<Size>{len(self.objects[f'{path}/{name}'][1])}</Size></Contents>"
+                for name in names
+            )
+            text = f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+            self._send(200, {}, text.encode())
+        elif path not in self.objects:
+            self._send(404, {}, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            generation, content, kept = self.objects[path]
+            self._send(200, {**_google_headers(generation, content), **kept}, content)
+
+    do_HEAD = do_GET  # noqa: N815 - a name that http.server looks for
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def _google_headers(generation: int, content: bytes) -> dict[str, str]:
+    etag = f'"{hashlib.md5(content).hexdigest()}"'
+    return {"ETag": etag, "x-goog-generation": str(generation), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
 
 
 def _replaced(headers: list[tuple[str, str]], name: str, value: str) -> list[tuple[str, str]]:

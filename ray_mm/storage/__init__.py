@@ -1,6 +1,7 @@
 """Where bytes lie: this machine's disks and object stores.
 
 local.py     files on local disk: whole or not there, never half
+conditional.py   small documents that several writers share: written on a condition, on a disk or in a store
 remote.py    objects behind a URL: list, stat, conditional writes
 ranges.py    byte ranges of an object: coalesced, concurrent, retried where they broke off
 disk.py      the disk under a cache: told once where it is full or broken

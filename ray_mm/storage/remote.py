@@ -31,6 +31,8 @@ _SCHEMES = ("s3", "gs", "http", "https")
 _ENVIRONMENT = re.compile(r"(AWS_|GOOGLE_|STORAGE_EMULATOR_|SSL_|HTTPS?_PROXY|NO_PROXY)", re.IGNORECASE)
 _STATUS = re.compile(r"status code: (\d{3})")
 _CONNECT_TIMEOUT = timedelta(seconds=5)
+_MARK = "ray-mm-write"
+"""Name of the object's metadata that tells one conditional write from all others."""
 _ATTEMPTS = 10
 _PATIENT_ATTEMPTS = 10_000
 
@@ -150,33 +152,57 @@ def read_object(url: str) -> bytes:
         raise storage_error(url, error) from None
 
 
-def put_if_absent(url: str, content: bytes) -> ObjectInfo:
+def read_marked(url: str) -> tuple[bytes, ObjectInfo, str | None]:
+    """A whole object of a store, its version at that moment, and the mark of the conditional write that made it.
+
+    Raises:
+        ObjectMissingError: there is none.
+        StorageError: the store does not answer, or refuses.
+    """
+    import obstore
+
+    try:
+        found = obstore.get(store_of(url), split_url(url)[2])
+        mark = {str(name).lower(): str(value) for name, value in found.attributes.items()}.get(_MARK)
+        info = _info(url, found.meta)
+        return found.bytes().to_bytes(), info, mark
+    except Exception as error:
+        raise storage_error(url, error) from None
+
+
+def put_if_absent(url: str, content: bytes, mark: str | None = None) -> ObjectInfo:
     """Writes an object whole, unless there is one already; of several writers one wins.
+
+    Args:
+        url: of the object.
+        content: its bytes.
+        mark: kept with them: by it a writer whose answer got lost knows its own write (see ``read_marked``).
 
     Raises:
         WriteConflictError: there is one. After an answer that got lost it may be one's own: read it before giving up.
         StorageError: the store does not answer, or can't write on a condition.
     """
-    return _put(url, content, "create")
+    return _put(url, content, "create", mark)
 
 
-def put_if_match(url: str, content: bytes, expected: ObjectInfo) -> ObjectInfo:
+def put_if_match(url: str, content: bytes, expected: ObjectInfo, mark: str | None = None) -> ObjectInfo:
     """Replaces an object whole, if it is still the one that was seen; of several writers one wins.
 
     Args:
         url: of the object.
         content: its new bytes.
         expected: what ``stat`` or an earlier write returned.
+        mark: see ``put_if_absent``.
 
     Raises:
         WriteConflictError: it has been replaced or deleted. After an answer that got lost the new one may be one's own.
         StorageError: the store does not answer, or can't write on a condition.
     """
     known = {"e_tag": expected.etag, "version": expected.generation}
-    return _put(url, content, {name: value for name, value in known.items() if value is not None})
+    return _put(url, content, {name: value for name, value in known.items() if value is not None}, mark)
 
 
-def _put(url: str, content: bytes, mode: Any) -> ObjectInfo:
+def _put(url: str, content: bytes, mode: Any, mark: str | None) -> ObjectInfo:
     scheme, _, path = split_url(url) if is_remote(url) else ("file", "", "")
     if scheme not in ("s3", "gs"):
         raise StorageError(f"{url}: can't be written on a condition; only objects of s3:// and gs:// can.")
@@ -184,7 +210,8 @@ def _put(url: str, content: bytes, mode: Any) -> ObjectInfo:
 
     try:
         # In one piece: the parts of a multipart upload can't carry a condition.
-        result = obstore.put(store_of(url), path, content, mode=mode, use_multipart=False)
+        attributes = {_MARK: mark} if mark is not None else None
+        result = obstore.put(store_of(url), path, content, attributes=attributes, mode=mode, use_multipart=False)
     except Exception as error:
         raise storage_error(url, error) from None
     return ObjectInfo(url, len(content), f"etag:{result['e_tag']}" if result["e_tag"] else "", result["version"])

@@ -1,0 +1,162 @@
+"""Models by their name in a registry, instead of by the folder of the run that made them.
+
+    registry:<root>#<name>@champion    the model that is in use; also @previous, or @4 for a version
+    registry:<root>#<name>             the same as @champion
+
+    <root>/<name>/registry.json        {"format": "ray_mm.registry", "version": 1, "revision", "fence",
+                                        "versions": {"1": {...}}, "champions": [1, 3], "history": [...]}
+    <root>/<name>/versions/<digest>/   the files of a version: a checkpoint or an artifact, as it was registered
+
+``<root>`` is a path, ``s3://…`` or ``gs://…``. This is what every stage needs that reads a model; ``retraining/registry.py``
+writes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_mm.errors import RegistryError
+from ray_mm.storage import is_remote, local_path
+from ray_mm.storage.conditional import Documents
+from ray_mm.storage.folders import damaged_file, fetch_folder
+from ray_mm.storage.remote import join
+from ray_mm.storage.shared import Content, SharedState
+
+REGISTRY_FORMAT = 1
+REGISTRY_KIND = "ray_mm.registry"
+PREFIX = "registry:"
+CHAMPION, PREVIOUS = "champion", "previous"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_CACHE = "RAY_MM_REGISTRY_CACHE"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model in a registry.
+
+    Attributes:
+        root: of the registry: an absolute path or a URL.
+        name: of the model.
+        which: ``champion``, ``previous``, or the number of a version.
+    """
+
+    root: str
+    name: str
+    which: str | int = CHAMPION
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.root}#{self.name}@{self.which}"
+
+
+def is_registered(location: str | Path) -> bool:
+    """Whether a location is a model's name in a registry, rather than a folder."""
+    return str(location).startswith(PREFIX)
+
+
+def parse_reference(text: str) -> Reference:
+    """Reads ``registry:<root>#<name>@<which>``; ``registry:`` and ``@<which>`` may be left out.
+
+    Raises:
+        RegistryError: it is none.
+    """
+    root, separator, rest = text.removeprefix(PREFIX).rpartition("#")
+    name, _, which = rest.partition("@")
+    which = which or CHAMPION
+    if not (
+        root
+        and separator
+        and _NAME.fullmatch(name)
+        and (which in (CHAMPION, PREVIOUS) or re.fullmatch(r"[1-9]\d*", which))
+    ):
+        raise RegistryError(
+            f"{text}: is no model of a registry; expected registry:<root>#<name>@champion, @previous or @<version>, such as "
+            "registry:runs/registry#driving@champion."
+        )
+    return Reference(located_root(root), name, int(which) if which.isdigit() else which)
+
+
+def located_root(root: str | Path) -> str:
+    """A registry's root, made absolute where it is a path."""
+    return str(root).rstrip("/") if is_remote(root) else str(local_path(root))
+
+
+def shared_state(root: str, name: str) -> SharedState:
+    """The document of a model in a registry."""
+    return SharedState(Documents(join(root, name)), "registry.json", REGISTRY_KIND, REGISTRY_FORMAT)
+
+
+def number_of(content: Content, which: str | int, place: str) -> int:
+    """The number of a version.
+
+    Args:
+        content: of the document.
+        which: see ``Reference``.
+        place: where it lies, for the error.
+
+    Raises:
+        RegistryError: there is none such.
+    """
+    champions: list[int] = content.get("champions", [])
+    if which in (CHAMPION, PREVIOUS):
+        back = 1 if which == CHAMPION else 2
+        if len(champions) < back:
+            raise RegistryError(f"{place}: there is no {which} yet; promote a version.")
+        return champions[-back]
+    if str(which) not in content.get("versions", {}):
+        known = ", ".join(content.get("versions", {})) or "none"
+        raise RegistryError(f"{place}: there is no version {which}; its versions are: {known}.")
+    return int(which)
+
+
+def registered_folder(location: str) -> Path:
+    """The folder of a registered model on this machine, its files verified; from a store it is fetched once.
+
+    Args:
+        location: ``registry:<root>#<name>@<which>``.
+
+    Raises:
+        RegistryError: there is no such model, or it is damaged.
+        StorageError: the store does not answer.
+    """
+    reference = parse_reference(location)
+    shared = shared_state(reference.root, reference.name)
+    content = shared.read().content
+    if not content:
+        raise RegistryError(
+            f"{shared.place}: there is no such model; it comes from retraining, or from Registry.register."
+        )
+    entry = content["versions"][str(number_of(content, reference.which, shared.place))]
+    target = files_of(reference.root, reference.name, entry)
+    if is_remote(target):
+        place = _cache() / str(entry["digest"])
+        damaged = fetch_folder(target, entry["files"], place)
+    else:
+        place, damaged = Path(target), damaged_file(target, entry["files"])
+    if damaged is not None:
+        raise RegistryError(damage(target, damaged))
+    return place
+
+
+def files_of(root: str, name: str, entry: Mapping[str, Any]) -> str:
+    """Where the files of a version lie."""
+    return join(root, name, "versions", str(entry["digest"]))
+
+
+def damage(target: str, file: str) -> str:
+    """What is said of a version whose files are not what they were."""
+    return (
+        f"{join(target, file)}: is missing or was changed after it was registered (its SHA-256 digest is another one); "
+        "register "
+        "the run's folder again, or roll back."
+    )
+
+
+def _cache() -> Path:
+    if folder := os.environ.get(_CACHE):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ray_mm" / "registry"
