@@ -98,7 +98,11 @@ class Validation(Config):
     @property
     def drift_limit(self) -> float:
         """``max_drift`` of classes."""
-        return {"jensen_shannon": 0.1, "psi": 0.25, "chi_square": 0.999}[self.drift] if self.max_drift is None else self.max_drift
+        return (
+            {"jensen_shannon": 0.1, "psi": 0.25, "chi_square": 0.999}[self.drift]
+            if self.max_drift is None
+            else self.max_drift
+        )
 
     @property
     def shift_limit(self) -> float:
@@ -202,7 +206,9 @@ class Notify(Config):
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("webhook must be an http:// or https:// URL")
             if parts.username is not None or parts.password is not None:
-                raise ValueError("webhook must hold no user or password: a job file is no place for them; sign it with secret")
+                raise ValueError(
+                    "webhook must hold no user or password: a job file is no place for them; sign it with secret"
+                )
         return self
 
 

@@ -191,7 +191,9 @@ def _described(config: Arrivals) -> Iterator[tuple[Incoming, str | None]]:
         try:
             row = json.loads(line)
             path, size, digest, time = str(row["path"]), row.get("size_bytes"), row.get("sha256"), row.get("event_time")
-            event_time = _in_zone(datetime.fromisoformat(time.replace("Z", "+00:00")), config.time_zone) if time else None
+            event_time = (
+                _in_zone(datetime.fromisoformat(time.replace("Z", "+00:00")), config.time_zone) if time else None
+            )
             if not (size is None or isinstance(size, int)) or not (
                 digest is None or re.fullmatch(r"[0-9a-f]{64}", digest)
             ):

@@ -60,7 +60,9 @@ def incoming_fields(job: RetrainJob, first: Dataset) -> tuple[dict[str, FieldSpe
         fields[name] = spec
         suffixes = given.members.get(name) or first.manifest.members.get(name, ())
         suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
-        named = name in given.members or any(suffix != name and not suffix.startswith(f"{name}.") for suffix in suffixes)
+        named = name in given.members or any(
+            suffix != name and not suffix.startswith(f"{name}.") for suffix in suffixes
+        )
         if named and not has_streams(spec):
             members[name] = suffixes
     return fields, members
@@ -94,7 +96,9 @@ def old_data(job: RetrainJob, nights: Sequence[Path], there: Mapping[str, Object
         The datasets, those of the train job first; and of the nights' those that can't be had any more, because a shard is gone or
         has changed.
     """
-    found = [Old(source, open_dataset(source.path).manifest.num_samples) for source in train_sources(job.train.data.train)]
+    found = [
+        Old(source, open_dataset(source.path).manifest.num_samples) for source in train_sources(job.train.data.train)
+    ]
     lost = []
     for night in nights:
         try:
@@ -102,7 +106,9 @@ def old_data(job: RetrainJob, nights: Sequence[Path], there: Mapping[str, Object
         except DatasetError:
             lost.append(night.name)
             continue
-        if all(_is_there(dataset.location(number), shard.version, there) for number, shard in enumerate(dataset.shards)):
+        if all(
+            _is_there(dataset.location(number), shard.version, there) for number, shard in enumerate(dataset.shards)
+        ):
             found.append(Old(TrainSource(path=str(dataset.root)), dataset.manifest.num_samples))
         else:
             lost.append(night.name)
@@ -176,6 +182,11 @@ def compress_job(job: RetrainJob, checkpoint: Path, output: Path) -> CompressJob
         resources=job.compress.resources,
         output=str(output),
     )
+
+
+def is_gone(url: str, version: str) -> bool:
+    """Whether a shard is not what it was."""
+    return not _is_there(url, version, {})
 
 
 def unchanged(shards: Mapping[str, str], there: Mapping[str, ObjectInfo]) -> list[str]:

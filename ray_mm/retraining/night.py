@@ -1,9 +1,9 @@
 """A night's folder: what it has done, step by step, so that it can be gone on with wherever it was interrupted.
 
-    <output>/nights/<id>/night.json      when it began, what it began with, how it ended; {"status": null} while it is under way
-    <output>/nights/<id>/steps/NN-*.json what a step found; written when the step is done, so that it is not done again
-    <output>/nights/<id>/data/           the new samples as datasets: train/ and newest/ (what no training sees)
-    <output>/nights/<id>/train/ evaluate/ compress/ report.html
+<output>/nights/<id>/night.json      when it began, what it began with, how it ended; {"status": null} while it is under way
+<output>/nights/<id>/steps/NN-*.json what a step found; written when the step is done, so that it is not done again
+<output>/nights/<id>/data/           the new samples as datasets: train/ and newest/ (what no training sees)
+<output>/nights/<id>/train/ evaluate/ compress/ report.html
 """
 
 from __future__ import annotations

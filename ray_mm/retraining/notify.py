@@ -72,7 +72,9 @@ def secret_of(config: Notify) -> bytes:
     except OSError as error:
         raise UsageError(f"notify.secret: {name} can't be read ({error.strerror}).") from None
     if not found.strip():
-        raise UsageError(f"notify.secret: {'the variable' if kind == 'env' else 'the file'} {name} is empty or not there.")
+        raise UsageError(
+            f"notify.secret: {'the variable' if kind == 'env' else 'the file'} {name} is empty or not there."
+        )
     return found.strip()
 
 

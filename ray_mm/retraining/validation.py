@@ -51,6 +51,8 @@ class Look(Config):
     """Why it can't be used at all."""
     num_samples: int = 0
     """With any of the fields."""
+    splits: dict[str, int] = Field(default={})
+    """Split → these samples."""
     present: dict[str, int] = Field(default={})
     """Field → samples that have it."""
     unreadable: dict[str, int] = Field(default={})
@@ -160,7 +162,9 @@ def judge(
             contents[one.content] = one.url
     good = [one for one in looks if one.url not in rejected]
     num_samples = sum(one.num_samples for one in good)
-    checks = [_at_most("shards that are quarantined", len(rejected) / len(looks) if looks else 0.0, config.max_bad_shards)]
+    checks = [
+        _at_most("shards that are quarantined", len(rejected) / len(looks) if looks else 0.0, config.max_bad_shards)
+    ]
     for name, spec in sorted(fields.items()) if num_samples else ():
         share = sum(one.present.get(name, 0) for one in good) / num_samples
         shift = abs(share - reference.presence.get(name, 0.0))
@@ -190,7 +194,9 @@ def _wrong(one: Look, config: Validation, contents: Mapping[str, str]) -> str | 
     for name, count in sorted(one.unreadable.items()):
         of = count + one.present.get(name, 0)
         if of and count / of > config.max_unreadable + _ROUNDING:
-            return f"{count} of {of} members of {name} can't be read (validation.max_unreadable {config.max_unreadable:g})"
+            return (
+                f"{count} of {of} members of {name} can't be read (validation.max_unreadable {config.max_unreadable:g})"
+            )
     if one.num_test_duplicates / one.num_samples > config.max_test_duplicates + _ROUNDING:
         return (
             f"{one.num_test_duplicates} of {one.num_samples} samples are in the frozen test set "
@@ -228,6 +234,7 @@ def _look(
     return Look(
         url=url,
         num_samples=sum(summary.num_samples.values()),
+        splits=summary.num_samples,
         present={name: found.present for name, found in fields.items()},
         unreadable={name: found.unusable for name, found in fields.items() if found.unusable},
         classes=classes,

@@ -148,9 +148,7 @@ def _perturbed(model: MultimodalModel) -> set[str]:
     kept = tuple(
         f"encoders.{place}." for place, encoder in enumerate(model.encoders) if isinstance(encoder, PretrainedEncoder)
     )
-    return {
-        name for name, weight in model.named_parameters() if weight.requires_grad and not name.startswith(kept)
-    }
+    return {name for name, weight in model.named_parameters() if weight.requires_grad and not name.startswith(kept)}
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

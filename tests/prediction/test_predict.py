@@ -22,7 +22,7 @@ from ray_mm.data.feed import Feed
 from ray_mm.errors import CheckpointError, DatasetError, JobFileError, OutputFolderError, QuarantineBudgetError
 from ray_mm.prediction.predict import run_predict
 from ray_mm.predictor import load_predictor
-from ray_mm.stages import run_job
+from ray_mm.running import run_job
 from tests.evaluation.scenes import Scene, make_scene
 from tests.evaluation.test_evaluate import export
 from tests.factories import CLASSES, edit_manifest, make_dataset
