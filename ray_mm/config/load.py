@@ -95,7 +95,8 @@ def settled_keys(job: Job) -> tuple[str, ...]:
 
 
 def _with_train_job(content: dict[str, Any], overrides: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
-    """Puts the train job of a tune or retrain job, where it is a file of its own, into its place; before keys in it are overridden.
+    """Puts the train job of a search or a retraining, where it is a file of its own, into its place; before keys in it are
+    overridden.
 
     Args:
         content: of the job file; changed.

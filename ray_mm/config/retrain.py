@@ -29,7 +29,7 @@ class Arrivals(Config):
     """What counts as new. ``listing``: every shard that no night has taken. ``event_time``: of these, by the time in its name.
     ``manifest``: of these, those that ``manifest`` lists, as it describes them."""
     manifest: Location | None = None
-    """JSON lines with ``path`` (a name as a listing gives it, or relative to this file), and optionally ``size_bytes``, ``sha256`` and
+    """JSON lines with ``path`` (as a listing has it, or relative to this file), and optionally ``size_bytes``, ``sha256`` and
     ``event_time`` (ISO 8601)."""
     time_pattern: str = r"(\d{4}-\d{2}-\d{2}(?:[T_]\d{2}(?:[:-]?\d{2}){0,2})?)"
     """For ``by: event_time``: a regular expression whose first group is the time in a shard's name, such as 2026-11-03 or
@@ -37,8 +37,8 @@ class Arrivals(Config):
     time_zone: str = "UTC"
     """Of times that do not say theirs, such as Europe/Berlin."""
     late_hours: float = Field(default=48, ge=0)
-    """Where there are event times: a shard may come so many hours after the end of the interval that it belongs to. Later ones are
-    refused by name."""
+    """Where there are event times: a shard may come so many hours after the end of the interval that it belongs to. Later ones
+    are refused by name."""
     settle_s: float = Field(default=60, ge=0)
     """Shards that were written to within so many seconds wait for the next night: they may not be whole yet."""
     min_samples: int = Field(default=100, ge=1)
@@ -87,8 +87,8 @@ class Validation(Config):
     max_presence_shift: Fraction = 0.2
     """How far the share of new samples that have a field may be from that in the training data."""
     drift: Literal["jensen_shannon", "psi", "chi_square"] = "jensen_shannon"
-    """How the classes of all new samples are compared with those of the training data. ``jensen_shannon``: divergence in bits, 0 to 1.
-    ``psi``: population stability index. ``chi_square``: 1 − p of the test, so that 0.999 is one chance in a thousand."""
+    """How the classes of all new samples are compared with those of the training data. ``jensen_shannon``: divergence in bits, 0
+    to 1. ``psi``: population stability index. ``chi_square``: 1 − p of the test, so that 0.999 is one chance in a thousand."""
     max_drift: float | None = Field(default=None, ge=0)
     """Of that figure. Unset: 0.1, 0.25, 0.999. Of a number: how far its mean may be from that of the training data, in standard
     deviations, with 0.5 unset."""
@@ -127,7 +127,7 @@ class EvaluateSettings(Config):
     batch_size: int = Field(default=64, ge=1)
     """Samples per forward pass."""
     subsets: Literal["all", "full"] = "all"
-    """``all``: every non-empty subset of the input fields, which the gates then judge, too. ``full``: only all fields together."""
+    """``all``: every non-empty subset of the input fields, which the gates can then judge. ``full``: only all fields together."""
     bad_samples: BadSamples = BadSamples()
     """When too many unreadable samples stop the night."""
     resources: Resources = Resources()
@@ -190,8 +190,8 @@ class Notify(Config):
     webhook: str | None = None
     """URL that gets the message as JSON by POST."""
     secret: str | None = Field(default=None, pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")
-    """``env:NAME`` or ``file:PATH`` with the key that signs it: ``X-Ray-Mm-Signature: sha256=HMAC(key, time + "." + body)``, with the
-    time in ``X-Ray-Mm-Time``. A command finds both in ``RAY_MM_SIGNATURE`` and ``RAY_MM_TIME``. Unset: it is not signed."""
+    """``env:NAME`` or ``file:PATH`` with the key that signs it: ``X-Ray-Mm-Signature: sha256=HMAC(key, time + "." + body)``, with
+    the time in ``X-Ray-Mm-Time``. A command finds both in ``RAY_MM_SIGNATURE`` and ``RAY_MM_TIME``. Unset: it is not signed."""
     on: Annotated[tuple[Event, ...], Field(min_length=1)] = ("promoted", "refused", "stopped", "failed")
     """Ends of a night that are told."""
     timeout_s: float = Field(default=10, gt=0)
@@ -277,6 +277,6 @@ class RetrainJob(Config):
             raise ValueError("base.train.baselines: a night trains one model; remove it")
         if isinstance(self.base, TrainJob) and self.base.train.init_from is not None and self.warm_start is not None:
             raise ValueError(
-                "base.train.init_from and warm_start both say what weights begin with; set warm_start to null, or leave the one out"
+                "base.train.init_from and warm_start both say what weights begin with; set warm_start to null, or leave it out"
             )
         return self

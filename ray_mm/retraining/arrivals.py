@@ -166,8 +166,8 @@ def _time_in_name(config: Arrivals, url: str) -> float:
         with contextlib.suppress(ValueError):
             return _in_zone(datetime.strptime(text, form), config.time_zone)
     raise UsageError(
-        f"arrivals.time_pattern: {config.time_pattern!r} finds no time such as 2026-11-03 or 2026-11-03T02-30 in {name!r}; correct "
-        "it, or set by: listing."
+        f"arrivals.time_pattern: {config.time_pattern!r} finds no time such as 2026-11-03 or 2026-11-03T02-30 in {name!r}; "
+        "correct it, or set by: listing."
     )
 
 
@@ -200,8 +200,8 @@ def _described(config: Arrivals) -> Iterator[tuple[Incoming, str | None]]:
                 raise ValueError("size_bytes is a whole number, sha256 has 64 hex digits")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"arrivals.manifest: {file}:{number} can't be read ({error}); expected JSON with path, and optionally size_bytes, "
-                "sha256 and event_time."
+                f"arrivals.manifest: {file}:{number} can't be read ({error}); expected JSON with path, and optionally "
+                "size_bytes, sha256 and event_time."
             ) from None
         url = path if "://" in path or path.startswith("/") else join(file.rpartition("/")[0], path)
         info = infos.get(url)

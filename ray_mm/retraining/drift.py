@@ -1,7 +1,7 @@
 """Two histograms of classes → how far they are apart. Pure.
 
-Sources: J. Lin, Divergence measures based on the Shannon entropy, 1991; Siddiqi, Credit Risk Scorecards, 2006 (population stability
-index); Pearson's test of homogeneity, with the classes that occur in either.
+Sources: J. Lin, Divergence measures based on the Shannon entropy, 1991; Siddiqi, Credit Risk Scorecards, 2006 (population
+stability index); Pearson's test of homogeneity, with the classes that occur in either.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metrics of champion and challenger on the same two datasets + limits → a verdict. Pure; fails closed, as ``compression.gate``."""
+"""Metrics of champion and challenger on the same two datasets + limits → a verdict. Pure; what was not measured is missed."""
 
 from __future__ import annotations
 

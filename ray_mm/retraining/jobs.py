@@ -93,8 +93,8 @@ def old_data(job: RetrainJob, nights: Sequence[Path], there: Mapping[str, Object
         there: shards that a listing found.
 
     Returns:
-        The datasets, those of the train job first; and of the nights' those that can't be had any more, because a shard is gone or
-        has changed.
+        The datasets, those of the train job first; and the nights whose samples can't be had any more, because a shard is gone
+        or has changed.
     """
     found = [
         Old(source, open_dataset(source.path).manifest.num_samples) for source in train_sources(job.train.data.train)

@@ -2,8 +2,8 @@
 
     POST webhook    X-Ray-Mm-Time: 1764460800    X-Ray-Mm-Signature: sha256=<hex HMAC-SHA256 of "<time>.<body>">
 
-Whoever gets it computes the same over the bytes of the body, and refuses a time that is long ago. It may come twice; the night's id
-in it is the same then. A message that can't be sent does not undo the night: it is told on stderr and in the night's report.
+Whoever gets it computes the same over the bytes of the body, and refuses a time that is long ago. It may come twice; the night's
+id in it is the same then. A message that can't be sent does not undo the night: it is told on stderr and in the night's report.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The steps of a night, one after the other. Each can be done again after it was interrupted anywhere; none is done twice after it
-was noted.
+"""The steps of a night, one after the other. Each can be done again after it was interrupted anywhere; none is done twice after
+it was noted.
 
-    arrivals → look → index → (window) → train → four scores → (compress) → gates → (register → promote) → watermark → notify → retention
+    arrivals → look → index → (window) → train → four scores → (compress) → gates → (register → promote) → watermark
+    → notify → retention
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ _HERE = Path(__file__).parent
 _SHARED = Path(ray_mm.evaluation.report.__file__).parent
 _MAX_NIGHTS = 365
 _MAX_LISTED = 200
+_PLACES = {"frozen": "frozen test set", "newest": "newest window"}
 WORDS = {
     "promoted": "promoted",
     "refused": "challenger refused",
@@ -53,7 +54,7 @@ def write_night(path: Path, job: RetrainJob, night: Night, end: End, found: Mapp
     notes = {path.stem: night.note(path.stem) for path in (night.folder / "steps").glob("*_on_*.json")}
     reports = [
         {
-            "name": f"{'champion' if '-champion' in name else 'challenger'}, {'frozen test set' if 'frozen' in name else 'newest window'}",
+            "name": f"{'champion' if '-champion' in name else 'challenger'}, {_PLACES[name.rpartition('_')[2]]}",
             "path": _relative(note["report"], path.parent),
         }
         for name, note in sorted(notes.items())
@@ -135,8 +136,7 @@ def write_history(path: Path, job: RetrainJob, nights: Sequence[Night], registry
         ],
         metric=metric,
         plots=[
-            {"markup": scores_plot(trained, metric, where), "caption": caption}
-            for where, caption in (("frozen", "frozen test set"), ("newest", "newest window"))
+            {"markup": scores_plot(trained, metric, where), "caption": caption} for where, caption in _PLACES.items()
         ]
         if trained
         else [],
@@ -196,7 +196,7 @@ def _first_of(scores: Mapping[str, Any], where: str, who: str) -> float | None:
 def _score_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
     metric, scores = found["metric"], found["scores"]
     rows = []
-    for where, title in (("frozen", "frozen test set"), ("newest", "newest window")):
+    for where, title in _PLACES.items():
         for task in scores.get(where, {}).get("challenger", {}):
             before, now = (scores[where].get(who, {}).get(task) for who in ("champion", "challenger"))
             name = f"{title}, {task + ' ' if task else ''}{figures.label(metric)}"
