@@ -45,7 +45,8 @@ def load(path: str | Path) -> Predictor:
     """Loads a checkpoint or an artifact for prediction, without Ray.
 
     Args:
-        path: a train run (its best checkpoint), a checkpoint folder, a compress run or an artifact folder.
+        path: a train run (its best checkpoint), a checkpoint folder, a compress run or an artifact folder; or the name of a
+            model in a registry, such as ``registry:runs/registry#driving@champion``.
 
     Raises:
         CheckpointError: nothing there that can be loaded.

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from ray_mm.config.model import ModelConfig
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
+from ray_mm.registered import on_this_machine
 from ray_mm.storage import local_path, sha256_file, write_atomic, write_json
 from ray_mm.tensor_files import read_tensors, whole_file
 from ray_mm.version import CHECKPOINT_FORMAT
@@ -240,10 +241,14 @@ def load_description(folder: Path) -> Description:
 def resolve_checkpoint(path: str | Path) -> Path:
     """The checkpoint folder that a path means: of a train run its best checkpoint, else its last; or the folder itself.
 
+    Args:
+        path: of either, or the name of a model in a registry (see ``registered``).
+
     Raises:
         CheckpointError: neither a train run with a checkpoint, nor a checkpoint.
+        RegistryError: no such model in the registry.
     """
-    root = _local(path)
+    root = _local(on_this_machine(path))
     if (root / MODEL_FILE).is_file():
         return root
     if run_kind(root) == "train":

@@ -36,6 +36,7 @@ from ray_mm.data.payload import member_bytes, stream_bytes
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.targets import in_own_unit, target_shape, target_sizes
 from ray_mm.errors import CheckpointError, UsageError
+from ray_mm.registered import on_this_machine
 from ray_mm.storage import local_path, sha256_file
 
 if TYPE_CHECKING:  # imported where a checkpoint is used: an artifact answers without torch
@@ -304,7 +305,8 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
     """Loads a model for prediction.
 
     Args:
-        path: a train run (its best checkpoint), a checkpoint folder, a compress run or an artifact folder.
+        path: a train run (its best checkpoint), a checkpoint folder, a compress run or an artifact folder; or the name of a
+            model in a registry, such as ``registry:runs/registry#driving@champion``.
         device: of a checkpoint's network. None: a GPU if there is one. An artifact always runs on the CPU.
         threads: that an artifact may use. None: as many as there are cores. (Torch's number is one for the whole process:
             ``torch.set_num_threads``.)
@@ -312,6 +314,7 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
     Raises:
         CheckpointError: nothing there that can be loaded.
     """
+    path = on_this_machine(path)
     folder = _artifact_folder(path)
     if folder is not None:
         return _load_artifact(folder, threads)
@@ -329,6 +332,7 @@ def load_predictor(path: str | Path, *, device: str | None = None, threads: int 
 
 def model_folder(path: str | Path) -> Path:
     """The folder of the checkpoint or the artifact that ``load_predictor`` takes; the errors are its own, too."""
+    path = on_this_machine(path)
     return _artifact_folder(path) or resolve_checkpoint(path)
 
 
@@ -352,6 +356,7 @@ def verified_model_folder(path: str | Path) -> Path:
     Raises:
         CheckpointError: nothing there, damaged, or of a newer format.
     """
+    path = on_this_machine(path)
     folder = _artifact_folder(path)
     if folder is not None:
         _verify_artifact(folder)

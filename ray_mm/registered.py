@@ -142,6 +142,22 @@ def registered_folder(location: str) -> Path:
     return place
 
 
+def on_this_machine(location: str | Path) -> str | Path:
+    """The folder of a model that is named by its registry (see ``registered_folder``); any other location as it is."""
+    return registered_folder(str(location)) if is_registered(location) else location
+
+
+def absolute(location: str) -> str:
+    """A location that means the same wherever the next command is given: a path made absolute, also that of a registry.
+
+    Raises:
+        RegistryError: a name of a model that can't be read.
+    """
+    if is_registered(location):
+        return str(parse_reference(location))
+    return location if "://" in location else str(local_path(location))
+
+
 def files_of(root: str, name: str, entry: Mapping[str, Any]) -> str:
     """Where the files of a version lie."""
     return join(root, name, "versions", str(entry["digest"]))

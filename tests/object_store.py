@@ -1,4 +1,4 @@
-"""An S3 server on loopback (``moto``), a proxy before it that makes every fault a network has, and a stand-in for Google's store."""
+"""An S3 server on loopback (``moto``), a proxy before it that makes every fault a network has, and one like Google's."""
 
 from __future__ import annotations
 

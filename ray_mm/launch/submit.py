@@ -29,7 +29,8 @@ from ray_mm.config.base import map_locations
 from ray_mm.config.load import Job
 from ray_mm.errors import RayMMError, UsageError
 from ray_mm.launch.dashboard import dashboard_url, require_dashboard
-from ray_mm.storage import local_path, write_json
+from ray_mm.registered import absolute
+from ray_mm.storage import write_json
 from ray_mm.travel import with_the_job
 from ray_mm.version import __version__
 
@@ -102,7 +103,7 @@ class Jobs:
         Its id is derived from its name and content, so two submitters can't start it twice either; once it has ended,
         it may be submitted again, under the next number.
         """
-        resolved = map_locations(job, lambda path: path if "://" in path else str(local_path(path)))
+        resolved = map_locations(job, absolute)
         content = resolved.model_dump(mode="json")
         base = f"{job.name}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]}"
         earlier = self._submissions(base)

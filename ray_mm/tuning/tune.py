@@ -27,9 +27,9 @@ from ray_mm.errors import RayMMError, StopRequested, UsageError
 from ray_mm.placement import describe, divide, ray_nodes, room
 from ray_mm.progress import notice, progress
 from ray_mm.quiet import quiet_tune
+from ray_mm.registered import absolute
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import cause_of, ray_session
-from ray_mm.storage import local_path
 from ray_mm.training.stopping import StopSign
 from ray_mm.training.train import plan_training
 from ray_mm.tuning.draw import require_method
@@ -234,7 +234,7 @@ class _Listen(_Unsaved, tune.Callback):  # type: ignore[misc]  # Ray is not type
 def _job_of(job: TuneJob, trial: Trial) -> str:
     """The training of a trial as JSON. It may run on another machine and in another folder, so all its paths are whole."""
     train = trial_job(job, trial.settings, f"{job.output}/{trial.folder}")
-    return map_locations(train, lambda path: path if "://" in path else str(local_path(path))).model_dump_json()
+    return map_locations(train, absolute).model_dump_json()
 
 
 def _is_over(job: TuneJob, table: Table) -> bool:
