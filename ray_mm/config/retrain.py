@@ -14,7 +14,11 @@ from ray_mm.config.compress import GateConfig, LatencyConfig, QuantizeConfig
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.preprocess import Patterns
 from ray_mm.config.source import AnySource
+from ray_mm.config.tasks import HIGHER_IS_BETTER
 from ray_mm.config.train import TrainJob
+
+_ERRORS = frozenset({"mae", "rmse", "log_loss", "ece"})
+"""Figures of evaluations of which the lowest is the best."""
 
 RETRAIN_SETTLED = ("holdout", "seed")
 """Keys that may not change between two nights in the same folder: they decide which samples are never trained on."""
@@ -169,6 +173,14 @@ class Gates(Config):
     """On the frozen test set."""
     newest: Limits = Limits(min_gain=0.0)
     """On the newest window: samples of the last nights that no training has seen."""
+
+    @field_validator("metric")
+    @classmethod
+    def _is_known(cls, metric: str | None) -> str | None:
+        known = sorted(HIGHER_IS_BETTER | _ERRORS)
+        if metric is not None and metric not in known:
+            raise ValueError(f"is no figure of an evaluation by which models are compared; they are {', '.join(known)}")
+        return metric
 
 
 class Retention(Config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import tarfile
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -85,7 +87,7 @@ class World:
                     "fusion": {"method": "gated", "dim": 8},
                     "task": {"type": "classify", "label": "label"},
                 },
-                "train": {"epochs": 2, "optimizer": {"lr": 0.02}},
+                "train": {"epochs": 3, "optimizer": {"lr": 0.03}},
                 "output": str(self.folder / "unused"),
             },
             "frozen_test": str(self.folder / "test"),
@@ -132,6 +134,15 @@ class World:
         os.utime(path, (self.clock.now - 3600, self.clock.now - 3600))
         return path
 
+    def arrive_at(self, name: str, num_samples: int = 45, hours: float = 0.0, **more: Any) -> Path:
+        """A tar comes in, with its hour in its name: some hours from now, as clocks in Berlin show it."""
+        return self.arrive(f"{self.stamp(hours)}-{name}.tar", num_samples, **more)
+
+    def stamp(self, hours: float = 0.0) -> str:
+        """The hour before now, as clocks in Berlin show it."""
+        time = datetime.fromtimestamp(self.clock.now + 3600 * (hours - 1), ZoneInfo("Europe/Berlin"))
+        return time.strftime("%Y-%m-%dT%H-%M")
+
     def pass_nights(self, count: float = 1) -> None:
         """Time goes on."""
         self.clock.now += count * NIGHT_S
@@ -165,7 +176,7 @@ class World:
         assert len(taken) == len(set(taken)) == mark.num_shards == len(self.watermark.consumed())
         assert mark.num_samples == sum(sum(night.note("02-look")["counts"].values()) for night in committed)
         edges = [(night.facts.since, night.facts.until) for night in committed]
-        assert all(until == since for (_, until), (since, _) in zip(edges, edges[1:], strict=False))
+        assert all(until == since for (_, until), (since, _) in itertools.pairwise(edges))
         promoted = [night.facts.promoted for night in nights if night.facts.status == "promoted"]
         assert len(promoted) == len(set(promoted))
         events = [
