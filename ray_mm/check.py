@@ -37,6 +37,7 @@ from ray_mm.data.plan import Schedule
 from ray_mm.data.seal import unsealed
 from ray_mm.data.shards import find_shards
 from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, UsageError
+from ray_mm.registered import on_this_machine
 from ray_mm.run_folder import check_output
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import join, located, read_object
@@ -328,7 +329,7 @@ def _found(key: str, path: str, content: dict[str, Any], part: Part) -> str:
 
 def _read_model(path: str) -> tuple[Path, ModelConfig, dict[str, FieldSpec]]:
     """The folder of a checkpoint or an artifact, its model's config, and the fields that the model reads."""
-    root = local_path(path)
+    root = local_path(on_this_machine(path))
     kind = None
     if (root / "job.json").is_file():
         kind = _read_json(str(root / "job.json"), CheckpointError).get("kind")

@@ -124,22 +124,28 @@ def registered_folder(location: str) -> Path:
         StorageError: the store does not answer.
     """
     reference = parse_reference(location)
+    content, place = _content(reference)
+    entry = content["versions"][str(number_of(content, reference.which, place))]
+    target = files_of(reference.root, reference.name, entry)
+    if is_remote(target):
+        folder = _cache() / str(entry["digest"])
+        damaged = fetch_folder(target, entry["files"], folder)
+    else:
+        folder, damaged = Path(target), damaged_file(target, entry["files"])
+    if damaged is not None:
+        raise RegistryError(damage(target, damaged))
+    return folder
+
+
+def _content(reference: Reference) -> tuple[Content, str]:
+    """What the document of a model says, and where it lies."""
     shared = shared_state(reference.root, reference.name)
     content = shared.read().content
     if not content:
         raise RegistryError(
             f"{shared.place}: there is no such model; it comes from retraining, or from Registry.register."
         )
-    entry = content["versions"][str(number_of(content, reference.which, shared.place))]
-    target = files_of(reference.root, reference.name, entry)
-    if is_remote(target):
-        place = _cache() / str(entry["digest"])
-        damaged = fetch_folder(target, entry["files"], place)
-    else:
-        place, damaged = Path(target), damaged_file(target, entry["files"])
-    if damaged is not None:
-        raise RegistryError(damage(target, damaged))
-    return place
+    return content, shared.place
 
 
 def on_this_machine(location: str | Path) -> str | Path:
@@ -156,6 +162,20 @@ def absolute(location: str) -> str:
     if is_registered(location):
         return str(parse_reference(location))
     return location if "://" in location else str(local_path(location))
+
+
+def pinned(location: str) -> str:
+    """A location that means the same model whatever is promoted meanwhile: the number of the version in the place of an alias.
+
+    Raises:
+        RegistryError: there is no such model, or its registry is damaged or newer.
+        StorageError: the store does not answer.
+    """
+    if not is_registered(location):
+        return location
+    reference = parse_reference(location)
+    content, place = _content(reference)
+    return str(Reference(reference.root, reference.name, number_of(content, reference.which, place)))
 
 
 def files_of(root: str, name: str, entry: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from typing_extensions import assert_never
 
+from ray_mm.config.base import map_locations
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import StageJob, settled_keys
@@ -22,6 +23,7 @@ from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.train import TrainJob
 from ray_mm.config.tune import TuneJob
 from ray_mm.errors import UsageError
+from ray_mm.registered import pinned
 from ray_mm.run_folder import check_output
 from ray_mm.session import private_ray_ahead, use_address
 
@@ -35,6 +37,8 @@ def run_stage(job: StageJob, address: str | None = None, resume: str = "exact") 
         raise UsageError(
             f"--resume force: only a training goes on with other settings, and this is one of kind {job.kind}."
         )
+    # One version from here on: what is promoted meanwhile is another run's.
+    job = map_locations(job, pinned)
     # The stage looks again; here it is known before torch or Ray is imported.
     check_output(job, settled_keys(job) if resume == "exact" else ())
     with use_address(address), private_ray_ahead(with_models=not isinstance(job, PreprocessJob)):

@@ -33,6 +33,7 @@ VERBS = (
     "logs",
     "stop",
     "version",
+    "registry",
 )
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "matplotlib", "onnxruntime", "webdataset", "cv2", "rich", "jinja2")
 
@@ -65,7 +66,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("check", "job.yaml"), ("schema",), ("version",), ("run", "--help")]
+    "arguments",
+    [("--help",), ("check", "job.yaml"), ("schema",), ("version",), ("run", "--help"), ("registry", "--help")],
 )
 def test_nothing_heavy_is_imported_to_answer_at_once(datasets: Path, arguments: tuple[str, ...]) -> None:
     write_job(datasets)
@@ -115,6 +117,12 @@ def test_it_runs_as_a_module(tmp_path: Path) -> None:
             "check: there is no option --lr; a setting is overridden with --set train.optimizer.lr=1e-4.",
         ),
         (("logs",), "logs: missing argument 'ID'; "),
+        (("registry",), "registry: missing command; ray-mm registry --help says what it takes."),
+        (
+            ("registry", "promot"),
+            "registry: there is no verb 'promot'; did you mean 'promote'? Verbs are list, show, promote, ",
+        ),
+        (("registry", "promote"), "registry promote: missing argument 'REGISTRY#NAME@VERSION'; "),
     ],
 )
 def test_a_wrong_call_is_told_in_one_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -20,7 +20,7 @@ from ray_mm.data.samples import Samples
 from ray_mm.data.source import READERS_PER_CPU, sequential_dataset
 from ray_mm.errors import OrderError
 from ray_mm.placement import Placement, place
-from ray_mm.storage import local_path
+from ray_mm.registered import absolute
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def through_actors(
     """
     placement = place(resources)
     constructor = {
-        "checkpoint": str(local_path(checkpoint)),
+        "checkpoint": absolute(checkpoint),
         "device": "cuda" if placement.gpus_per_worker > 0 else "cpu",
         "threads": max(1, int(placement.cpus_per_worker)),
         **settings,

@@ -48,10 +48,15 @@ debugging = False
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function a verb; whatever it raises becomes one paragraph on stderr and an exit status."""
+    """Makes a function a verb (see ``guarded``)."""
+    return app.command()(guarded(function))
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """The same function; whatever it raises becomes one paragraph on stderr and an exit status."""
 
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
+    def protected(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
         except (typer.Exit, typer.Abort, BrokenPipeError):
@@ -69,7 +74,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             text = " ".join(line.strip() for line in str(cause).strip().splitlines()[:3])
             fail(f"{type(cause).__name__}: {text or 'no message'} (for the traceback, run again with --debug)", 1)
 
-    return app.command()(guarded)
+    return protected
 
 
 def _placed(error: RayMMError, arguments: Mapping[str, Any]) -> str:

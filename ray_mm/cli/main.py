@@ -35,10 +35,18 @@ def main() -> None:
         from ray_mm.config.calls import wrong_call
 
         command = error.ctx.command_path if error.ctx is not None else "ray-mm"
-        verbs = [verb.callback.__name__ for verb in app.registered_commands if verb.callback is not None]
+        verbs = _verbs(app)
+        for group in app.registered_groups:
+            if group.typer_instance is not None and command == f"ray-mm {group.name}":
+                verbs = _verbs(group.typer_instance)
         print(f"ray-mm: {wrong_call(command, error.format_message(), arguments, verbs)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status if arguments else 2)
+
+
+def _verbs(of: typer.Typer) -> list[str]:
+    names = [verb.name or verb.callback.__name__ for verb in of.registered_commands if verb.callback is not None]
+    return names + [str(group.name) for group in of.registered_groups]
 
 
 @app.callback()

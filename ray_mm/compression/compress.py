@@ -50,6 +50,7 @@ from ray_mm.evaluation.evaluate import run_evaluate
 from ray_mm.evaluation.tasks import unscorable
 from ray_mm.predictor import ARTIFACT_FILE, GRAPH_FILE, Predictor, load_predictor
 from ray_mm.progress import Progress, progress
+from ray_mm.registered import on_this_machine
 from ray_mm.run_folder import RunFolder, open_run_folder
 from ray_mm.session import ray_session
 from ray_mm.storage import local_path, write_atomic
@@ -115,7 +116,7 @@ def _check(job: CompressJob) -> _Inputs:
             f"compress needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; install "
             "with pip install 'ray_mm[onnx]'."
         )
-    root = local_path(job.checkpoint)
+    root = local_path(on_this_machine(job.checkpoint))
     if (root / ARTIFACT_FILE).is_file() or run_kind(root) == "compress":
         raise CheckpointError(
             f"checkpoint: {root} is compressed already; give the train run or the checkpoint that it was made from."

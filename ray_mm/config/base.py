@@ -66,17 +66,19 @@ C = TypeVar("C", bound=Config)
 
 
 def map_locations(config: C, change: Callable[[str], str]) -> C:
-    """The same config with every ``Location`` in it, at any depth, changed."""
+    """The same config with every ``Location`` in it, at any depth, changed; the config itself where none is."""
     update: dict[str, Any] = {}
     for name, info in type(config).model_fields.items():
-        value = getattr(config, name)
+        value = changed = getattr(config, name)
         if isinstance(value, Config):
-            update[name] = map_locations(value, change)
+            changed = map_locations(value, change)
         elif isinstance(value, tuple) and any(isinstance(inner, Config) for inner in value):
-            update[name] = tuple(map_locations(inner, change) for inner in value)
+            changed = tuple(map_locations(inner, change) for inner in value)
         elif _is_location((*info.metadata, info.annotation)):
-            update[name] = _map_texts(value, change)
-    return config.model_copy(update=update)
+            changed = _map_texts(value, change)
+        if changed != value:  # what is left alone stays unset where it was
+            update[name] = changed
+    return config.model_copy(update=update) if update else config
 
 
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:

@@ -21,7 +21,7 @@ def wrong_call(command: str, message: str, arguments: Sequence[str], verbs: list
     if found := re.match(r"No such command '(.+?)'", message):
         near = nearest(found[1], verbs)
         hint = f"did you mean {near!r}? Verbs" if near else "verbs"
-        return f"there is no verb {found[1]!r}; {hint} are {', '.join(verbs)}."
+        return f"{_verb(command)}there is no verb {found[1]!r}; {hint} are {', '.join(verbs)}."
     if found := re.match(r"No such option:? '?(-[^\s']*)", message):
         return f"{_verb(command)}there is no option {found[1]}; {_instead(command, found[1], arguments)}"
     text = message[:1].lower() + message[1:].rstrip(".")

@@ -49,7 +49,8 @@ class CompressJob(Config):
     name: Name
     """Of the run, as its reports and results show it."""
     checkpoint: Location
-    """A train run (its best checkpoint is taken) or a checkpoint folder."""
+    """A train run (its best checkpoint is taken) or a checkpoint folder; or a model by its name in a registry,
+    ``registry:ROOT#NAME@champion``."""
     calibration_data: AnySource
     """Dataset for calibration: training or validation data, never test data."""
     data: AnySource

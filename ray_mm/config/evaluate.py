@@ -18,7 +18,8 @@ class EvaluateJob(Config):
     name: Name
     """Of the run, as its reports and results show it."""
     checkpoint: Location
-    """A train run (its best checkpoint is taken), a checkpoint folder, a compress run or an artifact folder."""
+    """A train run (its best checkpoint is taken), a checkpoint folder, a compress run or an artifact folder; or a model
+    by its name in a registry, ``registry:ROOT#NAME@champion``."""
     data: AnySource
     """The dataset: its folder, or a section that says which part of it."""
     batch_size: int = Field(default=64, ge=1)

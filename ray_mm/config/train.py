@@ -128,7 +128,8 @@ class InitConfig(Config):
     """Weights that a training begins with."""
 
     checkpoint: Location
-    """A train run (its best checkpoint) or a checkpoint."""
+    """A train run (its best checkpoint) or a checkpoint; or a model by its name in a registry,
+    ``registry:ROOT#NAME@champion``."""
     parts: tuple[Part, ...] | None = Field(default=None, min_length=1)
     """Parts of the model that come from there, named as in ``train.optimizer.parts``; each has to fit. Unset: the encoders that
     fit, and the fusion if it does."""

@@ -16,7 +16,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ from ray_mm.storage.remote import (
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
 _LOCK = ".lock"
+_LOCKED_S = 60.0
+"""Longest time that another process is waited for."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Documents:
             raise _failed(self._folder, "written", error) from None
         with stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                _lock(stream.fileno(), lock)
             except OSError as error:
                 raise StorageError(
                     f"{self._folder}: the file system can't lock ({error.strerror}), so two writers could not be told "
@@ -226,6 +230,23 @@ class Documents:
                     "a folder on another one, or s3:// or gs://."
                 ) from None
             yield
+
+
+def _lock(handle: int, lock: Path) -> None:
+    """Waits for the lock, but not for ever: a process that was stopped in the middle of a write must not stop all others."""
+    give_up, pause_s = time.monotonic() + _LOCKED_S, 0.0005
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise StorageError(
+                    f"{lock}: another process has held this lock for {_LOCKED_S:g} s, which a write never takes; it may be "
+                    "stopped. End it (fuser or lsof tell which it is), and run this again."
+                ) from None
+        time.sleep(random.uniform(0, pause_s))
+        pause_s = min(2 * pause_s, 0.02)
 
 
 def _own(url: str, mark: str, write: Callable[[], ObjectInfo]) -> ObjectInfo:

@@ -100,7 +100,7 @@ class SharedState:
                     "been here "
                     f"with {state.fence}; it was held up for longer than its lease lasts."
                 )
-            content = change(json.loads(json.dumps(state.content)))
+            content = change(self._state(document).content)  # which may be changed in place
             if content is None or (content == state.content and (fence is None or fence == state.fence) and document):
                 return state
             new = State(content, state.revision + 1, max(state.fence, fence or 0))

@@ -2,9 +2,9 @@
 
     python -m tests.retraining.race ROOT PROCESSES ROUNDS
 
-ROOT is a registry with a model ``driving`` that has two versions for each process. In each round all but the last holder take the same lease at the
-same moment, and whoever gets it promotes; then all who had it in an earlier round try with their old number; then all promote
-without a lease, each a version of its own, expecting the same champion.
+ROOT is a registry with a model ``driving`` that has two versions for each process. In each round all but the last holder take the
+same lease at the same moment, and whoever gets it promotes; then all who had it in an earlier round try with their old number,
+and all promote without a lease, each a version of its own, expecting the same champion.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ def run(root: str, number: int, rounds: int, barrier: Any, results: Any) -> None
         with contextlib.suppress(WriteConflictError):
             registry.promote(challenger, champion)
             found["promoted"].append(turn)
-        barrier.wait()
         if lease is not None:
             old = lease.fence
             lease.release()

@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from ray_mm.check import check_job
+from ray_mm.config.base import map_locations
+from ray_mm.config.load import load_job
+from ray_mm.config.predict import PredictJob
 from ray_mm.errors import CheckpointError, LeaseLost, RegistryError, WriteConflictError
 from ray_mm.predictor import load_predictor
-from ray_mm.registered import is_registered, parse_reference, registered_folder
+from ray_mm.registered import absolute, is_registered, parse_reference, pinned, registered_folder
 from ray_mm.retraining.registry import Registry, model_names
+from ray_mm.stages import run_job
+from tests.evaluation.scenes import make_scene
 from tests.retraining.models import lineage, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -242,3 +248,34 @@ print(sorted({{"torch", "ray", "numpy", "pydantic", "pyarrow", "mlflow", "obstor
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "[]\n", ran.stderr
     assert registry.champion() == 1
+
+
+def test_an_alias_means_one_version_from_the_start_of_a_job_to_its_end(registry: Registry) -> None:
+    registry.promote(1, expected=None)
+    name = f"registry:{registry.root}#driving"
+    settings = {"kind": "predict", "name": "p", "data": "d", "output": "o"}
+    job = PredictJob.model_validate({**settings, "checkpoint": f"{name}@champion"})
+    begun = map_locations(job, pinned)
+    registry.promote(2, expected=1)
+    assert begun.checkpoint == f"{name}@1" == pinned(begun.checkpoint) and pinned(job.checkpoint) == f"{name}@2"
+    other = PredictJob.model_validate({**settings, "checkpoint": "runs/train"})
+    assert map_locations(other, pinned) is other
+    # Submitted from elsewhere it is the alias that travels, with the place of the registry in full.
+    assert map_locations(job, absolute).checkpoint == f"{name}@champion"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_job_takes_a_model_by_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene = make_scene(tmp_path / "scene", ["vector"], num_samples=20)
+    Registry("registry", "driving").register(scene.checkpoint, lineage("night-1"))
+    Registry("registry", "driving").promote(1, expected=None)
+    settings = {"kind": "evaluate", "name": "score", "data": str(scene.dataset.root), "output": "run"}
+    job = {**settings, "checkpoint": "registry:registry#driving@champion"}
+    (line, *_) = check_job(load_job(job))
+    assert line.startswith(f"checkpoint: {tmp_path}/registry/driving/versions/")
+    result = run_job(job)
+    assert result["metrics"]["num_samples"] == 20
+    written = json.loads((tmp_path / "run" / "job.json").read_text())
+    assert written["checkpoint"] == f"registry:{tmp_path}/registry#driving@1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +148,28 @@ documents.replace("x.json", b"half", documents.read("x.json").version)
     assert killed.returncode == -9
     assert documents.read("x.json") == Document(b"one", first) and documents.list() == ["x.json"]
     documents.replace("x.json", b"two", first)
+
+
+def test_a_writer_that_was_stopped_in_the_middle_does_not_stop_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = Documents(tmp_path)
+    monkeypatch.setattr("ray_mm.storage.conditional._LOCKED_S", 0.1)
+    with (tmp_path / ".lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match=r"\.lock: another process has held this lock for 0\.1 s"):
+            documents.create("x.json", b"x")
+    documents.create("x.json", b"x")
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match=r"can't lock .*choose a folder on another one"):
+        Documents(tmp_path).create("x.json", b"x")
+    assert Documents(tmp_path).list() == []
 
 
 def test_counting_up_by_many_processes_loses_nothing(tmp_path: Path) -> None:
