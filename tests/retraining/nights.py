@@ -198,7 +198,7 @@ def _crashes(story: Story) -> None:
         except Crash:
             world.check()
             assert world.nights[-1].facts.status is None
-    assert len(seen) == 2 * 14 - 1  # the first step was noted by the process that was killed, and not done again
+    assert len(seen) == 2 * 13  # the first of fourteen steps was noted by the process that was killed
     assert world.nights[-1].facts.starts == len(seen) + 2
     assert sum(event.by == world.nights[-1].facts.id for event in world.registry.history()) == 1
 
@@ -344,7 +344,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "crashes",
-        "the command dies after every step, before and after it is noted: 27 times; once the process is gone with its lease",
+        "the command dies after every step, before and after it is noted, 26 times; once its process is gone, and its lease held",
         "promoted",
         "each command goes on after the last whole step; one promotion",
         _crashes,
