@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mm.compression.gate import Check, Verdict, metric_drop
+from ray_mm.compression.gate import Check, Verdict
 from ray_mm.config.retrain import Gates, Limits
 from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, SeveralTask, TaskConfig
 
@@ -69,12 +69,12 @@ def _judge(place: str, scores: Scores | None, limits: Limits, config: Gates, tas
             yield _at_least(f"{title} is measured", None if value is None else 1.0, 1.0)
             continue
         before = next((kept for other, _, kept in _tasks(champion, task) if other == name), {})
-        yield _at_least(f"{title}, gain", _gain(each, figure, before, found), limits.min_gain)
+        yield _at_least(f"{title}, gain", _gain(figure, before, found), limits.min_gain)
         if limits.max_drop_subset is None:
             continue
         theirs, ours = before.get("subsets") or {}, found.get("subsets") or {}
         for subset in theirs:
-            gain = _gain(each, figure, theirs[subset], ours.get(subset, {}))
+            gain = _gain(figure, theirs[subset], ours.get(subset, {}))
             yield _at_most(f"{title}, drop with only {subset}", None if gain is None else -gain, limits.max_drop_subset)
 
 
@@ -86,11 +86,8 @@ def _tasks(metrics: Mapping[str, Any], task: TaskConfig) -> Iterator[tuple[str, 
         yield "", task, metrics
 
 
-def _gain(task: Any, figure: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:
+def _gain(figure: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:
     """How much better; of an error relative to what it was."""
-    if figure == FIGURES[task.type].gate:
-        drop = metric_drop(task.type, before, now)
-        return None if drop is None else -drop
     values = _value(before, figure), _value(now, figure)
     if values[0] is None or values[1] is None:
         return None

@@ -92,7 +92,7 @@ class World:
             },
             "frozen_test": str(self.folder / "test"),
             "evaluate": {"subsets": "full"},
-            "lease_s": 5,
+            "lease_s": 60,
             "output": str(self.folder / "retrain"),
         }
         job = load_job(content, {**self.settings, **more})
