@@ -190,16 +190,14 @@ def _end(job: RetrainJob, folder: RunFolder, night: Night, end: End, shared: Sha
     write_night(night.folder / REPORT, job, night, end, figures)
     night.save(status=end.status, reason=end.reason, promoted=promoted, figures=figures)
     write_history(folder.path / HISTORY, job, read_nights(folder.path), shared.registry)
-    scores = {
-        f"{name + '.' if name else ''}{figures['metric']} of the {who}, {where}": value
-        for where, models in figures["scores"].items()
-        for who, values in models.items()
-        for name, value in values.items()
+    counts = {
+        "num_new_samples": figures["num_samples"],
+        "num_new_shards": figures["num_shards"],
+        "num_set_aside": figures["num_quarantined"] + figures["num_refused"],
     }
-    counts = {key: figures[key] for key in ("num_samples", "num_shards", "num_quarantined", "size_bytes")}
     return folder.write_result(
         end.status,
-        {**scores, **counts},
+        {**counts, "metric": figures["metric"], "scores": figures["scores"]},
         reason=end.reason,
         night=night.facts.id,
         champion=champion,
