@@ -130,7 +130,7 @@ def write_history(path: Path, job: RetrainJob, nights: Sequence[Night], registry
             {
                 "name": "Promotions",
                 "text": f"{count['promoted']:,}",
-                "note": f"{count['refused']:,} challengers refused",
+                "note": f"{count['refused']:,} {'challenger' if count['refused'] == 1 else 'challengers'} refused",
             },
             {"name": "Samples taken", "text": f"{consumed:,}", "note": "each once, by the watermark"},
         ],
