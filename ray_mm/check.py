@@ -243,9 +243,9 @@ def _retrain(job: RetrainJob) -> Iterator[str]:
         folder, config, _ = _read_model(job.champion)
         alike = "the train job's model" if config == job.train.model else "another model than the train job's"
         yield f"champion: {folder}, {alike}"
-    patterns = (job.arrivals.shards,) if isinstance(job.arrivals.shards, str) else job.arrivals.shards
+    patterns = (job.incoming.shards,) if isinstance(job.incoming.shards, str) else job.incoming.shards
     for pattern in patterns:
-        yield f"arrivals: {pattern}, by {job.arrivals.by}"
+        yield f"arrivals: {pattern}, by {job.incoming.by}"
 
 
 def _part(key: str, source: Source, content: dict[str, Any]) -> Part:

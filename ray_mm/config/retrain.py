@@ -7,18 +7,15 @@ import zoneinfo
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Resources
 from ray_mm.config.compress import GateConfig, LatencyConfig, QuantizeConfig
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.preprocess import Patterns
 from ray_mm.config.source import AnySource
-from ray_mm.config.tasks import HIGHER_IS_BETTER
+from ray_mm.config.tasks import FIGURES, SeveralTask
 from ray_mm.config.train import TrainJob
-
-_ERRORS = frozenset({"mae", "rmse", "log_loss", "ece"})
-"""Figures of evaluations of which the lowest is the best."""
 
 RETRAIN_SETTLED = ("holdout", "seed")
 """Keys that may not change between two nights in the same folder: they decide which samples are never trained on."""
@@ -158,7 +155,7 @@ class Limits(Config):
     min_gain: float = 0.0
     """Smallest gain over the champion; below 0 it is the largest loss that is accepted."""
     max_drop_subset: float | None = Field(default=None, ge=0)
-    """Largest loss with any subset of the fields. Unset: not judged."""
+    """Largest loss with any smaller subset of the fields. Unset: not judged."""
     at_least: float | None = None
     """Value that the challenger must reach by itself, also where there is no champion; of an error, the largest. Unset: none."""
 
@@ -173,14 +170,6 @@ class Gates(Config):
     """On the frozen test set."""
     newest: Limits = Limits(min_gain=0.0)
     """On the newest window: samples of the last nights that no training has seen."""
-
-    @field_validator("metric")
-    @classmethod
-    def _is_known(cls, metric: str | None) -> str | None:
-        known = sorted(HIGHER_IS_BETTER | _ERRORS)
-        if metric is not None and metric not in known:
-            raise ValueError(f"is no figure of an evaluation by which models are compared; they are {', '.join(known)}")
-        return metric
 
 
 class Retention(Config):
@@ -228,8 +217,8 @@ def _form(value: Any) -> str:
     return "section" if isinstance(value, (dict, Config)) else "word"
 
 
-def _patterns(value: Any) -> Any:
-    return {"shards": value} if isinstance(value, (str, list, tuple)) else value
+def _form_or_list(value: Any) -> str:
+    return "list" if isinstance(value, (list, tuple)) else _form(value)
 
 
 class RetrainJob(Config):
@@ -238,7 +227,12 @@ class RetrainJob(Config):
     kind: Literal["retrain"]
     name: Name
     """Of the job; with the data interval it names a night."""
-    arrivals: Annotated[Arrivals, BeforeValidator(_patterns, json_schema_input_type=Patterns | Arrivals)]
+    arrivals: Annotated[
+        Annotated[Location, Tag("word")]
+        | Annotated[tuple[Location, ...], Field(min_length=1), Tag("list")]
+        | Annotated[Arrivals, Tag("section")],
+        Discriminator(_form_or_list),
+    ]
     """Where new shards come in: a pattern alone, or a section that says what counts as new."""
     base: Annotated[Annotated[Location, Tag("word")] | Annotated[TrainJob, Tag("section")], Discriminator(_form)]
     """The train job: its file, relative to this one, or the job itself. Its datasets are the old data; its ``output`` is not
@@ -278,10 +272,31 @@ class RetrainJob(Config):
     """Folder of all nights: ``history.html``, ``nights/``. The same command at any time does what is due."""
 
     @property
+    def incoming(self) -> Arrivals:
+        """``arrivals`` as a section."""
+        return self.arrivals if isinstance(self.arrivals, Arrivals) else Arrivals(shards=self.arrivals)
+
+    @property
     def train(self) -> TrainJob:
         """The train job. A file is read when the job is loaded."""
         assert isinstance(self.base, TrainJob)
         return self.base
+
+    @model_validator(mode="after")
+    def _gates_know_the_task(self) -> RetrainJob:
+        metric = self.gates.metric
+        if not isinstance(self.base, TrainJob) or metric is None:
+            return self
+        task = self.base.model.task
+        for each in task.tasks.values() if isinstance(task, SeveralTask) else (task,):
+            figures = FIGURES[each.type]
+            known = {*figures.validation, figures.main, figures.gate} - {"loss"}
+            if metric not in known:
+                raise ValueError(
+                    f"gates.metric: {metric!r} is no figure by which models of the task {each.type} are compared; those are "
+                    f"{', '.join(sorted(known))}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _baselines_are_for_people(self) -> RetrainJob:

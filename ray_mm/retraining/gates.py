@@ -73,7 +73,9 @@ def _judge(place: str, scores: Scores | None, limits: Limits, config: Gates, tas
         if limits.max_drop_subset is None:
             continue
         theirs, ours = before.get("subsets") or {}, found.get("subsets") or {}
-        for subset in theirs:
+        # All fields together are what the gain is of.
+        whole = max(theirs, key=lambda name: name.count("+"), default=None)
+        for subset in (name for name in theirs if name != whole):
             gain = _gain(figure, theirs[subset], ours.get(subset, {}))
             yield _at_most(f"{title}, drop with only {subset}", None if gain is None else -gain, limits.max_drop_subset)
 

@@ -47,7 +47,7 @@ def incoming_fields(job: RetrainJob, first: Dataset) -> tuple[dict[str, FieldSpe
     Raises:
         DatasetError: it lacks a field.
     """
-    given = job.arrivals
+    given = job.incoming
     fields: dict[str, FieldSpec] = {}
     members: dict[str, tuple[str, ...]] = {}
     for name in sorted(job.train.model.read_fields):

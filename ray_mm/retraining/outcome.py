@@ -42,10 +42,10 @@ def end_after_look(job: RetrainJob, looked: Mapping[str, Any], shards: Sequence[
     rejected, num_samples = len(looked["rejected"]), looked["num_samples"]
     if not checks[0].passed:
         return End("stopped", f"{rejected} of {len(shards)} new shards are bad (validation.max_bad_shards)")
-    waited, limit = oldest_hours(shards, until), job.arrivals.max_age_hours
+    waited, limit = oldest_hours(shards, until), job.incoming.max_age_hours
     is_old = limit is not None and waited is not None and waited >= limit and num_samples > 0
-    if num_samples < job.arrivals.min_samples and not is_old:
-        wanted = f"{job.arrivals.min_samples:,} are wanted (arrivals.min_samples)"
+    if num_samples < job.incoming.min_samples and not is_old:
+        wanted = f"{job.incoming.min_samples:,} are wanted (arrivals.min_samples)"
         return End("skipped", f"{num_samples:,} new samples, {wanted}")
     missed = [check for check in checks if not check.passed]
     if missed:

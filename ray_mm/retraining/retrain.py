@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mm.check import check_inputs
+from ray_mm.compression.compress import require_packages
 from ray_mm.config.retrain import RETRAIN_SETTLED, RetrainJob
 from ray_mm.errors import GateRefused, LeaseLost, RayMMError, StopRequested
 from ray_mm.progress import notice
@@ -65,6 +66,8 @@ def run_retrain(
         RayMMError: a step failed; the same command goes on with it.
     """
     check_inputs(job)
+    if job.compress is not None:
+        require_packages()
     root = registry_root(job)
     documents = Documents(join(root, job.name))
     registry, watermark = Registry(root, job.name, clock=clock), Watermark(documents)

@@ -53,6 +53,9 @@ from ray_mm.training.provenance import working_copy
 from ray_mm.version import __version__
 
 
+_MAX_TOLD = 3
+
+
 @dataclass(frozen=True)
 class Shared:
     """What all schedulers of a job share.
@@ -116,7 +119,8 @@ class Steps:
             self._step("10-compress", self._compress)
         verdict = self._step("11-gates", lambda: self._judge(scored))
         missed = [check["criterion"] for check in verdict["checks"] if not check["passed"]]
-        end = End("refused", f"the challenger misses {', '.join(missed)}")
+        more = f", and {len(missed) - _MAX_TOLD} more" if len(missed) > _MAX_TOLD else ""
+        end = End("refused", f"the challenger misses {', '.join(missed[:_MAX_TOLD])}{more}")
         if not missed:
             self._step("12-register", self._register)
             promoted = self._step("13-promote", self._promote)
@@ -144,7 +148,7 @@ class Steps:
         return self.night.step(name, work)
 
     def _arrivals(self) -> dict[str, Any]:
-        found = find_arrivals(self.job.arrivals, self._shared.watermark, self.night.facts.until)
+        found = find_arrivals(self.job.incoming, self._shared.watermark, self.night.facts.until)
         return {
             "new": [each.as_json() for each in found.new],
             "refused": [each.as_json() for each in found.refused],
@@ -153,7 +157,7 @@ class Steps:
 
     def _look(self, shards: list[Incoming]) -> dict[str, Any]:
         self._start_ray()
-        there = {info.url: info for info in listed(self.job.arrivals)}
+        there = {info.url: info for info in listed(self.job.incoming)}
         still = set(unchanged({shard.url: shard.version for shard in shards}, there))
         looks = [Look(url=shard.url, reason="was changed or removed") for shard in shards if shard.url not in still]
         inputs = sorted(self.job.train.model.fields)
@@ -193,7 +197,7 @@ class Steps:
     def _window(self, accepted: list[str]) -> dict[str, Any]:
         """The newest window, where it reaches further back than this night."""
         shards = dict.fromkeys(accepted)
-        there = {info.url: info for info in listed(self.job.arrivals)}
+        there = {info.url: info for info in listed(self.job.incoming)}
         for night in self._committed()[-(self.job.window - 1) :]:
             dataset = open_dataset(night.folder / "data" / NEWEST)
             versions = {dataset.location(number): shard.version for number, shard in enumerate(dataset.shards)}
@@ -202,7 +206,7 @@ class Steps:
         return {"num_samples": open_dataset(self._folder("window") / NEWEST).manifest.num_samples}
 
     def _train(self) -> dict[str, Any]:
-        there = {info.url: info for info in listed(self.job.arrivals)}
+        there = {info.url: info for info in listed(self.job.incoming)}
         old, lost = old_data(self.job, [night.folder for night in self._committed()], there)
         if lost:
             notice(
@@ -337,7 +341,9 @@ class Steps:
         registry = self._shared.registry
         spared = [version.lineage.run for version in registry.versions() if version.aliases]
         return {
-            "removed": clear_old(self.night.folder.parent, self.job.retention.nights, [*spared, self.night.facts.id])
+            "removed": clear_old(
+                [night.folder for night in (*self.earlier, self.night)], self.job.retention.nights, spared
+            )
         }
 
     def _champion(self) -> Path | None:

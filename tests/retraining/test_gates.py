@@ -44,7 +44,7 @@ def test_a_gain_that_is_asked_for_must_be_there_to_the_digit() -> None:
 
 def test_every_subset_is_judged_and_one_that_was_not_measured_is_missed() -> None:
     gates = Gates(frozen=Limits(min_gain=-1, max_drop_subset=0.05), newest=Limits(min_gain=-1))
-    before = accuracy(0.9, image=0.8, text=0.6)
+    before = accuracy(0.9, image=0.8, text=0.6, **{"image+text": 0.9})
     assert missed(both(accuracy(0.9, image=0.75, text=0.7), before), gates) == []
     assert missed(both(accuracy(0.9, image=0.74, text=0.7), before), gates) == [
         "frozen: accuracy, drop with only image"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +162,13 @@ def test_old_nights_lose_their_weights_and_nothing_else(tmp_path: Path) -> None:
         for name in ("train", "evaluate", "data", "steps"):
             (tmp_path / f"n{number}" / name).mkdir(parents=True)
         (tmp_path / f"n{number}" / "night.json").write_text("{}")
-        os.utime(tmp_path / f"n{number}" / "night.json", (number, number))
     (tmp_path / "skipped").mkdir()
-    assert clear_old(tmp_path, 2, ["n1"]) == ["n0", "n2"]
+    nights = [tmp_path / name for name in ("n0", "n1", "n2", "n3", "n4", "skipped")]
+    assert clear_old(nights, 2, ["n1"]) == ["n0", "n2"]
     assert sorted(path.name for path in (tmp_path / "n0").iterdir()) == ["data", "night.json", "steps"]
     for kept in ("n1", "n3", "n4"):
         assert (tmp_path / kept / "train").is_dir()
-    assert clear_old(tmp_path, 2, ["n1"]) == []
+    assert clear_old(nights, 2, ["n1"]) == []
 
 
 def _printed(result: dict[str, Any], world: World) -> str:
