@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from ray_mm.check import check_job
+from ray_mm.cli import app
 from ray_mm.errors import GateRefused, OutputFolderError, RegistryError, UsageError
 from ray_mm.retraining.night import night_id, read_nights
 from ray_mm.retraining.retention import clear_old
@@ -134,6 +136,20 @@ def test_samples_of_the_frozen_test_set_are_set_aside(world: World, local_ray: N
         world.run()
     (reason,) = world.nights[-1].note("02-look")["rejected"].values()
     assert reason.startswith("45 of 45 samples are in the frozen test set")
+
+
+def test_the_command_ends_with_what_became_of_the_night(world: World, local_ray: None) -> None:
+    job = world.folder / "retrain.yaml"
+    job.write_text(json.dumps(world.job().model_dump(mode="json")))
+    runner = CliRunner()
+    nothing = runner.invoke(app, ["run", str(job)])
+    assert (nothing.exit_code, "no new shards" in nothing.output) == (0, True), nothing.output
+    world.arrive("one-class.tar", label=lambda number: 1)
+    stopped = runner.invoke(app, ["run", str(job)])
+    assert stopped.exit_code == 3 and "drift of the classes" in stopped.output
+    assert "nothing was trained, and the shards wait" in stopped.output
+    wrong = runner.invoke(app, ["run", str(job), "--set", "gates.newest.min_gian=0"])
+    assert wrong.exit_code == 2 and "min_gain" in wrong.output
 
 
 def test_damaged_notes_are_told(world: World) -> None:
