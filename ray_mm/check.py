@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import assert_never
 
 from ray_mm.config.augment import check_augment, check_pairs
+from ray_mm.config.base import map_locations
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.explain import no_column
@@ -37,7 +38,7 @@ from ray_mm.data.plan import Schedule
 from ray_mm.data.seal import unsealed
 from ray_mm.data.shards import find_shards
 from ray_mm.errors import CheckpointError, DatasetError, ObjectMissingError, UsageError
-from ray_mm.registered import on_this_machine
+from ray_mm.registered import on_this_machine, pinned
 from ray_mm.run_folder import check_output
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.remote import join, located, read_object
@@ -66,6 +67,7 @@ def check_job(job: Job) -> list[str]:
     Raises:
         UsageError: something is missing, or does not fit.
     """
+    job = map_locations(job, pinned)
     check_output(job, settled_keys(job))
     return check_inputs(job)
 

@@ -23,7 +23,7 @@ from typing import Any
 from ray_mm.errors import RegistryError
 from ray_mm.storage import is_remote, local_path
 from ray_mm.storage.conditional import Documents
-from ray_mm.storage.folders import damaged_file, fetch_folder
+from ray_mm.storage.folders import damaged_file, digest_of, fetch_folder
 from ray_mm.storage.remote import join
 from ray_mm.storage.shared import Content, SharedState
 
@@ -90,6 +90,33 @@ def shared_state(root: str, name: str) -> SharedState:
     return SharedState(Documents(join(root, name)), "registry.json", REGISTRY_KIND, REGISTRY_FORMAT)
 
 
+def sound(content: Content, place: str) -> Content:
+    """The content of a registry's document, if it is one.
+
+    Raises:
+        RegistryError: it is damaged, or names files that lie elsewhere.
+    """
+    try:
+        versions = content.get("versions", {})
+        whole = all(
+            re.fullmatch(r"[1-9]\d*", number)
+            and {"kind", "lineage", "registered", "denied"} <= entry.keys()
+            and all(_is_inside(name) and isinstance(file["size"], int) for name, file in entry["files"].items())
+            and digest_of(entry["files"]) == entry["digest"]
+            for number, entry in versions.items()
+        )
+        whole = whole and all(str(number) in versions for number in content.get("champions", []))
+    except (AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise RegistryError(f"{place}: is damaged: what it says of its versions can't be; put a copy of it back.")
+    return content
+
+
+def _is_inside(name: str) -> bool:
+    return bool(re.fullmatch(r"[^/\\\0]+(/[^/\\\0]+)*", name)) and ".." not in name.split("/")
+
+
 def number_of(content: Content, which: str | int, place: str) -> int:
     """The number of a version.
 
@@ -140,7 +167,7 @@ def registered_folder(location: str) -> Path:
 def _content(reference: Reference) -> tuple[Content, str]:
     """What the document of a model says, and where it lies."""
     shared = shared_state(reference.root, reference.name)
-    content = shared.read().content
+    content = sound(shared.read().content, shared.place)
     if not content:
         raise RegistryError(
             f"{shared.place}: there is no such model; it comes from retraining, or from Registry.register."

@@ -73,7 +73,15 @@ def map_locations(config: C, change: Callable[[str], str]) -> C:
         if isinstance(value, Config):
             changed = map_locations(value, change)
         elif isinstance(value, tuple) and any(isinstance(inner, Config) for inner in value):
-            changed = tuple(map_locations(inner, change) for inner in value)
+            is_location = _is_location((*info.metadata, info.annotation))
+            changed = tuple(
+                map_locations(inner, change)
+                if isinstance(inner, Config)
+                else _map_texts(inner, change)
+                if is_location
+                else inner
+                for inner in value
+            )
         elif _is_location((*info.metadata, info.annotation)):
             changed = _map_texts(value, change)
         if changed != value:  # what is left alone stays unset where it was

@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from ray_mm.auth import redacted
+from ray_mm.config.tracking import MlflowConfig
 from ray_mm.errors import UsageError
 from ray_mm.progress import notice
 from ray_mm.registered import CHAMPION, PREVIOUS
@@ -36,12 +39,17 @@ def mlflow_mirror(root: str, uri: str | None = None) -> Callable[[Registry], Non
         uri: of MLflow: a server, or ``sqlite:///PATH``. None: the file ``mlflow.db`` in the registry's folder.
 
     Raises:
-        UsageError: MLflow is not installed, or a registry in a store without a server's address.
+        UsageError: MLflow is not installed, the address is none or holds a password, or a registry in a store has no server's
+            address.
     """
     if uri is None:
         if is_remote(root):
             raise UsageError(f"{root}: MLflow can't keep a file there; name a server, or leave MLflow out.")
         uri = f"sqlite:///{local_path(root) / 'mlflow.db'}"
+    try:
+        MlflowConfig(uri=uri)
+    except ValidationError as error:
+        raise UsageError(f"MLflow: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
     needed = ("mlflow", "sqlalchemy", "alembic") if uri.startswith("sqlite:") else ("mlflow",)
     if any(importlib.util.find_spec(name) is None for name in needed):
         raise UsageError("showing a registry in MLflow needs MLflow; install it with pip install 'ray_mm[mlflow]'.")

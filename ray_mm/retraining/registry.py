@@ -27,6 +27,7 @@ from ray_mm.registered import (
     number_of,
     parse_reference,
     shared_state,
+    sound,
 )
 from ray_mm.retraining.clock import SYSTEM_CLOCK, Clock, written
 from ray_mm.storage.conditional import Documents
@@ -138,27 +139,27 @@ class Registry:
             RegistryError: damaged, or written by a newer version of ray_mm.
             StorageError: it can't be read.
         """
-        return self._versions(self._shared.read().content)
+        return self._versions(self._content())
 
     def version(self, which: str | int) -> Version:
         """One of them: ``champion``, ``previous`` or a number. Raises as ``versions``; RegistryError also for want of it."""
-        content = self._shared.read().content
+        content = self._content()
         number = number_of(content, which, self.place)
         return next(version for version in self._versions(content) if version.number == number)
 
     def champion(self) -> int | None:
         """The version in use; None: none yet. Raises as ``versions``."""
-        champions = self._shared.read().content.get("champions", [])
+        champions = self._content().get("champions", [])
         return champions[-1] if champions else None
 
     def previous(self) -> int | None:
         """The version to which ``rollback`` would go; None: there is none. Raises as ``versions``."""
-        champions = self._shared.read().content.get("champions", [])
+        champions = self._content().get("champions", [])
         return champions[-2] if len(champions) > 1 else None
 
     def history(self) -> list[Event]:
         """All promotions, rollbacks and denials, the oldest first. Raises as ``versions``."""
-        return [Event(**event) for event in self._shared.read().content.get("history", [])]
+        return [Event(**event) for event in self._content().get("history", [])]
 
     def read(self) -> State:
         """The document itself, with its revision and the largest fencing token that it has seen. Raises as ``versions``."""
@@ -188,7 +189,7 @@ class Registry:
         # Imports what models are read with; moving aliases needs nothing of it.
         from ray_mm.predictor import ARTIFACT_FILE, verified_model_folder
 
-        self._shared.read()  # a registry that can't be used is known before files are copied
+        self._content()  # a registry that can't be used is known before files are copied
         found = verified_model_folder(folder)
         files = describe_files(found)
         digest = digest_of(files)
@@ -271,7 +272,7 @@ class Registry:
             RegistryError: there is no predecessor, or it is damaged; or the registry is damaged or newer.
             StorageError: it can't be read or written.
         """
-        seen = self._shared.read().content
+        seen = self._content()
         target = number_of(seen, PREVIOUS, self.place)
         self.verify(target)
 
@@ -329,7 +330,7 @@ class Registry:
             RegistryError: no such version, or a file of it is missing or changed.
             StorageError: they can't be read.
         """
-        content = self._shared.read().content
+        content = self._content()
         number = number_of(content, which, self.place)
         files = content["versions"][str(number)]["files"]
         version = next(version for version in self._versions(content) if version.number == number)
@@ -344,9 +345,12 @@ class Registry:
             self._mirror(self)
 
     def _update(self, change: Callable[[Content], Content | None], fence: int | None) -> State:
-        state = self._shared.update(change, fence)
+        state = self._shared.update(lambda content: change(sound(content, self.place)), fence)
         self.mirror()
         return state
+
+    def _content(self) -> Content:
+        return sound(self._shared.read().content, self.place)
 
     def _noted(self, content: Content, event: Event) -> Content:
         now = {"time": written(self._clock.time())}

@@ -31,6 +31,13 @@ def test_every_location_of_a_job_is_changed_and_nothing_else(kind: str) -> None:
     assert all(after[key] == f"/elsewhere/{before[key]}" for key in changed)
 
 
+def test_folders_and_sections_stand_side_by_side() -> None:
+    job = load_job(SMALLEST["train"], {"data.train": ["a", {"path": "b", "weight": 2}]})
+    moved = map_locations(job, lambda location: f"/elsewhere/{location}").model_dump(mode="json")["data"]["train"]
+    assert (moved[0], moved[1]["path"], moved[1]["weight"]) == ("/elsewhere/a", "/elsewhere/b", 2)
+    assert map_locations(job, lambda location: location) is job
+
+
 def test_an_unset_location_stays_unset() -> None:
     job = map_locations(load_job(SMALLEST["preprocess"]), lambda location: "/x")
     assert job.kind == "preprocess" and job.root is None

@@ -72,6 +72,13 @@ def test_an_mlflow_that_is_away_stops_nothing(
     assert "MLflow (http://127.0.0.1:9) does not show the registry as it is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("uri", ["http://user:secret@h", "https://h?token=secret", "ftp://h/secret", "sqlite://secret"])
+def test_an_address_with_a_password_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        mlflow_mirror("runs/registry", uri)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_store_has_no_file_for_mlflow() -> None:
     with pytest.raises(UsageError, match="name a server"):
         mlflow_mirror("s3://bucket/registry")

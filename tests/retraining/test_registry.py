@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,20 @@ from ray_mm.check import check_job
 from ray_mm.config.base import map_locations
 from ray_mm.config.load import load_job
 from ray_mm.config.predict import PredictJob
-from ray_mm.errors import CheckpointError, LeaseLost, RegistryError, WriteConflictError
+from ray_mm.errors import (
+    CheckpointError,
+    DatasetError,
+    LeaseLost,
+    OutputFolderError,
+    RegistryError,
+    WriteConflictError,
+)
 from ray_mm.predictor import load_predictor
 from ray_mm.registered import absolute, is_registered, parse_reference, pinned, registered_folder
 from ray_mm.retraining.registry import Registry, model_names
 from ray_mm.stages import run_job
+from ray_mm.storage.folders import digest_of
+from ray_mm.storage.remote import put_if_match, stat
 from tests.evaluation.scenes import make_scene
 from tests.retraining.models import lineage, write_checkpoint
 
@@ -185,6 +195,44 @@ def test_a_registry_that_a_newer_version_wrote_is_not_touched(registry: Registry
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"versions": {"1": {}}},
+        {"versions": []},
+        {"versions": {"x": {}}},
+        {"champions": [9]},
+        {"champions": 3},
+        {"versions": {"1": {"files": {"../../../.bashrc": {"sha256": "0", "size": 1}}}}},
+        {"versions": {"1": {"digest": "../../.."}}},
+        {"versions": {"1": {"files": {"/etc/x": {"sha256": "0", "size": 1}}}}},
+    ],
+)
+def test_a_registry_whose_document_is_damaged_or_leads_elsewhere_is_refused(
+    registry: Registry, damage: dict[str, Any], checkpoints: list[Path]
+) -> None:
+    file = Path(registry.place)
+    content = json.loads(file.read_text())
+    if isinstance(damage.get("versions"), dict) and damage["versions"].get("1"):
+        # All else of the version is as it should be.
+        content["versions"]["1"] |= damage["versions"]["1"]
+        if "files" in damage["versions"]["1"]:
+            content["versions"]["1"]["digest"] = digest_of(content["versions"]["1"]["files"])
+    else:
+        content |= damage
+    file.write_text(json.dumps(content))
+    before = file.read_bytes()
+    for attempt in (
+        lambda: registry.versions(),
+        lambda: registry.promote(2, expected=None),
+        lambda: registry.register(checkpoints[3], lineage("night-4")),
+        lambda: registered_folder(f"registry:{registry.root}#driving@2"),
+    ):
+        with pytest.raises(RegistryError, match=r"registry\.json: is damaged"):
+            attempt()
+    assert file.read_bytes() == before
+
+
 def test_a_registry_in_a_store_is_the_same(
     bucket: str, checkpoints: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,8 +249,6 @@ def test_a_registry_in_a_store_is_the_same(
     # A file of the cache that was damaged is fetched again.
     (folder / "model.json").write_text("x")
     assert load_predictor(name).input_fields == ["vector"]
-    from ray_mm.storage.remote import put_if_match, stat
-
     url = f"{registry.version(1).location}/model.json"
     put_if_match(url, b"x", stat(url))
     with pytest.raises(RegistryError, match=r"model\.json: is missing or was changed"):
@@ -250,7 +296,7 @@ print(sorted({{"torch", "ray", "numpy", "pydantic", "pyarrow", "mlflow", "obstor
     assert registry.champion() == 1
 
 
-def test_an_alias_means_one_version_from_the_start_of_a_job_to_its_end(registry: Registry) -> None:
+def test_an_alias_means_one_version_from_the_start_of_a_job_to_its_end(registry: Registry, tmp_path: Path) -> None:
     registry.promote(1, expected=None)
     name = f"registry:{registry.root}#driving"
     settings = {"kind": "predict", "name": "p", "data": "d", "output": "o"}
@@ -260,6 +306,14 @@ def test_an_alias_means_one_version_from_the_start_of_a_job_to_its_end(registry:
     assert begun.checkpoint == f"{name}@1" == pinned(begun.checkpoint) and pinned(job.checkpoint) == f"{name}@2"
     other = PredictJob.model_validate({**settings, "checkpoint": "runs/train"})
     assert map_locations(other, pinned) is other
+    # Its folder is its own until another version is promoted; then the same job asks for another model.
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "job.json").write_text(begun.model_copy(update={"output": str(output)}).model_dump_json())
+    with pytest.raises(OutputFolderError, match=r"checkpoint was '.*#driving@1' and is now '.*#driving@2'"):
+        check_job(job.model_copy(update={"output": str(output)}))
+    with pytest.raises(DatasetError, match="no such dataset"):
+        check_job(begun.model_copy(update={"output": str(output)}))
     # Submitted from elsewhere it is the alias that travels, with the place of the registry in full.
     assert map_locations(job, absolute).checkpoint == f"{name}@champion"
 
