@@ -52,7 +52,6 @@ from ray_mm.storage import is_remote, local_path
 from ray_mm.training.provenance import working_copy
 from ray_mm.version import __version__
 
-
 _MAX_TOLD = 3
 
 
