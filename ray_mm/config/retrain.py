@@ -180,6 +180,13 @@ class Retention(Config):
     """The newest nights of which weights and evaluations are kept."""
 
 
+class RegistryMlflow(Config):
+    """Where MLflow's registry shows the versions and the aliases; it needs ``ray_mm[mlflow]``, and decides nothing."""
+
+    uri: str | None = None
+    """A server, or ``sqlite:///PATH``. Unset: ``mlflow.db`` in the registry's folder."""
+
+
 Event = Literal["promoted", "refused", "stopped", "skipped", "failed"]
 
 
@@ -260,6 +267,8 @@ class RetrainJob(Config):
     registry: Location | None = None
     """Folder or URL with the lease, the watermark and the registry of models, which all schedulers of this job share. Unset:
     ``registry`` in the output."""
+    mlflow: RegistryMlflow | None = None
+    """Also show the registry in MLflow, whose aliases then follow; ``{}`` takes the defaults. Unset: do not."""
     lease_s: Annotated[float, Field(ge=5)] = 120
     """Seconds after which a night whose process has died can be gone on with by another one."""
     retention: Retention = Retention()

@@ -26,6 +26,7 @@ from ray_mm.retraining import notify
 from ray_mm.retraining.clock import SYSTEM_CLOCK, Clock
 from ray_mm.retraining.jobs import is_gone
 from ray_mm.retraining.lease import Lease
+from ray_mm.retraining.mlflow_mirror import mlflow_mirror
 from ray_mm.retraining.night import Facts, Night, Watch, night_id, read_nights
 from ray_mm.retraining.outcome import End, figures_of, message_of
 from ray_mm.retraining.registry import Lineage, Registry
@@ -70,7 +71,8 @@ def run_retrain(
         require_packages()
     root = registry_root(job)
     documents = Documents(join(root, job.name))
-    registry, watermark = Registry(root, job.name, clock=clock), Watermark(documents)
+    mirror = None if job.mlflow is None else mlflow_mirror(root, job.mlflow.uri)
+    registry, watermark = Registry(root, job.name, mirror, clock), Watermark(documents)
     above = max(watermark.read().fence, registry.read().fence)
     folder = open_run_folder(job, settled=RETRAIN_SETTLED)
     holder = f"process {os.getpid()} on {platform.node()}"

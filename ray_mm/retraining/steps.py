@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ class Steps:
 
     def _begins_with(self) -> tuple[Path | None, str]:
         """Whose weights the training begins with, and why."""
-        warm, champion = self.job.warm_start, self._champion()
+        warm, champion = self.job.warm_start, self._champion
         if warm is None:
             return None, "fresh weights, as warm_start is null"
         if champion is None:
@@ -242,7 +243,7 @@ class Steps:
         return [(each, where) for where in ("frozen", "newest") for each in who]
 
     def _score(self, who: str, where: str) -> dict[str, Any]:
-        champion = self._champion()
+        champion = self._champion
         model = champion if who == "champion" else Path(self.night.note("05-train")["checkpoint"])
         assert model is not None
         newest = self._folder("window" if self.job.window > 1 else "data") / NEWEST
@@ -345,8 +346,9 @@ class Steps:
             )
         }
 
+    @cached_property
     def _champion(self) -> Path | None:
-        """The folder of the model that the night began with, on a disk that every node sees."""
+        """The folder of the model that the night began with, on a disk that every node sees; verified once."""
         facts, registry = self.night.facts, self._shared.registry
         if facts.champion is None:
             return None

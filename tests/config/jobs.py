@@ -349,6 +349,7 @@ retrain_jobs = _with(
     compress=st.none() | _sometimes(gate=_sometimes(max_metric_drop=shares)),
     gates=_sometimes(metric=st.none() | st.just("macro_f1"), frozen=limits, newest=limits),
     registry=st.none() | locations,
+    mlflow=st.none() | st.just({}) | st.just({"uri": "sqlite:////tmp/mlflow.db"}),
     lease_s=st.floats(5, 999),
     retention=_sometimes(nights=counts),
     notify=st.none() | st.just({"command": ["mail"], "secret": "env:KEY", "on": ["failed"]}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ray_mm.errors import DatasetError, UsageError
 from ray_mm.retraining.arrivals import Found, find_arrivals, oldest_hours
 from ray_mm.retraining.watermark import Watermark
 from ray_mm.storage.conditional import Documents
+from ray_mm.storage.remote import put_if_absent
 
 NOW = datetime(2026, 11, 3, 12, tzinfo=timezone.utc).timestamp()
 
@@ -140,6 +142,19 @@ def test_a_manifest_says_what_counts_and_what_it_is(place: Place) -> None:
     assert names(found) == ["a.tar"] and found.new[0].sha256 == "0" * 64
     assert found.new[0].event_time == datetime(2026, 11, 2, 10, tzinfo=timezone.utc).timestamp()
     assert [each.reason for each in found.refused] == ["has 512 bytes, the manifest says 5"]
+
+
+def test_shards_in_a_store_are_known_by_their_etag_and_the_time_they_were_written(place: Place, bucket: str) -> None:
+    for name in ("a.tar", "b.tar"):
+        put_if_absent(f"s3://{bucket}/in/{name}", b"x" * 512)
+    now = time.time() + 120
+    found = place.find(now, shards=f"s3://{bucket}/in/")
+    # Their bytes are the same: one is a copy of the other.
+    assert [each.url for each in found.new] == [f"s3://{bucket}/in/a.tar"]
+    assert "same bytes as a shard that was taken" in found.refused[0].reason
+    assert found.new[0].version.startswith("etag:") and found.new[0].modified_s == pytest.approx(now - 120, abs=30)
+    assert place.find(now - 110, shards=f"s3://{bucket}/in/").num_settling == 2
+    assert place.find(now, shards=f"s3://{bucket}/nothing-yet/") == Found(())
 
 
 @pytest.mark.parametrize(

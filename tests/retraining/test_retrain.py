@@ -19,7 +19,9 @@ from ray_mm.retraining.retention import clear_old
 from ray_mm.running import run_loaded
 from ray_mm.storage.conditional import Documents
 from ray_mm.summary import result_parts
+from ray_mm.training.mlflow_store import open_client
 from tests.retraining.lab import Crash, World
+from tests.training.inprocess import make_training, train
 
 
 @pytest.fixture
@@ -56,6 +58,23 @@ def test_a_night_without_anything_new_is_told_and_takes_nothing(world: World) ->
     assert world.nights[-1].facts.since is None and world.watermark.read().runs == ()
     text = _printed(result, world)
     assert "no new shards; in use: no version yet" in text and "history.html" in text
+
+
+def test_the_given_champion_is_the_first_version_and_mlflow_shows_it(world: World) -> None:
+    (world.folder / "validation").rename(world.folder / "elsewhere")  # no validation: no time
+    training = make_training(world.folder, "before", **{"train.epochs": 1, "model.fusion.dim": 8})
+    train(training)
+    (world.folder / "elsewhere").rename(world.folder / "validation")
+    given = {"champion": str(training.run / "last"), "mlflow": {}}
+    assert any("the train job's model" in line for line in check_job(world.job(**given)))
+    assert world.run(**given)["champion"] == 1
+    version = world.registry.version("champion")
+    assert (version.lineage.run, version.aliases) == ("given", ("champion",))
+    client = open_client(f"sqlite:///{world.folder / 'retrain' / 'registry' / 'mlflow.db'}")
+    assert client.get_model_version_by_alias("small", "champion").tags["ray_mm.version"] == "1"
+    world.pass_nights()
+    world.run(**given)
+    assert len(world.registry.versions()) == 1 and len(world.registry.history()) == 1
 
 
 def test_a_night_that_lost_its_shard_is_given_up_and_the_next_one_begins(world: World, local_ray: None) -> None:

@@ -81,6 +81,7 @@ def write_night(path: Path, job: RetrainJob, night: Night, end: End, found: Mapp
             {"name": "Data interval", "text": f"{_time(facts.since)} to {_time(facts.until)}"},
             {"name": "Compared with", "text": "no champion" if facts.champion is None else f"version {facts.champion}"},
             {"name": "Id", "text": facts.id},
+            *_lost(trained.get("lost", [])),
         ],
         scores=_score_rows(found),
         gates=_check_rows(night.note("11-gates").get("checks", [])),
@@ -230,6 +231,12 @@ def _version(number: int | None) -> str:
 
 def _time(seconds: float | None) -> str:
     return "the beginning" if seconds is None else written(seconds).replace("T", " ").replace("Z", " UTC")
+
+
+def _lost(nights: Sequence[str]) -> list[dict[str, str]]:
+    if not nights:
+        return []
+    return [{"name": "Not replayed, as their shards are gone or changed", "text": ", ".join(nights)}]
 
 
 def _starts(count: int) -> str:
