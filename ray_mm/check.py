@@ -245,8 +245,7 @@ def _retrain(job: RetrainJob) -> Iterator[str]:
         folder, config, _ = _read_model(job.champion)
         alike = "the train job's model" if config == job.train.model else "another model than the train job's"
         yield f"champion: {folder}, {alike}"
-    patterns = (job.incoming.shards,) if isinstance(job.incoming.shards, str) else job.incoming.shards
-    for pattern in patterns:
+    for pattern in job.incoming.patterns:
         yield f"arrivals: {pattern}, by {job.incoming.by}"
 
 

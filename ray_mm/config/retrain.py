@@ -17,6 +17,8 @@ from ray_mm.config.source import AnySource
 from ray_mm.config.tasks import FIGURES, SeveralTask
 from ray_mm.config.train import TrainJob
 
+_TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
+
 RETRAIN_SETTLED = ("holdout", "seed")
 """Keys that may not change between two nights in the same folder: they decide which samples are never trained on."""
 
@@ -24,8 +26,18 @@ RETRAIN_SETTLED = ("holdout", "seed")
 class Arrivals(Config):
     """Where new shards come in, and what counts as new."""
 
-    shards: Patterns
+    shards: Patterns | None = None
     """WebDataset tars: files, folders, globs and braces; local, ``s3://``, ``gs://``. They stay where they are."""
+    tables: Patterns | None = None
+    """Instead of shards: CSV, JSON lines or Parquet files with a row per sample, by names or globs such as ``in/*.jsonl``. What
+    they name is written into tars, below the night's folder."""
+    root: Location | None = None
+    """For ``tables``: folder that paths in them are relative to. Unset: each table's own folder."""
+    columns: dict[Name, str | tuple[str, ...]] = Field(default={})
+    """For ``tables``: field → column, where they differ."""
+    key: str | None = None
+    """For ``tables``: column with a unique name per sample. Unset: the row's number, so that of all tables the same rows are held
+    out."""
     by: Literal["listing", "event_time", "manifest"] = "listing"
     """What counts as new. ``listing``: every shard that no night has taken. ``event_time``: of these, by the time in its name.
     ``manifest``: of these, those that ``manifest`` lists, as it describes them."""
@@ -69,6 +81,29 @@ class Arrivals(Config):
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"there is no time zone {name!r}; give a name such as Europe/Berlin or UTC") from None
         return name
+
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> Arrivals:
+        if (self.shards is None) == (self.tables is None):
+            raise ValueError("takes either shards or tables")
+        foreign = ("root", "columns", "key") if self.tables is None else ("members",)
+        for key in foreign:
+            if getattr(self, key) != type(self).model_fields[key].get_default():
+                raise ValueError(f"{key} is for {'tables' if self.tables is None else 'shards'}; remove it")
+        tables = (self.tables,) if isinstance(self.tables, str) else self.tables or ()
+        for table in tables:
+            if "://" in table or not table.lower().endswith(_TABLES):
+                raise ValueError(
+                    f"tables are files on a disk that every node sees, named as in/*.jsonl, and end in {', '.join(_TABLES)}; "
+                    f"found {table!r}"
+                )
+        return self
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Of shards, or of tables."""
+        given = self.shards if self.shards is not None else self.tables or ()
+        return (given,) if isinstance(given, str) else tuple(given)
 
     @model_validator(mode="after")
     def _manifest_goes_with_it(self) -> Arrivals:

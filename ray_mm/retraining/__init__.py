@@ -5,6 +5,7 @@ steps.py          what a night does, step by step
 night.py          a night's folder: what is done, so that it is not done again
 arrivals.py       which shards are new
 contents.py       what samples hold, as a hash each
+looking.py        new shards, or new tables → what is in each
 validation.py     what is in new shards; which of them are quarantined
 drift.py          how far two histograms of classes are apart
 jobs.py           the jobs of a night

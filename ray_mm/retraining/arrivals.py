@@ -129,7 +129,7 @@ _REASONS = {
 def listed(config: Arrivals) -> list[ObjectInfo]:
     """The shards that are there. A folder may be empty, and a glob may match nothing: nothing has come yet."""
     found: dict[str, ObjectInfo] = {}
-    for pattern in (config.shards,) if isinstance(config.shards, str) else config.shards:
+    for pattern in config.patterns:
         try:
             infos = find_shards([pattern])
         except DatasetError:

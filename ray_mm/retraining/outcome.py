@@ -59,8 +59,8 @@ def end_after_look(job: RetrainJob, looked: Mapping[str, Any], shards: Sequence[
     return None
 
 
-def judgement_note(found: Judgement, looks: Sequence[Look]) -> dict[str, Any]:
-    """What is noted of new shards."""
+def judgement_note(found: Judgement, looks: Sequence[Look], tars: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What is noted of new shards, or of tables, whose ``tars`` are others."""
     accepted = set(found.accepted)
     good = [one for one in looks if one.url in accepted]
     splits: dict[str, int] = {}
@@ -70,6 +70,7 @@ def judgement_note(found: Judgement, looks: Sequence[Look]) -> dict[str, Any]:
     unreadable = sorted({name for one in looks for name in one.unreadable})
     return {
         "accepted": [one.url for one in good],
+        "tars": [tar for one in good for tar in tars[one.url]],
         "rejected": dict(found.rejected),
         "checks": [asdict(check) for check in found.verdict.checks],
         "num_samples": found.num_samples,

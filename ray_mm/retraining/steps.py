@@ -19,37 +19,36 @@ from typing import Any
 from ray_mm.checkpoint import load_description
 from ray_mm.config.load import StageJob
 from ray_mm.config.retrain import RetrainJob
-from ray_mm.config.source import source_of, train_sources
+from ray_mm.config.source import train_sources
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.errors import CheckpointError, GateRefused, RegistryError, WriteConflictError
-from ray_mm.preprocessing.in_place import plan_in_place
 from ray_mm.progress import notice
 from ray_mm.registered import registered_folder
 from ray_mm.retraining import gates, notify
 from ray_mm.retraining.arrivals import Incoming, find_arrivals, listed
 from ray_mm.retraining.clock import Clock
-from ray_mm.retraining.contents import write_hashes
 from ray_mm.retraining.jobs import (
     NEWEST,
     TRAIN,
     compress_job,
     evaluate_job,
+    incoming_fields,
     index_job,
     old_data,
     train_job,
     unchanged,
 )
 from ray_mm.retraining.lease import Lease
+from ray_mm.retraining.looking import look_at
 from ray_mm.retraining.night import Night
 from ray_mm.retraining.outcome import End, end_after_look, judgement_note
 from ray_mm.retraining.registry import Lineage, Registry
 from ray_mm.retraining.retention import clear_old
-from ray_mm.retraining.validation import Look, judge, look, reference_of
+from ray_mm.retraining.validation import judge, reference_of
 from ray_mm.retraining.watermark import Watermark
-from ray_mm.run_folder import open_run_folder
 from ray_mm.session import ray_session
 from ray_mm.stages import run_stage
-from ray_mm.storage import is_remote, local_path
+from ray_mm.storage import is_remote
 from ray_mm.training.provenance import working_copy
 from ray_mm.version import __version__
 
@@ -107,9 +106,9 @@ class Steps:
         end = end_after_look(self.job, looked, shards, self.night.facts.until)
         if end is not None:
             return end
-        self._step("03-index", lambda: self._index(looked["accepted"]))
+        self._step("03-index", lambda: self._index(looked["tars"]))
         if self.job.window > 1:
-            self._step("04-window", lambda: self._window(looked["accepted"]))
+            self._step("04-window", lambda: self._window(looked["tars"]))
         self._step("05-train", self._train)
         scored = {}
         for number, (who, where) in enumerate(self._scores(), 6):
@@ -157,46 +156,31 @@ class Steps:
 
     def _look(self, shards: list[Incoming]) -> dict[str, Any]:
         self._start_ray()
-        there = {info.url: info for info in listed(self.job.incoming)}
-        still = set(unchanged({shard.url: shard.version for shard in shards}, there))
-        looks = [Look(url=shard.url, reason="was changed or removed") for shard in shards if shard.url not in still]
-        inputs = sorted(self.job.train.model.fields)
-        hashes = None
-        if self.job.validation.max_test_duplicates < 1:
-            frozen = open_dataset(source_of(self.job.frozen_test).path)
-            hashes = local_path(self.job.output) / "frozen" / f"{frozen.manifest.digest[:32]}-{'-'.join(inputs)[:100]}"
-            write_hashes(hashes, frozen, inputs)
-        indexing = index_job(
-            self.job, [shard.url for shard in shards if shard.url in still], self._folder("data"), self._first
-        )
-        if still:
-            # What is found is kept there, and used again when the shards are indexed.
-            open_run_folder(indexing)
-            promised = {shard.url: shard.sha256 for shard in shards if shard.sha256 is not None}
-            looks += look(plan_in_place(indexing), inputs, hashes, promised)
+        looks, tars = look_at(self.job, shards, self.night.folder, self._first, self._run)
         known = {
             content: url
             for night in self.earlier
             if night.facts.status in ("promoted", "refused")
             for url, content in night.note("02-look").get("contents", {}).items()
         }
+        fields, _ = incoming_fields(self.job, self._first)
         reference = reference_of(
-            [open_dataset(source.path).manifest for source in train_sources(self.job.train.data.train)], indexing.fields
+            [open_dataset(source.path).manifest for source in train_sources(self.job.train.data.train)], fields
         )
-        found = judge(looks, reference, self.job.validation, indexing.fields, known)
-        return judgement_note(found, looks)
+        found = judge(looks, reference, self.job.validation, fields, known)
+        return judgement_note(found, looks, tars)
 
-    def _index(self, accepted: list[str]) -> dict[str, Any]:
-        self._run(index_job(self.job, accepted, self._folder("data"), self._first))
+    def _index(self, tars: list[str]) -> dict[str, Any]:
+        self._run(index_job(self.job, tars, self._folder("data"), self._first))
         found = {split: open_dataset(self._folder("data") / split).manifest for split in (TRAIN, NEWEST)}
         return {
             "num_samples": {split: manifest.num_samples for split, manifest in found.items()},
             "digests": {split: manifest.digest for split, manifest in found.items()},
         }
 
-    def _window(self, accepted: list[str]) -> dict[str, Any]:
+    def _window(self, tars: list[str]) -> dict[str, Any]:
         """The newest window, where it reaches further back than this night."""
-        shards = dict.fromkeys(accepted)
+        shards = dict.fromkeys(tars)
         there = {info.url: info for info in listed(self.job.incoming)}
         for night in self._committed()[-(self.job.window - 1) :]:
             dataset = open_dataset(night.folder / "data" / NEWEST)

@@ -172,6 +172,12 @@ def test_a_line_of_a_manifest_that_can_not_be_read_is_named(place: Place, line: 
     ("settings", "message"),
     [
         ({"by": "manifest"}, "manifest belongs to by: manifest"),
+        ({"tables": "a.csv"}, "takes either shards or tables"),
+        ({"shards": None}, "takes either shards or tables"),
+        ({"key": "id"}, "key is for tables; remove it"),
+        ({"shards": None, "tables": "in/*.jsonl", "members": {"a": "jpg"}}, "members is for shards; remove it"),
+        ({"shards": None, "tables": "in"}, r"named as in/\*\.jsonl"),
+        ({"shards": None, "tables": ("a.csv", "s3://b/c.csv")}, "a disk that every node sees"),
         ({"manifest": "x"}, "manifest belongs to by: manifest"),
         ({"time_pattern": "("}, "is no regular expression"),
         ({"time_pattern": "x"}, "needs a group in parentheses"),
@@ -180,4 +186,4 @@ def test_a_line_of_a_manifest_that_can_not_be_read_is_named(place: Place, line: 
 )
 def test_settings_that_can_not_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        Arrivals(shards="in", **settings)
+        Arrivals(**{"shards": "in", **settings})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from ray_mm.check import check_job
 from ray_mm.cli import app
+from ray_mm.data.manifest import open_dataset
 from ray_mm.errors import GateRefused, OutputFolderError, RegistryError, UsageError
 from ray_mm.retraining.night import night_id, read_nights
 from ray_mm.retraining.retention import clear_old
@@ -20,7 +22,8 @@ from ray_mm.running import run_loaded
 from ray_mm.storage.conditional import Documents
 from ray_mm.summary import result_parts
 from ray_mm.training.mlflow_store import open_client
-from tests.retraining.lab import Crash, World
+from tests.factories import CLASSES, class_of
+from tests.retraining.lab import Crash, World, vector_of
 from tests.training.inprocess import make_training, train
 
 
@@ -169,6 +172,42 @@ def test_the_command_ends_with_what_became_of_the_night(world: World, local_ray:
     assert "nothing was trained, and the shards wait" in stopped.output
     wrong = runner.invoke(app, ["run", str(job), "--set", "gates.newest.min_gian=0"])
     assert wrong.exit_code == 2 and "min_gain" in wrong.output
+
+
+def test_tables_are_written_into_tars_and_taken_each_as_a_whole(world: World, local_ray: None) -> None:
+    def table(name: str, samples: range, **changes: Any) -> Path:
+        rows = [
+            {"id": f"t{i}", "vec": vector_of(i, class_of(i)).tolist(), "label": CLASSES[class_of(i)], **changes}
+            for i in samples
+        ]
+        path = world.arrivals / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.utime(path, (world.clock.now - 3600,) * 2)
+        return path
+
+    good = [table("a.jsonl", range(30)), table("b.jsonl", range(30, 45))]
+    table("other-class.jsonl", range(45, 50), label="backwards")
+    (world.arrivals / "empty.jsonl").write_text("")
+    os.utime(world.arrivals / "empty.jsonl", (world.clock.now - 3600,) * 2)
+    arrivals = {
+        "tables": str(world.arrivals / "*.jsonl"),
+        "columns": {"vector": "vec"},
+        "key": "id",
+        "min_samples": 20,
+        "settle_s": 0,
+    }
+    with pytest.raises(Crash):
+        world.run(crash_at("noted 03-index"), arrivals=arrivals, **{"validation.max_bad_shards": 0.5})
+    (night,) = world.nights
+    looked = night.note("02-look")
+    assert looked["accepted"] == [str(path) for path in good] and looked["num_samples"] == 45
+    assert looked["counts"] == {str(good[0]): 30, str(good[1]): 15}
+    reasons = {Path(url).name: reason for url, reason in looked["rejected"].items()}
+    assert "backwards" in reasons["other-class.jsonl"] and "the table is empty" in reasons["empty.jsonl"]
+    assert all(tar.startswith(str(night.folder / "packed")) for tar in looked["tars"])
+    datasets = [open_dataset(night.folder / "data" / split) for split in ("train", "newest")]
+    keys = [key for each in datasets for shard in range(len(each.shards)) for key in each.read_index(shard).keys]
+    assert sorted(keys) == sorted(f"t{i}" for i in range(45))
 
 
 def test_damaged_notes_are_told(world: World) -> None:
