@@ -184,6 +184,25 @@ def compress_job(job: RetrainJob, checkpoint: Path, output: Path) -> CompressJob
     )
 
 
+def lost_source(job: Mapping[str, Any]) -> str | None:
+    """A dataset of a night that a training was planned with, and that can't be had any more; None: all are there.
+
+    Args:
+        job: the train job, as a mapping.
+    """
+    for source in job["data"]["train"]:
+        path = source["path"] if isinstance(source, Mapping) else source
+        if "/nights/" not in path:
+            continue
+        try:
+            dataset = open_dataset(path)
+        except DatasetError:
+            return str(path)
+        if not all(_is_there(dataset.location(n), shard.version, {}) for n, shard in enumerate(dataset.shards)):
+            return str(path)
+    return None
+
+
 def is_gone(url: str, version: str) -> bool:
     """Whether a shard is not what it was."""
     return not _is_there(url, version, {})

@@ -24,7 +24,7 @@ from ray_mm.errors import GateRefused, LeaseLost, RayMMError, StopRequested
 from ray_mm.progress import notice
 from ray_mm.retraining import notify
 from ray_mm.retraining.clock import SYSTEM_CLOCK, Clock
-from ray_mm.retraining.jobs import is_gone
+from ray_mm.retraining.jobs import is_gone, lost_source
 from ray_mm.retraining.lease import Lease
 from ray_mm.retraining.mlflow_mirror import mlflow_mirror
 from ray_mm.retraining.night import Facts, Night, Watch, night_id, read_nights
@@ -170,6 +170,9 @@ def _abandoned(night: Night, runs: tuple[str, ...]) -> str | None:
         for url in looked["accepted"]:
             if is_gone(url, arrived[url]):
                 return f"its shard {url} was changed or removed"
+    planned = night.note("05-plan")
+    if planned and not night.note("05-train") and (lost := lost_source(planned["job"])) is not None:
+        return f"shards of {lost} were changed or removed, and it was planned with them"
     return None
 
 

@@ -1,13 +1,14 @@
 """The steps of a night, one after the other. Each can be done again after it was interrupted anywhere; none is done twice after
 it was noted.
 
-    arrivals → look → index → (window) → train → four scores → (compress) → gates → (register → promote) → watermark
+    arrivals → look → index → (window) → plan → train → four scores → (compress) → gates → (register → promote) → watermark
     → notify → retention
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from ray_mm.checkpoint import load_description
 from ray_mm.config.load import StageJob
 from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.source import train_sources
+from ray_mm.config.train import TrainJob
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.errors import CheckpointError, GateRefused, RegistryError, WriteConflictError
 from ray_mm.progress import notice
@@ -109,6 +111,7 @@ class Steps:
         self._step("03-index", lambda: self._index(looked["tars"]))
         if self.job.window > 1:
             self._step("04-window", lambda: self._window(looked["tars"]))
+        self._step("05-plan", self._plan)
         self._step("05-train", self._train)
         scored = {}
         for number, (who, where) in enumerate(self._scores(), 6):
@@ -189,24 +192,22 @@ class Steps:
         self._run(index_job(self.job, list(shards), self._folder("window"), self._first))
         return {"num_samples": open_dataset(self._folder("window") / NEWEST).manifest.num_samples}
 
-    def _train(self) -> dict[str, Any]:
+    def _plan(self) -> dict[str, Any]:
+        """The training, settled before it begins: what it goes on with after an interruption must be the same."""
         there = {info.url: info for info in listed(self.job.incoming)}
         old, lost = old_data(self.job, [night.folder for night in self._committed()], there)
         if lost:
             notice(
-                f"the samples of {len(lost)} nights can't be trained on again, their shards are gone or changed: {lost[0]}, …"
+                f"{len(lost)} nights are not replayed, their shards are gone or changed: {', '.join(lost[:_MAX_TOLD])}."
             )
         champion, why = self._begins_with()
         job = train_job(self.job, self._folder("data") / TRAIN, old, champion, self._folder("train"))
+        return {"job": job.model_dump(mode="json"), "begins_with": why, "lost": lost}
+
+    def _train(self) -> dict[str, Any]:
+        job = TrainJob.model_validate_json(json.dumps(self.night.note("05-plan")["job"]), strict=True)
         result = self._run(job)
-        return {
-            "checkpoint": result["checkpoint"],
-            "data_digest": result["data_digest"],
-            "metrics": result["metrics"],
-            "begins_with": why,
-            "num_datasets": len(job.data.train) if isinstance(job.data.train, tuple) else 1,
-            "lost": lost,
-        }
+        return {key: result[key] for key in ("checkpoint", "data_digest", "metrics")}
 
     def _begins_with(self) -> tuple[Path | None, str]:
         """Whose weights the training begins with, and why."""

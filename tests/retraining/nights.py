@@ -76,7 +76,7 @@ def _better(story: Story) -> None:
     result = story.world.run()
     scores = story.world.nights[-1].note("11-gates")["figures"]
     assert scores["frozen"]["challenger"][""] > scores["frozen"]["champion"][""] + 0.1
-    assert "× fresh weights" in story.world.nights[-1].note("05-train")["begins_with"]
+    assert "× fresh weights" in story.world.nights[-1].note("05-plan")["begins_with"]
     assert result["champion"] == 2 and story.world.registry.previous() == 1
 
 
@@ -152,7 +152,7 @@ def _missed(story: Story) -> None:
     world.run()
     night = world.nights[-1]
     assert len(night.note("02-look")["accepted"]) == 4
-    assert night.note("05-train")["lost"] == [world.nights[-2].facts.id]  # whose shard was taken away
+    assert night.note("05-plan")["lost"] == [world.nights[-2].facts.id]  # whose shard was taken away
     assert night.facts.since is not None and night.facts.until - night.facts.since == 4 * 24 * 3600
 
 
@@ -199,7 +199,7 @@ def _crashes(story: Story) -> None:
         except Crash:
             world.check()
             assert world.nights[-1].facts.status is None
-    assert len(seen) == 2 * 13  # the first of fourteen steps was noted by the process that was killed
+    assert len(seen) == 2 * 14  # the first of fifteen steps was noted by the process that was killed
     assert world.nights[-1].facts.starts == len(seen) + 2
     assert sum(event.by == world.nights[-1].facts.id for event in world.registry.history()) == 1
 
@@ -281,7 +281,7 @@ def _after_it(story: Story) -> None:
     folder = registered_folder(f"registry:{world.registry.root}#small@{version.number}")
     assert (folder / "model.safetensors").is_file() and (folder / "artifact" / "model.onnx").is_file()
     assert night.facts.champion == before == world.registry.previous()
-    assert "× fresh weights" in night.note("05-train")["begins_with"]
+    assert "× fresh weights" in night.note("05-plan")["begins_with"]
     kept = [each for each in world.nights if (each.folder / "train").is_dir()]
     spared = {version.lineage.run for version in world.registry.versions() if version.aliases}
     assert {each.facts.id for each in kept} - spared <= {each.facts.id for each in world.nights[-2:]}
@@ -352,7 +352,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "crashes",
-        "the command dies after every step, before and after it is noted, 26 times; once its process is gone, and its lease held",
+        "the command dies after every step, before and after it is noted, 28 times; once its process is gone, and its lease held",
         "promoted",
         "each command goes on after the last whole step; one promotion",
         _crashes,

@@ -47,7 +47,7 @@ def write_night(path: Path, job: RetrainJob, night: Night, end: End, found: Mapp
         end: how it ended.
         found: what ``outcome.figures_of`` says.
     """
-    arrived, looked, trained = (night.note(name) for name in ("01-arrivals", "02-look", "05-train"))
+    arrived, looked, planned = (night.note(name) for name in ("01-arrivals", "02-look", "05-plan"))
     facts = night.facts
     rejected = [{"url": url, "reason": reason} for url, reason in looked.get("rejected", {}).items()]
     rejected += [{"url": each["url"], "reason": each["reason"]} for each in arrived.get("refused", [])]
@@ -68,7 +68,7 @@ def write_night(path: Path, job: RetrainJob, night: Night, end: End, found: Mapp
         status=end.status,
         lead=f"{_sentence(end.reason)}",
         tiles=[
-            {"name": "Outcome", "text": WORDS[end.status].capitalize(), "note": trained.get("begins_with", "")},
+            {"name": "Outcome", "text": WORDS[end.status].capitalize(), "note": planned.get("begins_with", "")},
             {"name": "New samples", "text": f"{found['num_samples']:,}", "note": f"in {found['num_shards']:,} shards"},
             {
                 "name": "Set aside",
@@ -81,7 +81,7 @@ def write_night(path: Path, job: RetrainJob, night: Night, end: End, found: Mapp
             {"name": "Data interval", "text": f"{_time(facts.since)} to {_time(facts.until)}"},
             {"name": "Compared with", "text": "no champion" if facts.champion is None else f"version {facts.champion}"},
             {"name": "Id", "text": facts.id},
-            *_lost(trained.get("lost", [])),
+            *_lost(planned.get("lost", [])),
         ],
         scores=_score_rows(found),
         gates=_check_rows(night.note("11-gates").get("checks", [])),
