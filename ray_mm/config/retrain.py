@@ -106,6 +106,18 @@ class Arrivals(Config):
         return (given,) if isinstance(given, str) else tuple(given)
 
     @model_validator(mode="after")
+    def _times_are_told(self) -> Arrivals:
+        ways = {
+            "time_pattern": ("event_time",),
+            "time_zone": ("event_time", "manifest"),
+            "late_hours": ("event_time", "manifest"),
+        }
+        for key, used in ways.items():
+            if self.by not in used and getattr(self, key) != type(self).model_fields[key].get_default():
+                raise ValueError(f"{key} is for by: {' or '.join(used)}, where event times are told; remove it")
+        return self
+
+    @model_validator(mode="after")
     def _manifest_goes_with_it(self) -> Arrivals:
         if (self.manifest is not None) != (self.by == "manifest"):
             raise ValueError("manifest belongs to by: manifest; set both or neither")
@@ -325,6 +337,27 @@ class RetrainJob(Config):
         """The train job. A file is read when the job is loaded."""
         assert isinstance(self.base, TrainJob)
         return self.base
+
+    @model_validator(mode="after")
+    def _nothing_is_said_in_vain(self) -> RetrainJob:
+        if isinstance(self.base, TrainJob):
+            read, given = self.base.model.read_fields, self.incoming
+            for key in ("fields", "members", "columns"):
+                unknown = sorted(set(getattr(given, key)) - read)
+                if unknown:
+                    raise ValueError(
+                        f"arrivals.{key}.{unknown[0]}: the model does not read it; it reads {', '.join(sorted(read))}"
+                    )
+        if self.warm_start is None and self.replay != type(self).model_fields["replay"].get_default():
+            raise ValueError(
+                "replay is for warm weights, and with warm_start: null all data is taken as it comes; remove it"
+            )
+        drops = (self.gates.frozen.max_drop_subset, self.gates.newest.max_drop_subset)
+        if self.evaluate.subsets == "full" and drops not in ((None, None), (Gates().frozen.max_drop_subset, None)):
+            raise ValueError(
+                "gates: max_drop_subset judges subsets, and evaluate.subsets: full scores none; set it to all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gates_know_the_task(self) -> RetrainJob:

@@ -73,6 +73,14 @@ def test_a_resolved_job_is_the_same_job() -> None:
         ),
         ({"gates.metric": "f1"}, "'f1' is no figure"),
         ({"notify": {}}, "takes command or webhook"),
+        (
+            {"arrivals": {"shards": "in", "fields": {"sound": {"type": "audio"}}}},
+            "arrivals.fields.sound: the model does not read it",
+        ),
+        ({"arrivals": {"shards": "in", "late_hours": 3}}, "late_hours is for by: event_time or manifest"),
+        ({"arrivals": {"shards": "in", "time_zone": "Europe/Berlin"}}, "time_zone is for by: event_time or manifest"),
+        ({"warm_start": None, "replay": 0.3}, "replay is for warm weights"),
+        ({"evaluate.subsets": "full", "gates.newest.max_drop_subset": 0.1}, "evaluate.subsets: full scores none"),
         ({"lease_s": 1}, "lease_s"),
     ],
 )
