@@ -46,11 +46,6 @@ class Incoming:
         """For the watermark. Without an event time it is of the interval that ends at ``until``, and never late."""
         return Arrival(self.url, self.version, num_samples, until if self.event_time is None else self.event_time)
 
-    @property
-    def info(self) -> ObjectInfo:
-        """The object."""
-        return ObjectInfo(self.url, self.size, self.version, modified_s=self.modified_s)
-
     def as_json(self) -> dict[str, Any]:
         """For a step's notes; ``Incoming(**…)`` is the way back."""
         return asdict(self)
