@@ -36,7 +36,7 @@ def run(
         GateRefused: a compress job's gate said no.
         RayMMError: the run failed.
     """
-    from ray_mm.stages import run_job
+    from ray_mm.running import run_job
 
     return run_job(job, overrides, address)
 

@@ -26,6 +26,7 @@ from ray_mm.config.load import Job, settled_keys
 from ray_mm.config.model import ModelConfig, check_model
 from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob, SplitByColumn
+from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.schedule import at_changes, times
 from ray_mm.config.search import draws, num_combinations, num_trials, told, trial_job
 from ray_mm.config.source import Source, source_of, train_keys, train_sources
@@ -88,6 +89,8 @@ def check_inputs(job: Job) -> list[str]:
             return list(_scored(job.checkpoint, {"data": job.data, "calibration_data": job.calibration_data}))
         case TuneJob():
             return list(_tune(job))
+        case RetrainJob():
+            return list(_retrain(job))
         case _:
             assert_never(job)
 
@@ -244,6 +247,26 @@ def _tune(job: TuneJob) -> Iterator[str]:
     yield f"tune: {count:,} trials{some} by {job.method.name}, compared by {job.metric}: the {better} the better"
     if job.trials is not None and count < job.trials:
         yield f"warning: trials: {job.trials} are more than there are combinations; each is tried once"
+
+
+def _retrain(job: RetrainJob) -> Iterator[str]:
+    """The train job in full, and what models are compared on; a store is not asked."""
+    yield from _train(job.train)
+    sources = train_sources(job.train.data.train)
+    frozen = source_of(job.frozen_test)
+    if any(located(source.path) == located(frozen.path) for source in sources):
+        raise UsageError(f"frozen_test: {located(frozen.path)} is also trained on; name samples that never are.")
+    fields = merge_fields(_read_dataset(sources[0].path)["fields"], job.train.data.fields)
+    content = _read_dataset(frozen.path)
+    place = f"frozen_test: {located(frozen.path)}"
+    require_fit(place, content["fields"], {name: fields[name] for name in job.train.model.read_fields})
+    yield _found("frozen_test", frozen.path, content, _part("frozen_test", frozen, content))
+    if job.champion is not None:
+        folder, config, _ = _read_model(job.champion)
+        alike = "the train job's model" if config == job.train.model else "another model than the train job's"
+        yield f"champion: {folder}, {alike}"
+    for pattern in job.incoming.patterns:
+        yield f"arrivals: {pattern}, by {job.incoming.by}"
 
 
 def _part(key: str, source: Source, content: dict[str, Any]) -> Part:

@@ -10,8 +10,6 @@ tune         datasets   → best job      tuning/tune.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from typing_extensions import assert_never
@@ -19,7 +17,7 @@ from typing_extensions import assert_never
 from ray_mm.config.base import map_locations
 from ray_mm.config.compress import CompressJob
 from ray_mm.config.evaluate import EvaluateJob
-from ray_mm.config.load import Job, load_job, settled_keys
+from ray_mm.config.load import StageJob, settled_keys
 from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.train import TrainJob
@@ -31,33 +29,9 @@ from ray_mm.session import private_ray_ahead, use_address
 from ray_mm.storage import local_path
 
 
-def run_job(
-    source: str | Path | Mapping[str, Any],
-    overrides: Mapping[str, Any] | None = None,
-    address: str | None = None,
-    resume: str = "exact",
-) -> dict[str, Any]:
-    """Loads a job and runs it.
-
-    Args:
-        source: a job file, or its content.
-        overrides: dotted key → value.
-        address: of a Ray cluster. None: a private Ray on this machine.
-        resume: ``exact``, or ``force``: a training goes on in its folder although settings have changed.
-
-    Returns:
-        The content of ``result.json``.
-
-    Raises:
-        UsageError: the job is wrong; nothing was started.
-        GateRefused: a compress job's gate said no.
-        RayMMError: the run failed.
-    """
-    return run_stage(load_job(source, overrides), address, resume)
-
-
-def run_stage(job: Job, address: str | None = None, resume: str = "exact") -> dict[str, Any]:
-    """Runs a loaded job; see ``run_job``. The stage starts Ray when it has checked what can be checked without."""
+def run_stage(job: StageJob, address: str | None = None, resume: str = "exact") -> dict[str, Any]:
+    """Runs a loaded job of one stage; see ``running.run_job``. The stage starts Ray when it has checked what can be checked
+    without."""
     if resume not in ("exact", "force"):
         raise UsageError(f"--resume: takes exact or force, found {resume!r}.")
     if resume == "force" and not isinstance(job, TrainJob):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ray_mm.launch.jobs import Status
     from ray_mm.training.explain import Examined
 
-_PLACES = ("report.html", "best.yaml", "predictions.parquet", "predictions", "best", "artifact")
+_PLACES = ("report.html", "history.html", "best.yaml", "predictions.parquet", "predictions", "best", "artifact")
 """What a run may leave in its folder that one looks for first."""
 
 _MAX_TRIALS = 20
@@ -51,6 +51,8 @@ def result_parts(result: Mapping[str, Any], output: str) -> Iterator[RenderableT
             yield from _trial_table(result)
         case "predict":
             yield from _predicted_table(result)
+        case "retrain":
+            yield from _night_parts(result)
     ways = metrics.get("ways")
     if isinstance(ways, Mapping) and ways:
         yield _table_of(ways, "searched by, among")
@@ -168,6 +170,26 @@ def _trial_table(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     failed = [(str(trial["trial"]), trial["reason"]) for trial in trials if trial["state"] in ("failed", "diverged")]
     if failed:
         yield titled_table("failed", ("trial", "why"), failed)
+
+
+def _night_parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What a night came to: why, and what both models reached."""
+    metrics, names = result.get("metrics") or {}, {"frozen": "frozen test set", "newest": "newest window"}
+    metric = str(metrics.get("metric"))
+    rows = []
+    for where, models in (metrics.get("scores") or {}).items():
+        for task, value in (models.get("challenger") or {}).items():
+            before = (models.get("champion") or {}).get(task)
+            name = names.get(where, where) + (f", {task}" if task else "")
+            rows.append((name, figures.text(metric, before), figures.text(metric, value)))
+    if rows:
+        yield titled_table(figures.label(metric), ("", "champion", "challenger"), rows)
+    yield f"{result.get('reason')}; in use: {_in_use(result.get('champion'))}"
+    yield f"report: {result.get('report')}"
+
+
+def _in_use(version: Any) -> str:
+    return "no version yet" if version is None else f"version {version}"
 
 
 def _setting(value: Any) -> str:

@@ -258,11 +258,11 @@ def test_a_pipe_that_is_closed_early_is_no_error(tmp_path: Path) -> None:
 def stage(code: str) -> str:
     """Code that puts a stage of ours in the place of the real ones."""
     return f"""
-import ray_mm.stages
+import ray_mm.running
 from ray_mm.errors import *
 def run_stage(job, address, resume):
     {code}
-ray_mm.stages.run_stage = run_stage
+ray_mm.running.run_loaded = run_stage
 """
 
 

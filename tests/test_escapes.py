@@ -13,7 +13,7 @@ import yaml
 from ray_mm.config.cluster import ClusterProfile
 from ray_mm.config.load import load_job, parse_overrides
 from ray_mm.errors import UsageError
-from ray_mm.launch.submit import resolve
+from ray_mm.launch.placed import placed
 from tests.config.jobs import SMALLEST
 
 PLANTED = "hunter2-planted"
@@ -185,11 +185,11 @@ def test_a_value_of_the_command_line_is_read_as_carefully(value: str) -> None:
 @pytest.mark.parametrize("path", ["../other", "a/../../b", "~/x", "~root/x", "file:///etc/passwd", "./../x"])
 def test_a_path_that_leads_out_of_the_clusters_storage_is_refused(path: str) -> None:
     with pytest.raises(UsageError, match=r"means another folder on the cluster|leads out of the cluster's storage"):
-        resolve(load_job(SMALLEST["evaluate"], {"checkpoint": path}), STORED)
+        placed(load_job(SMALLEST["evaluate"], {"checkpoint": path}), STORED)
 
 
 def test_a_job_that_is_none_of_these_loads() -> None:
-    found = resolve(load_job(SMALLEST["evaluate"]), STORED)
+    found = placed(load_job(SMALLEST["evaluate"]), STORED)
     assert (found.output, found.data) == ("/mnt/shared/runs/score", "/mnt/shared/data/small/test")  # type: ignore[union-attr]
     Path("job.yaml").write_text(yaml.safe_dump(SMALLEST["train"]))
     assert load_job("job.yaml").name == "fit"

@@ -11,7 +11,7 @@ import pytest
 import ray_mm
 from ray_mm.config.load import JOB_KINDS
 from ray_mm.errors import JobFileError, UsageError
-from ray_mm.stages import run_job
+from ray_mm.running import run_job
 from tests.config.jobs import SMALLEST
 from tests.preprocessing.tables import make_rows, write_csv
 

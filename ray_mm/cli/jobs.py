@@ -22,12 +22,12 @@ def run(
 ) -> None:
     """Run a job here. Running it again goes on where it was interrupted."""
     from ray_mm.config.load import load_job, parse_overrides
-    from ray_mm.stages import run_stage
+    from ray_mm.running import run_loaded
     from ray_mm.summary import read_result, result_parts
 
     loaded = load_job(job, parse_overrides(overrides or []))
     try:
-        result = run_stage(loaded, address, resume)
+        result = run_loaded(loaded, address, resume)
     except GateRefused:
         show(result_parts(read_result(loaded.output), loaded.output))
         raise
@@ -50,7 +50,9 @@ def check(job: JobFile, overrides: Overrides = None) -> None:
 
 @verb
 def schema(
-    kind: Annotated[str | None, typer.Argument(help="preprocess, train, evaluate, predict, compress or tune.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="preprocess, train, evaluate, predict, compress, tune or retrain.")
+    ] = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="A line per key instead: what it takes, default, meaning.")
     ] = False,

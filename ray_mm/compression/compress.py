@@ -110,13 +110,22 @@ def run_compress(job: CompressJob) -> dict[str, Any]:
             shutil.rmtree(candidate, ignore_errors=True)
 
 
-def _check(job: CompressJob) -> _Inputs:
+def require_packages() -> None:
+    """Checks that what a compression needs is installed.
+
+    Raises:
+        UsageError: it is not.
+    """
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(
             f"compress needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; install "
             "with pip install 'ray_mm[onnx]'."
         )
+
+
+def _check(job: CompressJob) -> _Inputs:
+    require_packages()
     root = local_path(on_this_machine(job.checkpoint))
     if (root / ARTIFACT_FILE).is_file() or run_kind(root) == "compress":
         raise CheckpointError(

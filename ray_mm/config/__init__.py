@@ -20,6 +20,7 @@ evaluate.py     kind: evaluate
 predict.py      kind: predict
 compress.py     kind: compress
 tune.py         kind: tune
+retrain.py      kind: retrain
 search.py       what a tune job searches over → the settings of its trials
 cluster.py      kind: cluster, a cluster's profile: address, token, storage, what a job brings along
 read.py         YAML 1.2 → values, and the line of each

@@ -17,12 +17,15 @@ from ray_mm.config.explain import Source, explain, nearest
 from ray_mm.config.predict import PREDICT_SETTLED, PredictJob
 from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.config.read import KeyPath, first_line, read_mapping, read_value
+from ray_mm.config.retrain import RETRAIN_SETTLED, RetrainJob
 from ray_mm.config.search import check_search
 from ray_mm.config.train import SETTLED, TrainJob
 from ray_mm.config.tune import TUNE_SETTLED, Space, TuneJob
 from ray_mm.errors import JobFileError
 
-Job = PreprocessJob | TrainJob | EvaluateJob | PredictJob | CompressJob | TuneJob
+StageJob = PreprocessJob | TrainJob | EvaluateJob | PredictJob | CompressJob | TuneJob
+"""A job of one stage."""
+Job = StageJob | RetrainJob
 JOB_KINDS: dict[str, type[Job]] = {
     "preprocess": PreprocessJob,
     "train": TrainJob,
@@ -30,7 +33,10 @@ JOB_KINDS: dict[str, type[Job]] = {
     "predict": PredictJob,
     "compress": CompressJob,
     "tune": TuneJob,
+    "retrain": RetrainJob,
 }
+_TRAIN_KEYS = {"tune": "job", "retrain": "base"}
+"""Kind → the key under which its train job stands, or the name of its file."""
 
 
 def load_job(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Job:
@@ -82,12 +88,15 @@ def settled_keys(job: Job) -> tuple[str, ...]:
             return PREDICT_SETTLED
         case TuneJob():
             return TUNE_SETTLED
+        case RetrainJob():
+            return RETRAIN_SETTLED
         case _:
             return ()
 
 
 def _with_train_job(content: dict[str, Any], overrides: Mapping[str, Any], folder: Path | None) -> Mapping[str, Any]:
-    """Puts the train job of a tune job, where it is a file of its own, into its place; before keys in it are overridden.
+    """Puts the train job of a search or a retraining, where it is a file of its own, into its place; before keys in it are
+    overridden.
 
     Args:
         content: of the job file; changed.
@@ -100,17 +109,19 @@ def _with_train_job(content: dict[str, Any], overrides: Mapping[str, Any], folde
     Raises:
         JobFileError: that file is wrong by itself.
     """
-    given = overrides.get("job", content.get("job"))
-    if content.get("kind") != "tune" or not isinstance(given, str):
+    key = _TRAIN_KEYS.get(str(content.get("kind")), "")
+    given = overrides.get(key, content.get(key))
+    if not key or not isinstance(given, str):
         return overrides
     # One that is named on the command line starts where the command is given.
-    file = Path(given) if "job" in overrides or folder is None else folder / given
+    file = Path(given) if key in overrides or folder is None else folder / given
     train, _ = read_mapping(file)
     if train.get("kind") != "train":
-        raise JobFileError(f"{file}: job: a search is over a train job; found kind {train.get('kind')!r}.")
+        what = "a search is over" if key == "job" else "a retraining repeats"
+        raise JobFileError(f"{file}: {key}: {what} a train job; found kind {train.get('kind')!r}.")
     load_job(file)
-    content["job"] = train
-    return {key: value for key, value in overrides.items() if key != "job"}
+    content[key] = train
+    return {name: value for name, value in overrides.items() if name != key}
 
 
 def placed(message: str, file: str, overrides: Mapping[str, Any]) -> str:
@@ -132,10 +143,11 @@ def placed(message: str, file: str, overrides: Mapping[str, Any]) -> str:
         path: KeyPath = tuple(head[1].split("."))
         if path[0] in content:
             return f"{source.at(path)}: {message}"
-        train = content.get("job") if content.get("kind") == "tune" else None
+        key = _TRAIN_KEYS.get(str(content.get("kind")), "")
+        train = content.get(key)
         if isinstance(train, str):
             return placed(message, str(Path(file).parent / train), {})
-        return f"{source.at(('job', *path))}: {message}" if isinstance(train, Mapping) and path[0] in train else message
+        return f"{source.at((key, *path))}: {message}" if isinstance(train, Mapping) and path[0] in train else message
     for path, text in _texts(content):
         # Job files name places relative to the working directory; messages name them in full.
         if len(path) > 1 or path[0] not in ("kind", "name", "output"):

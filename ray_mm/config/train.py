@@ -134,6 +134,11 @@ class InitConfig(Config):
     parts: tuple[Part, ...] | None = Field(default=None, min_length=1)
     """Parts of the model that come from there, named as in ``train.optimizer.parts``; each has to fit. Unset: the encoders that
     fit, and the fusion if it does."""
+    shrink: float = Field(default=1.0, gt=0, le=1)
+    """Multiply the weights that come from there by this, but for those that are not trained and pretrained encoders (shrink and
+    perturb, arXiv 1910.08475): a model that goes on with more data then learns as well as one that begins anew."""
+    perturb: float = Field(default=0.0, ge=0, le=1)
+    """Add fresh weights times this to them."""
 
     def takes(self, part: str) -> bool:
         """Whether a part that fits comes from there."""

@@ -26,7 +26,7 @@ from ray_mm.errors import DatasetError, ObjectChangedError, ObjectMissingError
 from ray_mm.storage import is_remote, ranges
 from ray_mm.storage.cache import BlockCache
 from ray_mm.storage.ranges import Arena, Range, RangeReader, read_many, run_all
-from ray_mm.storage.remote import patient
+from ray_mm.storage.stores import patient
 
 Members = dict[str, memoryview]
 """Field, or part of one (see ``data.stream_parts``) → the bytes of its member; absent ones are left out."""

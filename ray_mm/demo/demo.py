@@ -25,8 +25,8 @@ from ray_mm.demo.files import write_files
 from ray_mm.demo.jobs import write_jobs
 from ray_mm.demo.scenes import FIELDS
 from ray_mm.errors import GateRefused
+from ray_mm.running import run_job
 from ray_mm.session import ray_session
-from ray_mm.stages import run_job
 from ray_mm.storage import local_path
 
 if TYPE_CHECKING:

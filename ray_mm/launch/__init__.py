@@ -3,6 +3,7 @@
 dashboard.py   a cluster's profile → proof that it answers, wants a token, and runs the same versions
 runtime.py     a cluster's profile → the command that a job is there, and the environment that it runs in
 jobs.py        how the jobs of a cluster stand, their logs, and their end
+placed.py      a job → the same, with the paths and the resources of a cluster
 submit.py      job → submission on the cluster
 errand.py      a module that runs on the head for some seconds → its answer
 fetch.py       a submitted job's run → its files, here

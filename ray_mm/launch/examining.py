@@ -118,7 +118,8 @@ def remove_probe(folder: str, name: str) -> None:
     if is_remote(folder):
         import obstore
 
-        from ray_mm.storage.remote import join, split_url, store_of
+        from ray_mm.storage.remote import join
+        from ray_mm.storage.stores import split_url, store_of
 
         url = join(folder, name)
         obstore.delete(store_of(url), split_url(url)[2])

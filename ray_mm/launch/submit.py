@@ -9,22 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray.job_submission import JobDetails
 
-from ray_mm.config.base import Resources, TrainResources, map_locations
-from ray_mm.config.cluster import ClusterProfile, ClusterResources
-from ray_mm.config.load import Job, load_job
+from ray_mm.config.load import Job
 from ray_mm.config.schedule import without_schedule
-from ray_mm.errors import RayMMError, UsageError
+from ray_mm.errors import RayMMError
 from ray_mm.launch.dashboard import require_closed
 from ray_mm.launch.jobs import GRACE_KEY, Jobs, short
+from ray_mm.launch.placed import placed
 from ray_mm.launch.runtime import JOB_FILE, entrypoint, runtime_env
-from ray_mm.registered import PREFIX, is_registered, parse_reference
-from ray_mm.storage import is_remote, local_path, write_json
+from ray_mm.storage import write_json
 from ray_mm.version import __version__
 
 
@@ -54,7 +52,7 @@ def submit(jobs: Jobs, job: Job, allow_unauthenticated: bool = False) -> Submiss
     """
     require_closed(jobs.dashboard, allow_unauthenticated)
     cluster = jobs.cluster
-    resolved = resolve(job, cluster)
+    resolved = placed(job, cluster)
     content = resolved.model_dump(mode="json")
     base = id_of(content)
     earlier = _submissions(jobs, base)
@@ -82,56 +80,6 @@ def submit(jobs: Jobs, job: Job, allow_unauthenticated: bool = False) -> Submiss
                 return Submission(submission, is_new=False)
             raise RayMMError(f"{jobs.address}: the cluster did not take the job ({short(error)}).") from None
     return Submission(submission, is_new=True)
-
-
-def resolve(job: Job, cluster: ClusterProfile) -> Job:
-    """A job as it means the same on every node: paths in full, and the cluster's resources where it asks for none.
-
-    Raises:
-        UsageError: a path means nothing there.
-    """
-    placed = map_locations(job, _placing(cluster.storage))
-    if is_remote(placed.output):
-        raise UsageError(
-            f"output: {placed.output}: a run's folder can't be in an object store; give the full path of a folder that every "
-            "node of the cluster sees."
-        )
-    given = _with_defaults(placed, cluster.resources)
-    return placed if given is None else load_job(given)
-
-
-def _placing(storage: str | None) -> Callable[[str], str]:
-    def place(path: str) -> str:
-        if is_registered(path):
-            root, mark, model = path.removeprefix(PREFIX).rpartition("#")
-            return str(parse_reference(f"{PREFIX}{place(root)}{mark}{model}"))
-        if is_remote(path):
-            return path
-        if storage is None or path.startswith("/"):
-            return str(local_path(path))
-        if path.startswith(("~", "file:")):
-            raise UsageError(
-                f"{path}: means another folder on the cluster; write it in full, or relative to its storage, {storage}."
-            )
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            raise UsageError(f"{path}: leads out of the cluster's storage, {storage}; write it in full.")
-        return "/".join([storage.rstrip("/"), *parts])
-
-    return place
-
-
-def _with_defaults(job: Job, defaults: ClusterResources) -> dict[str, object] | None:
-    """The job's content with what the cluster gives those that do not say it; None if that changes nothing."""
-    resources = job.resources
-    if not isinstance(resources, (Resources, TrainResources)):
-        return None
-    wanted = defaults.model_dump(exclude_none=True)
-    more = {key: value for key, value in wanted.items() if key not in resources.model_fields_set}
-    if not more:
-        return None
-    content: dict[str, object] = job.model_dump(mode="json")
-    return {**content, "resources": {**resources.model_dump(mode="json"), **more}}
 
 
 def _submissions(jobs: Jobs, base: str) -> dict[int, JobDetails]:

@@ -155,7 +155,7 @@ def find_facts(shard: PlacedShard, settings: PlaceSettings) -> PlaceSummary:
         known = current_index(sidecars([shard.info], None)[0], IndexSettings())
     index = known if known is not None else index_shard(shard.info)
     write_index(draft, index)
-    finder = _Finder(shard, index, settings, _reader(shard.info, index, draft))
+    finder = _Finder(shard, index, settings, open_ranges(shard.info, index, draft))
     facts = finder.find()
     write_index(draft, facts.index)
     columns: dict[str, pa.Array] = {"split": pa.array(facts.splits, pa.string())}
@@ -203,7 +203,14 @@ def facts_index_path(output: Path, shard: PlacedShard) -> Path:
     return index_path(output / ".progress" / f"{shard.number:06d}.tar")
 
 
-def _reader(info: ObjectInfo, index: ShardIndex, draft: Path) -> RangeReader:
+def open_ranges(info: ObjectInfo, index: ShardIndex, draft: Path | str) -> RangeReader:
+    """What reads members of a shard.
+
+    Args:
+        info: the shard.
+        index: of it.
+        draft: where the index lies; the seek points of a gzip file are beside it.
+    """
     if index.unpacked_bytes is not None:
         return GzipRanges(info, read_points(draft, index, info.url), index.unpacked_bytes)
     return RangeReader(info)

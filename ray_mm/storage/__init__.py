@@ -1,6 +1,7 @@
 """Where bytes lie: this machine's disks and object stores.
 
 local.py        files on local disk: whole or not there, never half
+stores.py       a URL → the client of its store, and what its errors mean
 remote.py       objects behind a URL: list, stat, conditional writes
 ranges.py       byte ranges of an object: coalesced, concurrent, retried where they broke off
 conditional.py  small documents that several writers share: written on a condition, on a disk or in a store

@@ -26,16 +26,8 @@ from pathlib import Path
 
 from ray_mm.errors import ObjectMissingError, StorageError, UsageError, WriteConflictError
 from ray_mm.storage.local import local_path, write_atomic
-from ray_mm.storage.remote import (
-    ObjectInfo,
-    is_remote,
-    join,
-    list_objects,
-    put_if_absent,
-    put_if_match,
-    read_marked,
-    split_url,
-)
+from ray_mm.storage.remote import ObjectInfo, is_remote, join, list_objects, put_if_absent, put_if_match, read_marked
+from ray_mm.storage.stores import split_url
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
 _LOCK = ".lock"

@@ -15,7 +15,8 @@ from typing import Any
 
 from ray_mm.errors import ObjectMissingError, StorageError
 from ray_mm.storage.local import local_path, sha256_file
-from ray_mm.storage.remote import is_remote, join, split_url, storage_error, store_of
+from ray_mm.storage.remote import is_remote, join
+from ray_mm.storage.stores import split_url, storage_error, store_of
 
 Files = Mapping[str, Mapping[str, Any]]
 

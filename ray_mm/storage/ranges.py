@@ -20,16 +20,8 @@ from typing import Any, TypeVar
 
 from ray_mm.errors import ObjectChangedError, ObjectMissingError, StorageError, UsageError
 from ray_mm.storage.local import local_path
-from ray_mm.storage.remote import (
-    ObjectInfo,
-    first_line,
-    is_remote,
-    split_url,
-    status_of,
-    storage_error,
-    store_of,
-    version_of,
-)
+from ray_mm.storage.remote import ObjectInfo, is_remote, version_of
+from ray_mm.storage.stores import first_line, split_url, status_of, storage_error, store_of
 
 Result = TypeVar("Result")
 Range = tuple[int, int]

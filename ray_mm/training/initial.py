@@ -21,6 +21,7 @@ from ray_mm.config.tasks import ReconstructTask, RetrieveTask, labelled_tasks
 from ray_mm.config.train import InitConfig
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import CheckpointError, UsageError
+from ray_mm.models.encoders.pretrained import PretrainedEncoder
 from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.training.parallel import Ranks
 from ray_mm.training.plan import Initial
@@ -107,12 +108,15 @@ def find_initial(
         raise UsageError(
             f"train.init_from: no part of {checkpoint.path} fits this model ({reasons}); name another checkpoint."
         )
-    initial = Initial(checkpoint.path.absolute(), chosen)
+    initial = Initial(checkpoint.path.absolute(), chosen, config.shrink, config.perturb)
     return as_before(preprocessor, saved, initial.fields), initial
 
 
 def read_initial(model: MultimodalModel, initial: Initial, ranks: Ranks) -> None:
     """Gives parts of a model their first weights: rank 0 reads, all others are told.
+
+    Where they are to be shrunk and perturbed (Ash and Adams, arXiv 1910.08475), that is done with all that is trained but
+    pretrained encoders: for these, fresh weights would be none of theirs.
 
     Args:
         model: on the CPU, not divided.
@@ -124,6 +128,7 @@ def read_initial(model: MultimodalModel, initial: Initial, ranks: Ranks) -> None
     """
     state = load_checkpoint(initial.path).state if ranks.rank == 0 else {}
     ours = model.state_dict()
+    perturbed = _perturbed(model) if (initial.shrink, initial.perturb) != (1.0, 0.0) else set()
     for part, (new, old) in sorted(initial.moved.items()):
         for name in sorted(name for name in ours if name.startswith(new)):
             if ranks.rank == 0:
@@ -131,9 +136,19 @@ def read_initial(model: MultimodalModel, initial: Initial, ranks: Ranks) -> None
                 if given is None or given.shape != ours[name].shape:
                     raise CheckpointError(f"{initial.path}: its {part} has changed since the training was planned.")
                 with torch.no_grad():
+                    if name in perturbed:
+                        given = initial.shrink * given.to(ours[name].dtype) + initial.perturb * ours[name]
                     ours[name].copy_(given)
             if ranks.world_size > 1:
                 dist.broadcast(ours[name], src=0)
+
+
+def _perturbed(model: MultimodalModel) -> set[str]:
+    """Names of the weights that are shrunk and perturbed."""
+    kept = tuple(
+        f"encoders.{place}." for place, encoder in enumerate(model.encoders) if isinstance(encoder, PretrainedEncoder)
+    )
+    return {name for name, weight in model.named_parameters() if weight.requires_grad and not name.startswith(kept)}
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -22,10 +22,14 @@ class Initial:
     Attributes:
         path: a checkpoint's folder, absolute.
         moved: part of the model → prefix of its weights in the model, and in the checkpoint.
+        shrink: what trained weights from there are multiplied by.
+        perturb: what fresh weights are multiplied by before they are added to these.
     """
 
     path: Path
     moved: Mapping[str, tuple[str, str]]
+    shrink: float = 1.0
+    perturb: float = 0.0
 
     @property
     def fields(self) -> list[str]:

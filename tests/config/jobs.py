@@ -56,6 +56,20 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "search": {"train.optimizer.lr": {"log_uniform": [1e-4, 1e-2]}},
         "output": "runs/find",
     },
+    "retrain": {
+        "kind": "retrain",
+        "name": "again",
+        "arrivals": "incoming",
+        "base": {
+            "kind": "train",
+            "name": "fit",
+            "data": {"train": "data/small/train"},
+            "model": {"fields": {"image": {}}, "task": {"type": "classify", "label": "label"}},
+            "output": "runs/fit",
+        },
+        "frozen_test": "data/small/test",
+        "output": "runs/again",
+    },
 }
 """Kind → the content of a job file in which everything that has a default is left out."""
 
@@ -304,5 +318,57 @@ tune_jobs = _with(
     schedule=schedules,
     resources=_sometimes(trials_at_once=st.none() | counts),
 )
-jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, predict_jobs, compress_jobs, tune_jobs)
+limits = _sometimes(min_gain=st.floats(-1, 1), max_drop_subset=st.none() | shares, at_least=st.none() | shares)
+retrain_jobs = _with(
+    {
+        "kind": st.just("retrain"),
+        "name": names,
+        "arrivals": st.one_of(
+            locations,
+            st.lists(locations, min_size=1, max_size=3),
+            _with(
+                {"shards": locations},
+                by=st.just("listing"),
+                settle_s=st.floats(0, 99),
+                min_samples=counts,
+                max_age_hours=st.none() | positive,
+                fields=st.dictionaries(st.just("image"), fields),
+                members=st.dictionaries(st.just("label"), st.just("jpg") | st.just(["jpg", "png"])),
+            ),
+            _with(
+                {"shards": locations, "by": st.just("event_time")},
+                time_zone=st.sampled_from(["UTC", "Europe/Berlin"]),
+                late_hours=st.floats(0, 99),
+            ),
+            _with({"tables": st.just("in/*.csv")}, root=st.none() | locations, key=st.none() | st.just("id")),
+            st.just({"shards": "incoming", "by": "manifest", "manifest": "incoming/list.jsonl"}),
+        ),
+        "base": st.just(SMALLEST["retrain"]["base"]),
+        "frozen_test": locations,
+        "output": locations,
+    },
+    champion=st.none() | locations,
+    holdout=st.floats(0.01, 0.99),
+    window=counts,
+    replay=below_one,
+    warm_start=_sometimes(shrink=st.floats(0.1, 1), perturb=shares, scratch_every=st.none() | counts),
+    validation=_sometimes(
+        max_bad_shards=shares,
+        max_unreadable=shares,
+        max_presence_shift=shares,
+        drift=st.sampled_from(["jensen_shannon", "psi", "chi_square"]),
+        max_drift=st.none() | positive,
+        max_test_duplicates=shares,
+    ),
+    evaluate=_sometimes(batch_size=counts, bad_samples=bad_samples),
+    compress=st.none() | _sometimes(gate=_sometimes(max_metric_drop=shares)),
+    gates=_sometimes(metric=st.none() | st.just("macro_f1"), frozen=limits, newest=limits),
+    registry=st.none() | locations,
+    mlflow=st.none() | st.just({}) | st.just({"uri": "sqlite:////tmp/mlflow.db"}),
+    lease_s=st.floats(5, 999),
+    retention=_sometimes(nights=counts),
+    notify=st.none() | st.just({"command": ["mail"], "secret": "env:KEY", "on": ["failed"]}),
+    seed=st.integers(0, 2**40),
+)
+jobs = st.one_of(preprocess_jobs, train_jobs, evaluate_jobs, predict_jobs, compress_jobs, tune_jobs, retrain_jobs)
 """The content of any valid job file."""

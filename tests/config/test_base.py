@@ -16,6 +16,7 @@ LOCATIONS = {
     "predict": {"checkpoint", "data", "output"},
     "compress": {"checkpoint", "calibration_data", "data", "output"},
     "tune": {"job.data.train", "job.data.validation", "job.output", "output"},
+    "retrain": {"arrivals", "base.data.train", "base.output", "frozen_test", "output"},
 }
 OVERRIDES = {"preprocess": {"root": "files"}, "train": {"data.validation": "data/small/validation"}}
 

@@ -242,7 +242,7 @@ def test_many_wrong_keys_are_counted_not_listed() -> None:
 def test_a_wrong_kind_is_told_with_its_line(write: Write, value: Any) -> None:
     path = write(TRAIN.replace("kind: train", f"kind: {json.dumps(value)}"))
     assert (
-        f"{path}:1: kind must be one of preprocess, train, evaluate, predict, compress, tune; found {value!r}."
+        f"{path}:1: kind must be one of preprocess, train, evaluate, predict, compress, tune, retrain; found {value!r}."
         in refusal(path)
     )
 

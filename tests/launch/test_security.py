@@ -141,7 +141,7 @@ def test_a_secret_is_where_it_is_used_and_nowhere_else(
     # What the cluster sends: the head's own way, as for somebody who does not see its disk.
     sent = unpack(run_errand(jobs, sending.MODULE, ["--", str(folder / "shared" / "out")]), folder / "sent", submission)
     assert set(sent) == {"job.json", "result.json", "train/dataset.json"}
-    assert all(not details.submission_id.startswith("sending") for details in jobs.client.list_jobs()), (
+    assert all(not (details.submission_id or "").startswith("sending") for details in jobs.client.list_jobs()), (
         "nothing is left"
     )
 

@@ -18,7 +18,8 @@ from ray_mm.config.cluster import ClusterProfile, ClusterResources
 from ray_mm.config.load import load_job
 from ray_mm.errors import UsageError
 from ray_mm.launch.jobs import _Once, _status, _without_variables
-from ray_mm.launch.submit import id_of, numbered, resolve
+from ray_mm.launch.placed import placed
+from ray_mm.launch.submit import id_of, numbered
 from ray_mm.training.state import attempt_starts, latest_checkpoint, read_state
 from tests.config.jobs import SMALLEST
 from tests.factories import make_dataset
@@ -276,13 +277,13 @@ def test_a_log_that_is_told_from_its_beginning_again_is_shown_once() -> None:
 
 def test_a_cluster_gives_resources_to_jobs_that_do_not_say_what_they_need() -> None:
     cluster = ClusterProfile(storage="/mnt/shared", resources=ClusterResources(workers=4, gpus_per_worker=1))
-    silent = resolve(load_job(SMALLEST["train"]), cluster)
+    silent = placed(load_job(SMALLEST["train"]), cluster)
     assert (silent.resources.workers, silent.resources.gpus_per_worker) == (4, 1)  # type: ignore[union-attr]
-    said = resolve(load_job({**SMALLEST["train"], "resources": {"workers": 1, "cpus_per_worker": 2}}), cluster)
+    said = placed(load_job({**SMALLEST["train"], "resources": {"workers": 1, "cpus_per_worker": 2}}), cluster)
     assert (said.resources.workers, said.resources.gpus_per_worker) == (1, 1)  # type: ignore[union-attr]
-    assert resolve(load_job(SMALLEST["train"]), ClusterProfile(storage="/mnt/shared")).output == "/mnt/shared/runs/fit"
+    assert placed(load_job(SMALLEST["train"]), ClusterProfile(storage="/mnt/shared")).output == "/mnt/shared/runs/fit"
 
 
 def test_a_runs_folder_in_an_object_store_is_refused() -> None:
     with pytest.raises(UsageError, match=r"output: s3://bucket/runs/fit: a run's folder can't be in an object store"):
-        resolve(load_job(SMALLEST["train"]), ClusterProfile(storage="s3://bucket"))
+        placed(load_job(SMALLEST["train"]), ClusterProfile(storage="s3://bucket"))

@@ -24,7 +24,7 @@ from ray_mm.model_folder import model_digest
 from ray_mm.prediction.answerer import Answerer
 from ray_mm.prediction.predict import run_predict
 from ray_mm.predictor import load_predictor
-from ray_mm.stages import run_job
+from ray_mm.running import run_job
 from tests.evaluation.scenes import Scene, decoded_blocks, make_scene
 from tests.evaluation.test_evaluate import export
 from tests.factories import CLASSES, edit_manifest, make_dataset

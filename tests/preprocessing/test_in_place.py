@@ -141,7 +141,7 @@ def test_the_same_tars_are_left_alone_and_changed_ones_refused(made: Path) -> No
 
 
 def test_a_model_trains_on_tars_in_place(made: Path, tmp_path: Path) -> None:
-    from ray_mm.stages import run_job
+    from ray_mm.running import run_job
 
     job = {
         "kind": "train",

@@ -26,7 +26,7 @@ from ray_mm.errors import (
 from ray_mm.predictor import load_predictor
 from ray_mm.registered import absolute, is_registered, parse_reference, pinned, registered_folder
 from ray_mm.retraining.registry import Registry, model_names
-from ray_mm.stages import run_job
+from ray_mm.running import run_job
 from ray_mm.storage.folders import digest_of
 from ray_mm.storage.remote import put_if_match, stat
 from tests.evaluation.scenes import make_scene

@@ -13,16 +13,8 @@ import pytest
 
 from ray_mm.errors import ObjectMissingError, StorageError, UsageError, WriteConflictError
 from ray_mm.storage.ranges import RangeReader
-from ray_mm.storage.remote import (
-    is_remote,
-    join,
-    list_objects,
-    put_if_absent,
-    put_if_match,
-    read_object,
-    split_url,
-    stat,
-)
+from ray_mm.storage.remote import is_remote, join, list_objects, put_if_absent, put_if_match, read_object, stat
+from ray_mm.storage.stores import split_url
 from tests.object_store import Fault, Proxy, call, first_times, make_bucket, put_object
 
 
@@ -173,7 +165,7 @@ def test_credentials_that_change_are_used(s3_endpoint: str, bucket: str, monkeyp
     call(s3_endpoint, "PUT", "/elsewhere/x", b"x")
     assert stat("s3://elsewhere/x").size == 1
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("ray_mm.storage.remote._ATTEMPTS", 1)
+    monkeypatch.setattr("ray_mm.storage.stores._ATTEMPTS", 1)
     with pytest.raises(StorageError, match=r"s3://elsewhere/x: can't be reached; check its address and the network"):
         stat("s3://elsewhere/x")
 

@@ -104,6 +104,24 @@ def test_the_whole_model_goes_on_with_other_data(data: Path, before: Path) -> No
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights_of(whole).items())
 
 
+def test_weights_are_shrunk_and_fresh_ones_added_to_all_that_is_trained(data: Path, before: Path) -> None:
+    inputs = ("image", "series", "text")
+    parts = {"checkpoint": str(before), "parts": ["encoders", "fusion"], "shrink": 0.6, "perturb": 0.1}
+    training = begun(data, before=parts, inputs=inputs)
+    model = Learner(training, ALONE).model
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    theirs, ours = load_checkpoint(before).state, model.state_dict()
+    fresh = weights_of(make_training(data, "fresh", inputs))
+    for name, tensor in ours.items():
+        if name.startswith("head."):
+            assert torch.equal(tensor, fresh[name])
+        elif name in trained:
+            torch.testing.assert_close(tensor, 0.6 * theirs[name] + 0.1 * fresh[name])
+        else:
+            assert torch.equal(tensor, theirs[name])
+    assert any(not torch.equal(ours[name], theirs[name]) for name in trained)
+
+
 @pytest.mark.parametrize(
     ("inputs", "parts", "settings", "message"),
     [

@@ -19,7 +19,7 @@ from typing import Any
 from ray_mm.config.cluster import ClusterProfile, Reference
 from ray_mm.config.schedule import cron_line
 from ray_mm.errors import UsageError
-from ray_mm.launch.manifests.parts import Call, Layout, dns_name, layout, placed
+from ray_mm.launch.manifests.parts import Call, Layout, dns_name, layout, placed_job
 from ray_mm.launch.schedule import schedule_of
 from ray_mm.placement import GROWS_WITHIN_S
 
@@ -112,7 +112,7 @@ def _of(version: str, kind: str, name: str, call: Call, **more: Any) -> Manifest
 
 
 def _config_map(name: str, call: Call) -> Manifest:
-    content = json.dumps(placed(call).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    content = json.dumps(placed_job(call).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     return _of("v1", "ConfigMap", name, call, data={PurePosixPath(JOB_FILE).name: content})
 
 

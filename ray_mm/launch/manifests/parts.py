@@ -8,16 +8,15 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ray_mm.config.base import Config, Resources, Size, TrainResources, map_locations
+from ray_mm.config.base import Size
 from ray_mm.config.cluster import ClusterProfile
-from ray_mm.config.load import Job, load_job
-from ray_mm.config.tune import TuneJob
+from ray_mm.config.load import Job
 from ray_mm.errors import UsageError
-from ray_mm.storage import is_remote
+from ray_mm.launch.placed import placed, resources_of
 
 READING_CPUS = 3
 """That a node has for reading data beside what its worker reserves, unless it is told otherwise."""
@@ -104,13 +103,6 @@ def memory_of(text: str) -> int:
         raise UsageError(f"--node-memory {text}: expected a size such as 64GiB.") from None
 
 
-def resources_of(job: Config) -> Resources | TrainResources:
-    """What a run of the job reserves; of a search, one of its trials."""
-    found = job.train.resources if isinstance(job, TuneJob) else getattr(job, "resources", None)
-    # A kind that says nothing of workers runs on one node.
-    return found if isinstance(found, (Resources, TrainResources)) else Resources()
-
-
 def layout(call: Call) -> Layout:
     """How many nodes of which shape.
 
@@ -147,41 +139,13 @@ def layout(call: Call) -> Layout:
     )
 
 
-def placed(call: Call) -> Job:
+def placed_job(call: Call) -> Job:
     """The job with every path in full, as the nodes see it, and the cluster's resources where it asks for none.
 
     Raises:
         UsageError: a path is relative, and the profile does not say where it is meant from; or the output lies in a store.
     """
-    storage = call.of_cluster.storage
-
-    def place(path: str) -> str:
-        if "://" in path or path.startswith("/"):
-            return path
-        if storage is None:
-            raise UsageError(
-                f"{path}: is a relative path, and it is not known where all nodes see it; write it in full, or add storage: to "
-                "the cluster's profile."
-            )
-        if ".." in PurePosixPath(path).parts or path.startswith("~"):
-            raise UsageError(f"{path}: leads out of the cluster's storage {storage}; write it in full.")
-        return f"{storage.rstrip('/')}/{PurePosixPath(path)}"
-
-    job = map_locations(call.job, place)
-    if is_remote(job.output):
-        raise UsageError(
-            f"output: {job.output}: a run's folder can't be in an object store; give the full path of a folder that every node "
-            "sees."
-        )
-    resources = job.resources
-    if not isinstance(resources, (Resources, TrainResources)):
-        return job
-    defaults = call.of_cluster.resources.model_dump(exclude_none=True)
-    more = {key: value for key, value in defaults.items() if key not in resources.model_fields_set}
-    if not more:
-        return job
-    content = job.model_dump(mode="json")
-    return load_job({**content, "resources": {**content["resources"], **more}})
+    return placed(call.job, call.of_cluster, seen_from_here=False)
 
 
 def local_command(call: Call) -> list[str]:

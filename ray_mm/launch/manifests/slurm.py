@@ -7,7 +7,7 @@ import math
 import shlex
 
 from ray_mm.config.cluster import Reference
-from ray_mm.launch.manifests.parts import Call, commented, layout, one_line, placed, plain_line
+from ray_mm.launch.manifests.parts import Call, commented, layout, one_line, placed_job, plain_line
 
 _DEFAULT_LIMIT_S = 24 * 3600.0
 
@@ -18,7 +18,7 @@ def render_slurm(call: Call) -> dict[str, str]:
     Raises:
         UsageError: something in the job can't stand in a script, or its nodes do not fit.
     """
-    job, profile = placed(call), call.of_cluster
+    job, profile = placed_job(call), call.of_cluster
     nodes = layout(call)
     limit = profile.time_limit or _DEFAULT_LIMIT_S
     grace = math.ceil(min(profile.stop_grace, limit / 2))
