@@ -26,7 +26,7 @@ import results
 import torch
 from inprocess import ALL, Figures, Held, finished, fit, hold, keep, score, subsets_of, told
 
-from ray_mm.config.load import load_job
+from ray_mm.config.load import load_job, parse_overrides
 from ray_mm.config.source import Source
 from ray_mm.config.train import TrainJob
 from ray_mm.data.preprocessor import Preprocessor
@@ -76,6 +76,7 @@ class Scenario:
         output: folder for its runs.
         budget: of each training.
         until: when no training is begun any more, by ``time.monotonic``; None: never.
+        overrides: for all trainings.
 
     Attributes:
         methods: of fusion, with all fields.
@@ -83,13 +84,21 @@ class Scenario:
         alone: fields, each with a model of its own.
     """
 
-    def __init__(self, name: str, data: Path, output: Path, budget: Budget, until: float | None) -> None:
-        self.name, self.budget = name, budget
+    def __init__(
+        self,
+        name: str,
+        data: Path,
+        output: Path,
+        budget: Budget,
+        until: float | None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.budget, self._overrides = name, budget, dict(overrides or {})
         self._data, self._output, self._until = data, output, until
         self.methods: dict[tuple[str, int], Mapping[str, Figures]] = {}
         self.balances: dict[tuple[str, int], Mapping[str, Figures]] = {}
         self.alone: dict[tuple[str, int], Mapping[str, Figures]] = {}
-        self.job = self._job("plain", 0, {})
+        self.job = self.job_of("plain", 0, {})
 
         self.metric = results.SCENARIOS[name].metric
         self.title = results.TITLES[self.metric]
@@ -101,16 +110,16 @@ class Scenario:
         """All trainings of a seed, as long as there is time."""
         for method in methods:
             fusion = {"method": method, "dim": self.job.model.fusion.dim}
-            self._train(self.methods, method, self._job(method, seed, {"model.fusion": fusion}))
+            self._train(self.methods, method, self.job_of(method, seed, {"model.fusion": fusion}))
         for field in sorted(self.job.model.fields):
-            whole = self._job("alone", seed, {})
+            whole = self.job_of("alone", seed, {})
             self._train(self.alone, field, baseline_job(whole, field))
         for balance in balances:
             place = "balance-" + "".join(letter for letter in balance if letter.isalpha() or letter == "_")
             settings = dict(BALANCES[balance])
             if "train.gradient_blending" in settings:
                 settings["data.validation"] = str(self._data / "validation")
-            self._train(self.balances, balance, self._job(place, seed, settings))
+            self._train(self.balances, balance, self.job_of(place, seed, settings))
 
     def values(self, found: Runs, name: str, subset: str) -> list[float]:
         """What was reached with some fields, seed by seed."""
@@ -131,17 +140,18 @@ class Scenario:
 
     def _train(self, found: dict[tuple[str, int], Mapping[str, Figures]], name: str, job: TrainJob) -> None:
         figures = finished(job)
-        if figures is None and (self._until is None or time.monotonic() < self._until):
+        if figures is None and self.has_time:
             started = time.monotonic()
-            training = fit(job, self._train_data, self._validation_data if job.data.validation is not None else None)
-            figures = score(training.run, self._test_data)
+            training = fit(job, self.train_data, self._validation_data if job.data.validation is not None else None)
+            figures = score(training.run, self.test_data)
             keep(job, figures)
             took = time.monotonic() - started
             print(f"{self.name}, {name}, seed {job.seed}: {figures[ALL][self.metric]:.4f} in {took:.0f} s", flush=True)
         if figures is not None:
             found[name, job.seed] = figures
 
-    def _job(self, run: str, seed: int, settings: Mapping[str, Any]) -> TrainJob:
+    def job_of(self, run: str, seed: int, settings: Mapping[str, Any]) -> TrainJob:
+        """The job of a run."""
         job = load_job(
             results.ROOT / "jobs" / self.name / "train.yaml",
             {
@@ -151,18 +161,25 @@ class Scenario:
                 "train.epochs": self.budget.epochs,
                 "seed": seed,
                 "output": str(self._output / f"{run}-seed-{seed}"),
+                **self._overrides,
                 **settings,
             },
         )
         assert isinstance(job, TrainJob)
         return job
 
+    @property
+    def has_time(self) -> bool:
+        """Whether another training may begin."""
+        return self._until is None or time.monotonic() < self._until
+
     @cached_property
     def _preprocessor(self) -> Preprocessor:
         return plan_training(self.job).preprocessor
 
     @cached_property
-    def _train_data(self) -> Held:
+    def train_data(self) -> Held:
+        """What is learned from."""
         return hold(str(self._data / "train"), self._preprocessor)
 
     @cached_property
@@ -170,7 +187,8 @@ class Scenario:
         return hold(str(self._data / "validation"), self._preprocessor)
 
     @cached_property
-    def _test_data(self) -> Held:
+    def test_data(self) -> Held:
+        """What is scored."""
         return hold(str(self._data / "test"), self._preprocessor)
 
     @property
@@ -193,6 +211,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/fusion_grid"), help="folder for the runs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="after which no training is begun; 0: show what there is")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for all trainings, such as train.modality_dropout=0.3",
+    )
     parser.add_argument("--docs", type=Path, help="page to write tables and plots into")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -200,7 +225,8 @@ def main() -> None:
     scenarios = []
     for name in args.only:
         budget = Budget(args.samples or BUDGETS[name].samples, args.epochs or BUDGETS[name].epochs)
-        scenarios.append(Scenario(name, args.data / name, args.output / name, budget, until))
+        overrides = parse_overrides(args.set)
+        scenarios.append(Scenario(name, args.data / name, args.output / name, budget, until, overrides))
     # Seed by seed: what is there when the time is over is as even as it can be.
     for seed in args.seeds:
         for scenario in scenarios:
