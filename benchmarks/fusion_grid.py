@@ -28,6 +28,7 @@ from inprocess import ALL, Figures, Held, finished, fit, hold, keep, score, subs
 
 from ray_mm.config.load import load_job, parse_overrides
 from ray_mm.config.source import Source
+from ray_mm.config.tasks import ClassifyTask
 from ray_mm.config.train import TrainJob
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.data.samples import select_all
@@ -114,12 +115,17 @@ class Scenario:
         for field in sorted(self.job.model.fields):
             whole = self.job_of("alone", seed, {})
             self._train(self.alone, field, baseline_job(whole, field))
-        for balance in balances:
+        for balance in self.suited(balances):
             place = "balance-" + "".join(letter for letter in balance if letter.isalpha() or letter == "_")
             settings = dict(BALANCES[balance])
             if "train.gradient_blending" in settings:
                 settings["data.validation"] = str(self._data / "validation")
             self._train(self.balances, balance, self.job_of(place, seed, settings))
+
+    def suited(self, balances: Sequence[str]) -> list[str]:
+        """Those that suit the task: OGM-GE compares how probable the true class is."""
+        is_classify = isinstance(self.job.model.task, ClassifyTask)
+        return [name for name in balances if is_classify or "train.gradient_modulation" not in BALANCES[name]]
 
     def values(self, found: Runs, name: str, subset: str) -> list[float]:
         """What was reached with some fields, seed by seed."""
@@ -236,7 +242,7 @@ def main() -> None:
     for scenario in scenarios:
         methods.append(methods_section(scenario, args.methods, args.seeds))
         balances.append(balances_section(scenario, args.balances, args.seeds))
-        if page:
+        if page and scenario.methods:
             plot = args.docs.with_name(f"fusion_{scenario.name}.svg")
             plot.write_text(plot_of(scenario, args.methods))
             methods[-1] += f"\n\n![{scenario.title} of every fusion method on {scenario.name}]({plot.name})"
@@ -251,6 +257,8 @@ def main() -> None:
 
 def methods_section(scenario: Scenario, methods: Sequence[str], seeds: Sequence[int]) -> str:
     """A line per method, and one per field that has a model of its own."""
+    if not scenario.methods:
+        return f"**{scenario.name}**: {NOT_RUN}."
     rows = [[f"`{method}`", *scenario.cells(scenario.methods, method, seeds)] for method in methods]
     for field in scenario.fields:
         place = scenario.subsets.index(field)
@@ -262,7 +270,9 @@ def methods_section(scenario: Scenario, methods: Sequence[str], seeds: Sequence[
 
 def balances_section(scenario: Scenario, balances: Sequence[str], seeds: Sequence[int]) -> str:
     """A line per way of sharing the learning."""
-    rows = [[name, *scenario.cells(scenario.balances, name, seeds)] for name in balances]
+    if not scenario.balances:
+        return f"**{scenario.name}**: {NOT_RUN}."
+    rows = [[name, *scenario.cells(scenario.balances, name, seeds)] for name in scenario.suited(balances)]
     fusion = f"Fusion: `{scenario.job.model.fusion.method}`."
     return "\n".join([f"{caption(scenario)} {fusion}", "", *results.table(scenario.header(""), rows)])
 

@@ -140,7 +140,7 @@ def finished(job: TrainJob, name: str = "figures") -> dict[str, Any] | None:
         content = json.loads((Path(job.output) / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content["figures"] if content["job"] == _settings(job) else None
+    return content["figures"] if _said(content["job"]) == _said(_settings(job)) else None
 
 
 def keep(job: TrainJob, figures: Mapping[str, Any], name: str = "figures") -> None:
@@ -153,6 +153,14 @@ def _settings(job: TrainJob) -> Any:
     return job.model_dump(mode="json", exclude_unset=True)
 
 
+def _said(settings: Any) -> Any:
+    """Without what is unset: a baseline's job says that of every key, also of new ones."""
+    if not isinstance(settings, dict):
+        return settings
+    return {key: _said(value) for key, value in settings.items() if value is not None}
+
+
 def told(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over the seeds."""
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+    """Mean ± standard deviation over the seeds; of one seed there is none."""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"

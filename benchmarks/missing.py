@@ -19,7 +19,7 @@ from pathlib import Path
 import results
 import torch
 from fusion_grid import BUDGETS, NAMES, NOT_RUN, Budget, Scenario, caption
-from inprocess import ALL, Held, finished, fit, keep, score
+from inprocess import ALL, Held, finished, fit, keep, score, told
 
 from ray_mm.config.load import parse_overrides
 
@@ -120,8 +120,7 @@ class Missing:
         figure = f"{statistics.mean(reached):.3f}"
         if test == WHOLE:
             return figure
-        spread = statistics.stdev(lost) if len(lost) > 1 else 0.0
-        return f"{figure} ({statistics.mean(lost):.3f} ± {spread:.3f})"
+        return f"{figure} ({told(lost)})"
 
 
 def _lacking(data: Held, field: str, seed: int) -> Held:
