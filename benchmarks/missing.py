@@ -118,9 +118,11 @@ class Missing:
         reached = [self._found[lacks, dropout, seed][test] for seed in ran]
         lost = [self._found[WHOLE, 0.0, seed][WHOLE] - value for seed, value in zip(ran, reached, strict=True)]
         figure = f"{statistics.mean(reached):.3f}"
-        if test == WHOLE:
-            return figure
-        return f"{figure} ({told(lost)})"
+        if test != WHOLE:
+            figure += f" ({told(lost)})"
+        # Not every cell may be of all seeds.
+        begun = {seed for _, _, seed in self._found}
+        return figure if len(ran) == len(begun & {*seeds}) else f"{figure}; seed {', '.join(map(str, ran))} alone"
 
 
 def _lacking(data: Held, field: str, seed: int) -> Held:
