@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ray_mm.answers import Answers
+from ray_mm.compression.export import export_onnx
 from ray_mm.config.fields import FieldSpec, ImageField, LabelField, PointsField, VectorField
 from ray_mm.config.maps import encoder_of_map, token_grid
 from ray_mm.config.model import ModelConfig
@@ -163,6 +165,15 @@ def test_maps_and_a_class_stand_beside_each_other() -> None:
     assert answer.tasks is not None and answer.tasks["plan"].mask is not None
     assert np.array_equal(answer.tasks["plan"].mask, parts["plan"][0].argmax(dim=0).numpy())
     assert answer.tasks["what"].label in CLASSES
+
+
+def test_maps_beside_a_class_can_be_exported(tmp_path: Path) -> None:
+    config = config_of(SEVERAL)
+    prepared = Preprocessor(fields={name: FIELDS[name] for name in (*config.fields, "mask", "ground", "kind")})
+    torch.manual_seed(0)
+    # It raises where the graph says something else, for any fields that are there.
+    export_onnx(build_model(config, prepared).eval(), prepared, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size > 10_000
 
 
 def test_another_field_can_say_something_of_one_place() -> None:
