@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,27 +23,15 @@ import ingest
 import numpy as np
 import numpy.typing as npt
 import torch
+from inprocess import ALL, Figures, Held, fit, hold, score, told
 
-from ray_mm.checkpoint import load_checkpoint
 from ray_mm.config.fields import LabelField, VectorField
 from ray_mm.config.load import load_job
-from ray_mm.config.source import Source
 from ray_mm.config.train import TrainJob
-from ray_mm.data.epochs import Epochs
-from ray_mm.data.loader import LoadedBatch
 from ray_mm.data.manifest import ShardInfo, Statistics, write_dataset
-from ray_mm.data.order import Shuffle
-from ray_mm.data.reader import BatchReader
-from ray_mm.data.samples import open_planned, select_all
 from ray_mm.data.sidecar import index_path, write_index
-from ray_mm.evaluation.metrics import classification_metrics, classification_sums
-from ray_mm.models.multimodal import MultimodalModel
 from ray_mm.preprocessing.writer import write_tar
-from ray_mm.training.parallel import Ranks
-from ray_mm.training.plan import Training
-from ray_mm.training.state import begin_attempt
 from ray_mm.training.train import plan_training
-from ray_mm.training.worker import run_worker
 
 CLASSES = ("cruise", "brake", "turn", "overtake", "swerve", "collide")
 RATIO = 20
@@ -62,7 +48,6 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "`logit_adjustment: 1`": {"model.task.logit_adjustment": 1.0},
     "`data.balance`": {"data.balance": {"label": "manoeuvre"}},
 }
-Figures = Mapping[str, float]
 
 
 def main() -> None:
@@ -156,13 +141,9 @@ def run(name: str, steps: int, seed: int, data: Path, output: Path) -> Figures:
         REMEDIES[name],
     )
     assert isinstance(job, TrainJob)
-    shutil.rmtree(job.output, ignore_errors=True)
-    training = plan_training(job)
-    run_worker(
-        training, Ranks(0, 1, torch.device("cpu")), begin_attempt(training.run, training.data_digest), batches(training)
-    )
-    model = load_checkpoint(training.run / "last").build()
-    figures = {test: score(model, training, data / test) for test in ("test", "equal")}
+    preprocessor = plan_training(job).preprocessor
+    training = fit(job, hold(str(data / "train"), preprocessor))
+    figures = {test: figures_of(training.run, hold(str(data / test), preprocessor)) for test in ("test", "equal")}
     print(f"{name}, {steps} steps, seed {seed}: {figures}", flush=True)
     return {
         "accuracy": figures["test"]["accuracy"],
@@ -171,34 +152,9 @@ def run(name: str, steps: int, seed: int, data: Path, output: Path) -> Figures:
     }
 
 
-def batches(training: Training) -> Iterator[LoadedBatch]:
-    """Every batch, read in this process."""
-    shuffle = training.job.data.shuffle
-    mixed = Shuffle(training.job.seed, training.train.digest, shuffle.chunk_samples, shuffle.window_chunks)
-    epochs = Epochs(open_planned(training.train), training.train, mixed)
-    reader = BatchReader(epochs.datasets, training.preprocessor, training.quarantine)
-    for number in range(training.schedule.num_items):
-        item = training.schedule.item(number)
-        arrays, keys = reader.read(epochs.places(item.start, item.stop, item.epoch), item.start, BATCH)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        yield LoadedBatch(item, tensors, keys, item.start, item.stop, wait_s=0.0)
-
-
-def score(model: MultimodalModel, training: Training, folder: Path) -> Figures:
-    """Accuracy and macro F1 of a model on a dataset."""
-    dataset, samples = select_all(Source(path=str(folder)), "data")
-    epochs = Epochs([dataset], samples, None)
-    count = samples.epoch_samples
-    arrays, _ = BatchReader([dataset], training.preprocessor, training.quarantine).read(
-        epochs.places(0, count, 0), 0, count
-    )
-    with torch.no_grad():
-        chance = model({name: torch.from_numpy(array) for name, array in arrays.items()}).softmax(dim=1).numpy()
-    label = arrays["manoeuvre"]
-    true = np.take_along_axis(chance, label[:, None], axis=1).T
-    sums = classification_sums(label, chance.argmax(axis=1)[None], chance.max(axis=1)[None], true, len(CLASSES))
-    (found,) = classification_metrics(sums)
-    return {key: value for key, value in found.items() if value is not None}
+def figures_of(run: Path, test: Held) -> Figures:
+    """Accuracy and macro F1 of a training's last weights on a dataset."""
+    return score(run, test, [sorted(FIELDS)])[ALL]
 
 
 def markdown(found: Mapping[tuple[str, int], Sequence[Figures]], budgets: Sequence[int]) -> str:
@@ -207,12 +163,7 @@ def markdown(found: Mapping[tuple[str, int], Sequence[Figures]], budgets: Sequen
     columns = [f"{steps:,} steps: {figure}" for steps in budgets for figure in figures]
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for name in REMEDIES:
-        cells = [
-            f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
-            for steps in budgets
-            for figure in figures
-            for values in [[of_seed[figure] for of_seed in found[name, steps]]]
-        ]
+        cells = [told([of_seed[figure] for of_seed in found[name, steps]]) for steps in budgets for figure in figures]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -13,35 +13,21 @@ Ray, whose start would take longer than the training itself. What an earlier cal
 from __future__ import annotations
 
 import argparse
-import shutil
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ingest
 import torch
+from inprocess import Figures, Held, finished, fit, hold, keep, score, told
 
 from ray_mm.config.load import load_job
-from ray_mm.config.source import Source
 from ray_mm.config.train import TrainJob
-from ray_mm.data.epochs import Epochs
-from ray_mm.data.loader import LoadedBatch
-from ray_mm.data.order import Shuffle
-from ray_mm.data.reader import BatchReader, read_batches
-from ray_mm.data.samples import open_planned, select_all
-from ray_mm.evaluation.tasks import evaluated_task
-from ray_mm.predictor import load_predictor
-from ray_mm.training.parallel import Ranks
-from ray_mm.training.plan import Training
-from ray_mm.training.state import begin_attempt
 from ray_mm.training.tracking import read_metrics
 from ray_mm.training.train import plan_training
-from ray_mm.training.worker import run_worker
 
 FRESH, PRETRAINED, ALL_LABELS = "fresh weights", "pretrained without labels", "fresh weights, all labels"
-Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -93,28 +79,32 @@ def main() -> None:
     for name in args.only:
         scenario, data, output = SCENARIOS[name], args.data / name, args.output / name
         steps, pretrain_steps = args.steps or scenario.steps, args.pretrain_steps or scenario.pretrain_steps
+        fields, classify = sorted(scenario.fields), {"type": "classify", "label": args.label or scenario.label}
+        plan = plan_training(job_of(scenario, data, output / "plan", classify, 0, steps))
+        samples = {part: hold(str(data / part), plan.preprocessor) for part in ("train", "test")}
         found: dict[tuple[str, float, int], list[Figures]] = {}
         explained = []
         for seed in args.seeds:
             before = output / f"reconstruct-seed-{seed}"
             task = {"type": "reconstruct", "mask": args.mask}
             dropout = args.pretrain_dropout
-            fit(job_of(scenario, data, before, task, seed, pretrain_steps, modality_dropout=dropout))
-            explained.append(score(before, data / "test")[-1])
+            trained(
+                job_of(scenario, data, before, task, seed, pretrain_steps, modality_dropout=dropout), samples["train"]
+            )
+            explained.append(figures_of(before, samples["test"], fields)[-1])
             print(f"{name}, seed {seed}: explained {explained[-1]}", flush=True)
             for share, arm in [
                 *((share, arm) for share in args.shares for arm in (FRESH, PRETRAINED)),
                 (1.0, ALL_LABELS),
             ]:
                 folder = output / f"{arm.replace(' ', '-').replace(',', '')}-{share:g}-seed-{seed}"
-                classify = {"type": "classify", "label": args.label or scenario.label}
                 settings = {"train.init_from": str(before / "last")} if arm == PRETRAINED else {}
                 job = job_of(scenario, data, folder, classify, seed, steps, share, settings)
-                num_samples = fit(job).train.selections[0].num_samples
-                *alone, together = (each["accuracy"] for each in score(folder, data / "test"))
+                num_samples = trained(job, samples["train"])
+                *alone, together = (each["accuracy"] for each in figures_of(folder, samples["test"], fields))
                 figures = {
                     "all fields": together,
-                    **{f"{n} alone": a for n, a in zip(sorted(scenario.fields), alone, strict=True)},
+                    **{f"{n} alone": a for n, a in zip(fields, alone, strict=True)},
                 }
                 found.setdefault((arm, share, num_samples), []).append(figures)
                 print(f"{name}, {arm}, {share:g} of the labels, seed {seed}: {figures}", flush=True)
@@ -163,48 +153,21 @@ def job_of(
     return job
 
 
-def fit(job: TrainJob) -> Training:
-    """Trains in this process, unless an earlier call has done just this."""
-    done = Path(job.output) / "job.json"
-    if done.is_file() and done.read_text() == job.model_dump_json():
-        return plan_training(job)
-    shutil.rmtree(job.output, ignore_errors=True)
-    training = plan_training(job)
-    attempt = begin_attempt(training.run, training.data_digest)
-    run_worker(training, Ranks(0, 1, torch.device("cpu")), attempt, batches(training))
-    done.write_text(job.model_dump_json())
-    (*_, last) = read_metrics(training.run)
-    print(f"  {training.run.name}: training loss {last['loss']:.4f}", flush=True)
-    return training
+def trained(job: TrainJob, data: Held) -> int:
+    """Trains, unless an earlier call has done just this; returns the number of samples that it draws from."""
+    done = finished(job, "trained")
+    if done is None:
+        training = fit(job, data)
+        (*_, last) = read_metrics(training.run)
+        print(f"  {training.run.name}: training loss {last['loss']:.4f}", flush=True)
+        done = {"num_samples": training.train.selections[0].num_samples}
+        keep(job, done, "trained")
+    return int(done["num_samples"])
 
 
-def batches(training: Training) -> Iterator[LoadedBatch]:
-    """Every batch, read in this process."""
-    shuffle = training.job.data.shuffle
-    mixed = Shuffle(training.job.seed, training.train.digest, shuffle.chunk_samples, shuffle.window_chunks)
-    epochs = Epochs(open_planned(training.train), training.train, mixed)
-    reader = BatchReader(epochs.datasets, training.preprocessor, training.quarantine)
-    for number in range(training.schedule.num_items):
-        item = training.schedule.item(number)
-        places = epochs.places(item.start, item.stop, item.epoch)
-        arrays, keys = reader.read(places, item.start, training.job.data.batch_size)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        yield LoadedBatch(item, tensors, keys, item.start, item.stop, wait_s=0.0)
-
-
-def score(run: Path, folder: Path) -> list[Figures]:
+def figures_of(run: Path, test: Held, fields: Sequence[str]) -> list[Figures]:
     """The figures of a training's last weights, given each field alone, in the order of their names, then all of them."""
-    predictor = load_predictor(run / "last", device="cpu")
-    fields = predictor.input_fields
-    subsets = [*(frozenset({name}) for name in fields), frozenset(fields)]
-    task = evaluated_task(predictor)
-    tally = task.tally(len(subsets))
-    dataset, samples = select_all(Source(path=str(folder)), "data")
-    for batch in read_batches(Epochs([dataset], samples, None), predictor.preprocessor, 256):
-        rows = {**batch, **task.scored(predictor.outputs(batch, subsets), batch)}
-        counted = task.counted(rows)
-        tally.add({name: array[counted] for name, array in rows.items()})
-    return [{name: value for name, value in found.items() if value is not None} for found in tally.metrics()]
+    return [*score(run, test, [*([field] for field in fields), fields]).values()]
 
 
 def markdown(found: Mapping[tuple[str, float, int], Sequence[Figures]], explained: Sequence[Figures]) -> str:
@@ -219,11 +182,6 @@ def markdown(found: Mapping[tuple[str, float, int], Sequence[Figures]], explaine
         lines.append(f"| {num_samples:,} ({100 * share:g}%) | {arm} | {' | '.join(cells)} |")
     parts = [f"{name.partition('/')[2] or 'mean'} {told([each[name] for each in explained])}" for name in explained[0]]
     return "\n".join([*lines, "", f"R² of the reconstruction on the test split, given all fields: {', '.join(parts)}."])
-
-
-def told(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over the seeds."""
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from ray_mm.stages import run_stage
 
 ROOT = Path(__file__).parents[1]
 FUSED = "all fields"
-_TITLES = {"accuracy": "Accuracy", "mae": "Mean absolute error", "recall_at_10": "Recall", "micro_f1": "Micro F1"}
+TITLES = {"accuracy": "Accuracy", "mae": "Mean absolute error", "recall_at_10": "Recall", "micro_f1": "Micro F1"}
 _CONSTANTS = {
     "accuracy": "always the commonest class",
     "mae": "always the mean of the training data",
@@ -167,9 +167,9 @@ def markdown(name: str, results: Results) -> str:
     )
     seconds = statistics.median(results.train[FUSED][seed]["seconds"] for seed in seeds)
     lines = [
-        f"{_TITLES[metric]} on the {counts:,} test samples:",
+        f"{TITLES[metric]} on the {counts:,} test samples:",
         "",
-        *_table(("", *(f"seed {seed}" for seed in seeds), "mean ± sd"), [(label, *_cells(v)) for label, v in rows]),
+        *table(("", *(f"seed {seed}" for seed in seeds), "mean ± sd"), [(label, *_cells(v)) for label, v in rows]),
         "",
         f"Training the model of all fields took {seconds:,.0f} s (median, start of the workers included) on "
         f"{os.cpu_count()} cores.",
@@ -201,7 +201,7 @@ def _compress_table(results: Mapping[int, Mapping[str, Any]]) -> list[str]:
         accuracy = metrics["artifact"]["accuracy"]
         cells = (f"{accuracy:.4f}", f"{metrics['metric_drop']:+.4f}", f"{metrics['size_ratio']:.3f} of the original")
         rows.append((str(seed), metrics["gate"], *cells, speeds))
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _figure(result: Mapping[str, Any], metric: str, subset: str | None = None) -> float:
@@ -226,7 +226,7 @@ def _cells(values: Sequence[float]) -> list[str]:
     return [*(f"{value:.4f}" for value in values), f"**{statistics.mean(values):.4f}** ± {spread:.4f}"]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return [f"| {' | '.join(cells)} |" for cells in lines]
 

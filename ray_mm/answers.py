@@ -67,6 +67,7 @@ class Answers:
     ) -> None:
         self.towers = task.towers_of(inputs) if isinstance(task, RetrieveTask) else None
         self._places = task.slices(fields) if isinstance(task, SeveralTask) else {}
+        self._shapes = task.shapes(fields) if isinstance(task, SeveralTask) else {}
         self.labels: dict[str, LabelField] = {}
         """Task → its label; of one task alone the name is empty, and of a retrieval there is none."""
         self._labels: dict[str, tuple[LabelField, Statistics | None]] = {}
@@ -85,13 +86,13 @@ class Answers:
         found = []
         for name, place in self._places.items():
             label, statistics = self._labels[name]
-            found.append(answers(label, statistics, raw[..., place]))
+            own = raw[..., place].reshape((*raw.shape[:-1], *self._shapes[name]))
+            found.append(answers(label, statistics, own).reshape(*raw.shape[:-1], place.stop - place.start))
         return np.concatenate(found, axis=-1)
 
     def of_task(self, name: str, answer: Floats) -> Floats:
         """One of several tasks' part of answers [..., N], as of a model of it alone."""
-        own = answer[..., self._places[name]]
-        return own[..., 0] if self._labels[name][0].target == "number" else own
+        return answer[..., self._places[name]].reshape((*answer.shape[:-1], *self._shapes[name]))
 
     def prediction(self, answer: Any, presence: dict[str, bool]) -> Prediction:
         """What the answer for one sample says."""

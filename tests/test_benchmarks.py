@@ -107,3 +107,48 @@ def test_pretraining_is_set_beside_fresh_weights(tmp_path: Path) -> None:
     assert [row[0].strip() for row in rows[2:]] == ["8 (20%)", "8 (20%)", "40 (100%)"]
     assert all(0 <= float(cell.split("±")[0]) <= 1 for row in rows[2:] for cell in row[2:])
     assert "R² of the reconstruction" in page.read_text() and page.read_text().endswith("behind\n")
+
+
+@pytest.mark.timeout(600)
+def test_fusions_are_set_side_by_side_and_what_was_not_run_is_told(tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "validation", "test")):
+        make_dataset(tmp_path / "data" / "avdigits" / part, 40, ("image", "audio", "label"), seed=number)
+    page = tmp_path / "page.md"
+    marks = [f"<!-- {name}: {edge} -->" for name in ("fusion_grid", "balances", "missing") for edge in ("begin", "end")]
+    page.write_text("before\n" + "\n".join(marks) + "\nbehind\n")
+    common = ["--only", "avdigits", "--samples", "32", "--epochs", "2", "--set", "model.task.label=label"]
+    common += ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs"), "--docs", str(page)]
+
+    def run(script: str, *options: str) -> tuple[str, dict[str, list[str]]]:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / script), *common, *options],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        tables = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines()]
+        return done.stdout, {row[0]: row[1:] for row in tables if row}
+
+    ways = ["plain", "`gradient_blending`"]
+    _, first = run("fusion_grid.py", "--methods", "late", "--balances", *ways, "--seeds", "0")
+    assert [float(cell.split("±")[0]) >= 0 for cell in first["`late`"][:3]] == [True] * 3
+    assert first["`late`"][3] == "0" and first["audio alone, a model of its own"][2] == "–"
+    assert all(first[way][3] == "0" for way in ways)
+    assert (
+        "1 steps of 64 samples" not in page.read_text() and "2 steps of 64 samples, 2 epochs of 32." in page.read_text()
+    )
+    # Nothing is trained again, and what there was no time for is not left out in silence.
+    said, later = run("fusion_grid.py", "--methods", "late", "gated", "--balances", *ways, "--minutes", "0")
+    assert "avdigits, late" not in said and {name: later[name] for name in first} == first
+    assert later["`gated`"] == ["not run"] * 3 + ["none"]
+    plot = (tmp_path / "fusion_avdigits.svg").read_text()
+    assert plot.count("<circle") == 3 and ">late</text>" in plot and ">audio alone</text>" in plot
+    run("missing.py", "--seeds", "1")
+    text = page.read_text()
+    section = text[text.index("missing: begin") : text.index("missing: end")]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]
+    assert [row[1].strip() for row in rows] == ["0", "0.3"] * 2 and rows[2][2].strip() == "–"
+    assert all("(" in cell for row in rows for cell in row[3:]) and "Seeds: 1." in section
+    assert text.startswith("before\n") and text.endswith("behind\n")

@@ -110,7 +110,9 @@ def test_a_class_that_is_only_seen_and_one_that_is_only_read_are_both_found(loca
     assert {row["key"]: row["label"] for row in table} == {row["key"]: true[row["key"]] for row in table}
     assert sum(row["correct"] is None for row in table) == sum(row["label"] is None for row in table) > 0
     assert all(len(row["probabilities"]) == 2 for row in table)
-    assert "Which classes it finds" in (tmp_path / "evaluation" / "report.html").read_text()
+    report = (tmp_path / "evaluation" / "report.html").read_text()
+    assert "Which classes it finds" in report and "How far to trust its probabilities" in report
+    assert 0 <= metrics["ece"] < 0.3 and metrics["subsets"]["camera"]["ece"] is None
 
     model = load_predictor(training.run / "best")
     for camera, words, wanted in (

@@ -83,6 +83,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     return folder / "data"
 
 
+SEGMENT = {"type": "segment", "label": "mask"}
+
+
 def _job(data: Path, output: Path, task: dict[str, Any], **more: Any) -> TrainJob:
     content: dict[str, Any] = {
         "kind": "train",
@@ -105,9 +108,7 @@ def _job(data: Path, output: Path, task: dict[str, Any], **more: Any) -> TrainJo
 @pytest.mark.parametrize("label", ["mask", "ground"])
 def test_a_map_is_learned_scored_compressed_and_predicted(data: Path, tmp_path: Path, label: str) -> None:
     # The camera looks down, and its rows are those of the ground.
-    task = (
-        {"type": "segment", "label": "mask"} if label == "mask" else {"type": "grid", "label": "ground", "on": "camera"}
-    )
+    task = SEGMENT if label == "mask" else {"type": "grid", "label": "ground", "on": "camera"}
     flip = {"data.fields": {"camera": {"type": "image", "random_flip": 0.5}}} if label == "mask" else {}
     training = plan_training(_job(data, tmp_path / "run", task, **flip))
     train(training)
@@ -163,6 +164,38 @@ def test_a_map_is_learned_scored_compressed_and_predicted(data: Path, tmp_path: 
     assert small is not None and large is not None and (small == large).mean() > 0.95
 
 
+@pytest.mark.ray
+def test_two_maps_are_learned_at_once(data: Path, tmp_path: Path) -> None:
+    tasks = {"view": SEGMENT, "plan": {"type": "grid", "label": "ground", "on": "camera"}}
+    training = plan_training(_job(data, tmp_path / "run", {"type": "several", "tasks": tasks}))
+    train(training)
+    lines = [line for line in read_metrics(training.run) if line["kind"] == "validation"]
+    assert lines[-1]["view.miou"] > 0.7 and lines[-1]["plan.miou"] > 0.7
+    job: dict[str, Any] = {
+        "kind": "evaluate",
+        "name": "maps",
+        "checkpoint": str(training.run / "last"),
+        "data": str(data / "test"),
+        "output": str(tmp_path / "evaluation"),
+    }
+    found = run_stage(load_job(job))["metrics"]["tasks"]
+    for task in tasks:
+        assert found[task]["miou"] == pytest.approx(lines[-1][f"{task}.miou"], abs=1e-6)
+        assert "Which cells it finds" in (tmp_path / "evaluation" / task / "report.html").read_text()
+    table = pq.read_table(tmp_path / "evaluation" / "predictions.parquet").to_pylist()
+    model = load_predictor(training.run / "last")
+    for row in table[:5]:
+        scene = _scene(int(row["key"][1:]))
+        said = model.predict({"camera": scene["camera"], "radar": scene["radar"]}).tasks
+        assert said is not None
+        for task, label in (("view", "mask"), ("plan", "ground")):
+            mask, true = said[task].mask, scene[label]
+            assert mask is not None and mask.shape == true.shape
+            if row[f"{task}.pixel_accuracy"] is not None:
+                right = (mask == true)[true != 255].mean()
+                assert row[f"{task}.pixel_accuracy"] == pytest.approx(right, abs=0.01)
+
+
 def test_a_dataset_says_how_often_each_class_occurs(data: Path) -> None:
     manifest = open_dataset(data / "train").manifest
     numbers = [number for number in range(NUM_ROWS) if number % 4 != 3]
@@ -178,6 +211,16 @@ def test_a_dataset_says_how_often_each_class_occurs(data: Path) -> None:
     [
         ({"train.baselines": True}, r"train\.baselines trains each field alone, and the task segment"),
         ({"train.best_metric": "accuracy"}, r"best_metric 'accuracy' is no figure of .* segment; choose miou"),
+        (
+            {
+                "train.baselines": True,
+                "model.task": {
+                    "type": "several",
+                    "tasks": {"a": SEGMENT, "b": {"type": "grid", "label": "ground"}},
+                },
+            },
+            r"train\.baselines trains each field alone, and the task several makes a map",
+        ),
         ({"train.augment": {"mixup": 0.2}}, r"train\.augment\.mixup mixes the labels of two samples"),
         ({"model.task.label": "camera"}, r"model\.task\.label 'camera' is also an input field"),
         ({"model.task.label": "ground"}, r"'ground' is a map of its own; set it to grid"),
@@ -194,5 +237,5 @@ def test_a_mistake_is_told_before_anything_starts(
     data: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((UsageError, RayMMError), match=message):
-        plan_training(_job(data, tmp_path / "run", {"type": "segment", "label": "mask"}, **changes))
+        plan_training(_job(data, tmp_path / "run", SEGMENT, **changes))
     assert not (tmp_path / "run").exists()

@@ -249,7 +249,10 @@ def test_the_loss_is_the_weighted_sum_of_those_that_are_there(data: Path, tmp_pa
         ({"train.best_metric": "accuracy"}, r"best_metric 'accuracy' is no figure of the task several"),
         ({"train.augment": {"mixup": 0.2}}, r"train\.augment\.mixup mixes the labels .* several"),
         ({"train.gradient_modulation": {}}, r"train\.gradient_modulation .* several"),
-        ({"model.task.tasks.pair": {"type": "retrieve"}}, r"must be one of classify, multilabel, regress"),
+        (
+            {"model.task.tasks.pair": {"type": "retrieve"}},
+            r"must be one of classify, multilabel, regress, segment, grid",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_starts(

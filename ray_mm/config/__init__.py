@@ -13,6 +13,7 @@ tasks/          what a model learns
 maps.py         from which tokens a map of classes is made
 model.py        ``model:`` of a train job, and whether it fits a dataset's fields
 optimize.py     the optimizer of a train job, its schedule, parts of the model at other rates
+sharing.py      how the fields of a model share the learning: OGM-GE, Gradient-Blending
 augment.py      what a training changes in its samples, and whether it suits them
 tracking.py     where a training's metrics go beside its folder
 train.py        kind: train

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ray_mm.config.encoders import DEFAULT_CELLS, DEFAULT_PATCH, ENCODERS, EncoderConfig, encoder_name
 from ray_mm.config.fields import FieldSpec, ImageField, PointsField, VideoField, is_mask
-from ray_mm.config.tasks import GridTask, MapTask
+from ray_mm.config.tasks import GridTask, MapTask, SegmentTask, TaskConfig, labelled_tasks
 from ray_mm.errors import UsageError
 
 MAX_PLACES = 81
@@ -20,13 +20,32 @@ MAX_PLACES_OF_MAP = 1024
 _WITH_GRID = {"image": ("cnn", "vit"), "points": ("pillars",)}
 
 
-def map_field(task: MapTask, inputs: Mapping[str, EncoderConfig], fields: Mapping[str, FieldSpec]) -> str:
+def map_fields(
+    task: TaskConfig, inputs: Mapping[str, EncoderConfig], fields: Mapping[str, FieldSpec]
+) -> dict[str, str]:
+    """Task with a map, by its name as in ``labelled_tasks`` → the input field whose tokens become it."""
+    return {
+        name: map_field(each, inputs, fields, task_key(name))
+        for name, each in labelled_tasks(task).items()
+        if isinstance(each, SegmentTask | GridTask)
+    }
+
+
+def task_key(name: str) -> str:
+    """Where a task stands in a job file, by its name as in ``labelled_tasks``."""
+    return f"model.task.tasks.{name}" if name else "model.task"
+
+
+def map_field(
+    task: MapTask, inputs: Mapping[str, EncoderConfig], fields: Mapping[str, FieldSpec], key: str = "model.task"
+) -> str:
     """The input field whose tokens become the map.
 
     Args:
-        task: of the model; its label is one with ``target: mask``.
+        task: of the model, or one of its tasks; its label is one with ``target: mask``.
         inputs: of the model.
         fields: of the dataset.
+        key: of the task, for messages.
 
     Raises:
         UsageError: the task names none, and there is none that is meant, or several.
@@ -34,7 +53,7 @@ def map_field(task: MapTask, inputs: Mapping[str, EncoderConfig], fields: Mappin
     if task.on is not None:
         if task.on not in inputs:
             raise UsageError(
-                f"model.task.on: {task.on!r} is no input of the model; its fields are {', '.join(sorted(inputs))}."
+                f"{key}.on: {task.on!r} is no input of the model; its fields are {', '.join(sorted(inputs))}."
             )
         return task.on
     label = fields[task.label]
@@ -43,14 +62,14 @@ def map_field(task: MapTask, inputs: Mapping[str, EncoderConfig], fields: Mappin
         assert label.like is not None, "check_label comes first"
         if label.like not in inputs:
             raise UsageError(
-                f"model.task.label: {task.label!r} labels the picture {label.like!r}, which the model does not read; add it to "
-                "model.fields, or say with model.task.on from which field the map is made."
+                f"{key}.label: {task.label!r} labels the picture {label.like!r}, which the model does not read; add it to "
+                f"model.fields, or say with {key}.on from which field the map is made."
             )
         return label.like
     points = sorted(name for name in inputs if isinstance(fields.get(name), PointsField))
     if len(points) != 1:
         found = f"{', '.join(points)} are all of type points" if points else "the model reads no points"
-        raise UsageError(f"model.task.on: {found}; name the input field from which the map is made.")
+        raise UsageError(f"{key}.on: {found}; name the input field from which the map is made.")
     return points[0]
 
 
@@ -90,30 +109,38 @@ def token_grid(spec: FieldSpec, config: EncoderConfig) -> tuple[int, int]:
     return pillars_side(config), pillars_side(config)
 
 
-def check_map(task: MapTask, inputs: Mapping[str, EncoderConfig], fields: Mapping[str, FieldSpec]) -> None:
+def check_map(
+    task: MapTask, inputs: Mapping[str, EncoderConfig], fields: Mapping[str, FieldSpec], of_task: str = "model.task"
+) -> None:
     """Checks that a map can be made from the tokens of a field; the label has been checked.
+
+    Args:
+        task: of the model, or one of its tasks.
+        inputs: of the model.
+        fields: of the dataset.
+        of_task: key of the task, for messages.
 
     Raises:
         UsageError: no field, or one whose encoder has no grid; or the map is smaller than that grid.
     """
-    name = map_field(task, inputs, fields)
+    name = map_field(task, inputs, fields, of_task)
     spec, encoder = fields[name], encoder_of_map(inputs[name])
     key, suits = f"model.fields.{name}", _WITH_GRID.get(spec.type, ())
     if not suits:
         raise UsageError(
-            f"model.task.on: {name!r} is of type {spec.type}, whose tokens lie on no grid; a map is made from a field of type "
+            f"{of_task}.on: {name!r} is of type {spec.type}, whose tokens lie on no grid; a map is made from a field of type "
             f"{' or '.join(sorted(_WITH_GRID))}."
         )
     if encoder.pretrained is not None:
         raise UsageError(
             f"{key}.pretrained: nobody knows on which grid the tokens of a pretrained model lie, and a map is made from them; "
-            f"set {key}.encoder to {' or '.join(suits)}, or model.task.on to another field."
+            f"set {key}.encoder to {' or '.join(suits)}, or {of_task}.on to another field."
         )
     if encoder_name(spec, encoder) not in suits:
         chosen = encoder.encoder or f"{ENCODERS[spec.type][0]}, the default,"
         raise UsageError(
             f"{key}.encoder: the tokens of {chosen} lie on no grid, and a map is made from them; set it to {' or '.join(suits)}, "
-            "or model.task.on to another field."
+            f"or {of_task}.on to another field."
         )
     label = fields[task.label]
     assert is_mask(label), "check_label comes first"
@@ -132,6 +159,6 @@ def check_map(task: MapTask, inputs: Mapping[str, EncoderConfig], fields: Mappin
     if label.height < rows or label.width < columns:
         own = {"image": "max_places or a larger patch", "points": "fewer cells"}[spec.type]
         raise UsageError(
-            f"model.task.label: the map {task.label!r} of {label.height}×{label.width} cells is smaller than the "
+            f"{of_task}.label: the map {task.label!r} of {label.height}×{label.width} cells is smaller than the "
             f"{rows}×{columns} tokens of {name!r} that it is made from; give {key} {own}, or make a larger map."
         )

@@ -10,8 +10,16 @@ from ray_mm.config.base import Config, Name
 from ray_mm.config.encoders import EncoderConfig, check_input
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.fusions import FusionConfig, GatedFusion, check_fusion
-from ray_mm.config.maps import check_map
-from ray_mm.config.tasks import GridTask, RetrieveTask, SegmentTask, TaskConfig, check_task, labels_of
+from ray_mm.config.maps import check_map, task_key
+from ray_mm.config.tasks import (
+    GridTask,
+    RetrieveTask,
+    SegmentTask,
+    TaskConfig,
+    check_task,
+    labelled_tasks,
+    labels_of,
+)
 
 
 class ModelConfig(Config):
@@ -63,6 +71,7 @@ def check_model(config: ModelConfig, fields: Mapping[str, FieldSpec]) -> None:
     for name, encoder in config.fields.items():
         check_input(f"model.fields.{name}", name, encoder, fields)
     check_task(config.task, config.fields, fields)
-    if isinstance(config.task, SegmentTask | GridTask):
-        check_map(config.task, config.fields, fields)
+    for name, each in labelled_tasks(config.task).items():
+        if isinstance(each, SegmentTask | GridTask):
+            check_map(each, config.fields, fields, task_key(name))
     check_fusion(config.fusion, config.fields, isinstance(config.task, RetrieveTask))

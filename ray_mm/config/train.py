@@ -22,6 +22,7 @@ from ray_mm.config.optimize import (
     value_of_part,
 )
 from ray_mm.config.schedule import JobSchedule
+from ray_mm.config.sharing import GradientBlending, GradientModulation, check_sharing
 from ray_mm.config.source import AnySource, Balance, TrainSources
 from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, ClassifyTask, check_settings, labelled_tasks, labels_of
 from ray_mm.config.tracking import TrackingConfig
@@ -43,6 +44,7 @@ SETTLED = (
         "train.clip_norm",
         "train.modality_dropout",
         "train.gradient_modulation",
+        "train.gradient_blending",
         "train.augment",
     ),
 )
@@ -147,18 +149,6 @@ class InitConfig(Config):
         return part in self.parts or part.partition(".")[0] in self.parts
 
 
-class GradientModulation(Config):
-    """OGM-GE (arXiv 2203.15332): in every step the gradients of the encoders that alone are surest of the true class are made
-    smaller, so that the others go on learning."""
-
-    alpha: float = Field(default=0.3, gt=0)
-    """How much: a field that is r times as sure as the others, r > 1, keeps 1 − tanh(alpha · r) of its gradient."""
-    noise: bool = True
-    """Add noise to the encoders' gradients, as large as they vary themselves."""
-    until: Share = 1.0
-    """Share of the training, from its start, in which this is done."""
-
-
 def _form(value: Any) -> str:
     return "section" if isinstance(value, (dict, Config)) else "word"
 
@@ -209,6 +199,9 @@ class TrainConfig(Config):
     gradient_modulation: GradientModulation | None = None
     """Hold back the encoders that learn fastest; ``{}`` takes the defaults. Only to classify, and not with ``fsdp``. Unset: do
     not."""
+    gradient_blending: GradientBlending | None = None
+    """Let each field alone learn, too, weighed by what it gains and how much it overfits in the validation; ``{}`` takes the
+    defaults. Needs ``data.validation``; to classify, also with several classes per sample, and for a number. Unset: do not."""
     augment: AugmentConfig | None = None
     """What is changed at random in the samples, on the device. Unset: nothing."""
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -315,18 +308,15 @@ class TrainJob(Config):
         return self
 
     @model_validator(mode="after")
-    def _gradients_can_be_modulated(self) -> TrainJob:
-        if self.train.gradient_modulation is None:
-            return self
-        if not isinstance(self.model.task, ClassifyTask):
-            raise ValueError(
-                f"train.gradient_modulation compares how probable the true class is to each field, and the task "
-                f"{self.model.task.type} has no such class; leave it out"
-            )
-        if len(self.model.fields) == 1:
-            raise ValueError(
-                "train.gradient_modulation compares the fields with each other, and this model has one; leave it out"
-            )
+    def _fields_can_share(self) -> TrainJob:
+        train = self.train
+        check_sharing(
+            self.model.task,
+            len(self.model.fields),
+            train.gradient_modulation,
+            train.gradient_blending,
+            self.data.validation is not None,
+        )
         return self
 
     @model_validator(mode="after")

@@ -54,10 +54,21 @@ def shapes_text(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def words(texts: Sequence[str]) -> dict[str, Any]:
     """The field that texts make: a class where some short ones repeat, else a text; one value alone tells nothing apart."""
+    return {"type": "label", "written_as": "name"} if _are_classes(texts) else {"type": "text"}
+
+
+def lists_of_words(lists: Sequence[Sequence[str]]) -> dict[str, Any] | None:
+    """The field that lists of texts make: any number of classes where some short ones come again in other lists; None: none."""
+    texts = [text for each in lists for text in each]
+    once_each = all(len(set(each)) == len(each) for each in lists)
+    if len(lists) < _MIN_REPEATED or not once_each or not _are_classes(texts):
+        return None
+    return {"type": "label", "target": "classes", "written_as": "name"}
+
+
+def _are_classes(texts: Sequence[str]) -> bool:
     repeat = len(texts) >= _MIN_REPEATED and 1 < len(set(texts)) <= len(texts) // 2
-    if repeat and all(len(text) <= _MAX_CLASS_LETTERS and "\n" not in text for text in texts):
-        return {"type": "label", "written_as": "name"}
-    return {"type": "text"}
+    return repeat and all(len(text) <= _MAX_CLASS_LETTERS and "\n" not in text for text in texts)
 
 
 def is_constant(values: Sequence[Any], at_least: int = _MIN_REPEATED) -> bool:

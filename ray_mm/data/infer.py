@@ -15,7 +15,7 @@ import yaml
 
 from ray_mm.data.decode.arrays import at_path, parse_json
 from ray_mm.data.decode.error import DecodeError
-from ray_mm.data.decode.numeric import class_text
+from ray_mm.data.decode.numeric import class_text, listed_classes
 from ray_mm.data.found import Found
 from ray_mm.data.gzip_bytes import GzipRanges
 from ray_mm.data.index import ShardIndex
@@ -81,18 +81,24 @@ def count_labels(
             for suffix in suffixes:
                 if suffix in index.offsets:
                     payloads = read_some(reader, index, suffix, _LABELS_PER_SHARD)
-                    count.update(filter(None, (_label_text(payload, fields[name].get("path")) for payload in payloads)))
+                    for payload in payloads:
+                        count.update(_label_texts(payload, fields[name]))
     return counts
 
 
-def _label_text(payload: bytes, path: str | None) -> str | None:
-    if path is None:
-        return payload.decode("utf-8-sig", "replace").strip()
+def _label_texts(payload: bytes, spec: Mapping[str, Any]) -> list[str]:
+    """The classes that a member names: one, or with ``target: classes`` any number; none where it can't be read."""
+    path, several = spec.get("path"), spec.get("target") == "classes"
+    if path is None and not several:
+        return list(filter(None, [payload.decode("utf-8-sig", "replace").strip()]))
     try:
-        found = at_path(parse_json(payload), path)
+        found = parse_json(payload)
+        found = found if path is None else at_path(found, path)
+        if several:
+            return [] if found is None else listed_classes(found)
     except DecodeError:
-        return None
-    return None if found is None or isinstance(found, (dict, list)) else class_text(found).strip()
+        return []
+    return [] if found is None or isinstance(found, (dict, list)) else list(filter(None, [class_text(found).strip()]))
 
 
 def member_reader(info: ObjectInfo, index: ShardIndex) -> RangeReader:

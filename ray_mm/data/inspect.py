@@ -212,7 +212,10 @@ def _histogram(name: str, counts: Counter[str], num_samples: int) -> Table:
 def _becomes(found: Found) -> str:
     if found.reason:
         return f"none: {found.reason}"
-    kinds = {part: f"{spec['type']}{' (mask)' * (spec.get('target') == 'mask')}" for part, spec in found.specs.items()}
+    kinds = {
+        part: f"{spec['type']} ({spec['target']})" if spec.get("target") in ("mask", "classes") else spec["type"]
+        for part, spec in found.specs.items()
+    }
     shown = [f"{part}: {kind}" if part else kind for part, kind in kinds.items()]
     return "; ".join(filter(None, (", ".join(shown), found.passed_over and f"none: {found.passed_over}")))
 

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from ray_mm.data.decode.arrays import at_path
-from ray_mm.data.found import Found, Parts, constant_text, is_constant, shapes_text, spec_of, words
+from ray_mm.data.found import (
+    Found,
+    Parts,
+    constant_text,
+    is_constant,
+    lists_of_words,
+    shapes_text,
+    spec_of,
+    words,
+)
 
 _MAX_DEPTH = 4
 
@@ -22,9 +31,12 @@ def look_into_json(suffix: str, values: Sequence[Any], more: Sequence[Any]) -> F
         more: many of them, for telling which values come again and again.
     """
     if all(isinstance(value, list) for value in values):
-        shapes = _list_shapes(values)
+        shapes = None if _name_things(values) else _list_shapes(values)
         if shapes is None:
-            return Found(suffix, "JSON", "lists", reason="lists of other things than numbers are no field")
+            classes = _classes([value for value in more or values if isinstance(value, list)])
+            if classes is None:
+                return Found(suffix, "JSON", "lists", reason=f"lists of other things than numbers, {_NO_CLASSES}")
+            return Found(suffix, "JSON", "lists of names", {"": classes})
         spec = spec_of(suffix, shapes)
         if spec is None:
             return Found(suffix, "JSON", shapes_text(shapes), reason="now a list, now a list of lists")
@@ -82,6 +94,9 @@ def _spec(path: str, values: Sequence[Any], all_values: Sequence[Any]) -> dict[s
         is_class = kind == "true or false"
         return {"type": "label", "written_as": "name"} if is_class else {"type": "label", "target": "number"}
     if kind == "a list":
+        if _name_things(values):
+            classes = _classes([value for value in all_values if isinstance(value, list)])
+            return classes or f"a list of texts, {_NO_CLASSES}"
         shapes = _list_shapes(values)
         if shapes is None:
             return "a list of other things than numbers, or of unequal lengths"
@@ -89,6 +104,20 @@ def _spec(path: str, values: Sequence[Any], all_values: Sequence[Any]) -> dict[s
             return "now and then an empty list"
         return spec_of(path, shapes) or "now a list, now a list of lists"
     return "an object"
+
+
+_NO_CLASSES = "and no few names that come again and again"
+
+
+def _name_things(lists: Sequence[list[Any]]) -> bool:
+    """Whether lists hold texts and nothing else; some of them may be empty."""
+    inner = [value for each in lists for value in each]
+    return bool(inner) and all(isinstance(value, str) for value in inner)
+
+
+def _classes(lists: Sequence[list[Any]]) -> dict[str, Any] | None:
+    """The label that lists of names make; None: none. One list among many that is something else does not decide."""
+    return lists_of_words([each for each in lists if all(isinstance(value, str) for value in each)])
 
 
 _JSON_KINDS = {

@@ -6,6 +6,7 @@ scorer.py        a decoded block → one narrow row per sample; runs in the acto
 tally.py         what the driver keeps of the rows
 tasks/           what each task brings to all of this
 metrics.py       sums that merge exactly, and the figures that follow from them
+intervals.py     where they are likely to lie on more such samples
 examples.py      the worst and the best samples
 predictions.py   predictions.parquet
 outcome.py       the finished tally → the content of the report and of result.json

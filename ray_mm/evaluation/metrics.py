@@ -12,6 +12,7 @@ Shapes: S subsets of fields, N samples, C classes, B confidence bins.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import TypeAlias
@@ -90,8 +91,7 @@ def classification_sums(
     certain = np.asarray(confidence, np.float64)
     num_subsets = len(predicted)
     right = predicted == true
-    # Guo's bins are open below: a confidence of exactly 1/3 belongs to the bin that ends there.
-    bins = np.clip(np.ceil(certain * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    bins = bin_numbers(certain)
     row = np.arange(num_subsets)[:, None]
 
     def binned(values: npt.NDArray[np.generic]) -> Ints:
@@ -133,12 +133,11 @@ def classification_metrics(sums: ClassificationSums) -> list[Metrics]:
     found: list[Metrics] = []
     for subset in range(len(sums.hits)):
         counts = (sums.hits[subset].tolist(), sums.predicted[subset].tolist(), sums.support.tolist())
-        bins = reliability(sums, subset)
         found.append(
             {
                 "accuracy": int(sums.hits[subset].sum()) / count,
                 "macro_f1": macro_f1(*counts),
-                "ece": math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / count,
+                "ece": calibration_error(reliability(sums, subset)),
                 "log_loss": int(sums.log_loss[subset]) / FIXED_POINT / count,
             }
         )
@@ -195,32 +194,34 @@ class Bin:
 
 def reliability(sums: ClassificationSums, subset: int) -> list[Bin]:
     """The confidence bins that hold samples."""
+    return filled_bins(sums.bin_count[subset], sums.bin_hits[subset], sums.bin_confidence[subset])
+
+
+def filled_bins(counts: Ints, hits: Ints, confidence: Ints) -> list[Bin]:
+    """The bins that hold something, from the sums of each, as in ``ClassificationSums``."""
+    sums = zip(counts.tolist(), hits.tolist(), confidence.tolist(), strict=True)
     return [
-        Bin(
-            index / NUM_BINS,
-            (index + 1) / NUM_BINS,
-            count,
-            int(sums.bin_confidence[subset, index]) / FIXED_POINT / count,
-            int(sums.bin_hits[subset, index]) / count,
-        )
-        for index, count in enumerate(sums.bin_count[subset].tolist())
+        Bin(index / NUM_BINS, (index + 1) / NUM_BINS, count, certain / FIXED_POINT / count, right / count)
+        for index, (count, right, certain) in enumerate(sums)
         if count
     ]
+
+
+def bin_numbers(confidence: Floats) -> Ints:
+    """The bin of each confidence. Guo's bins are open below: exactly 1/3 belongs to the bin that ends there."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """The mean gap between confidence and accuracy."""
+    count = sum(each.count for each in bins)
+    return math.fsum(each.count * abs(each.accuracy - each.confidence) for each in bins) / count
 
 
 def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, num_classes: int) -> Ints:
     """Counts, int64 [C, C]: a row per true class, a column per predicted class. Matrices of parts add up."""
     pairs = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions, np.int64)
     return np.bincount(pairs, minlength=num_classes * num_classes).reshape(num_classes, num_classes).astype(np.int64)
-
-
-def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927): where the accuracy on more such samples is likely to lie."""
-    z = 1.959963984540054
-    share, spread = hits / count, z * z / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 _UNIT_EXPONENT = -1126  # frexp of the smallest double leaves 53 bits above 2^-1126
@@ -324,42 +325,6 @@ def regression_metrics(sums: RegressionSums) -> list[Metrics]:
         }
         for absolute, squared in zip(sums.absolute, sums.squared, strict=True)
     ]
-
-
-Interval: TypeAlias = tuple[float, float]
-_RESAMPLES = 1000
-
-
-def bootstrap_intervals(true: Floats, predicted: Floats, num_samples: int, metrics: Metrics) -> dict[str, Interval]:
-    """The 95% intervals of a regression's figures (percentile bootstrap, Efron 1979), always the same for the same values.
-
-    Args:
-        true: float64 [n], of samples drawn at random, or of all.
-        predicted: float64 [n], of the same.
-        num_samples: of which they were drawn: the spread of n is narrowed to that of so many.
-        metrics: over all of them; what is None there has no interval.
-    """
-    count = len(true)
-    error = predicted - true
-    rows = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-    squared = (error * error)[rows].mean(axis=1)
-    variance = true[rows].var(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = {
-            "mae": np.abs(error)[rows].mean(axis=1),
-            "rmse": np.sqrt(squared),
-            "r2": 1 - squared / variance,
-        }
-    narrowed = math.sqrt(count / num_samples)
-    intervals = {}
-    for name, values in resampled.items():
-        metric, found = metrics.get(name), values[np.isfinite(values)]
-        if metric is None or not len(found):
-            continue
-        middle = float(np.median(found))
-        low, high = (metric + narrowed * (float(edge) - middle) for edge in np.percentile(found, (2.5, 97.5)))
-        intervals[name] = (low, min(1.0, high)) if name == "r2" else (max(0.0, low), high)
-    return intervals
 
 
 def fixed_point(values: Floats) -> Ints:

@@ -137,6 +137,8 @@ def result_metrics(content: ReportContent) -> dict[str, Any]:
     interval: dict[str, Any] = {}
     if isinstance(details, ClassificationDetails):
         interval = {"interval": {"accuracy": details.interval}}
+    elif isinstance(details, MultilabelDetails) and details.interval is not None:
+        interval = {"interval": {"micro_f1": details.interval}}
     elif isinstance(details, (RegressionDetails, RetrievalDetails)):
         interval = {"interval": dict(details.intervals)}
     ways = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -94,17 +96,35 @@ class SeveralHead(nn.Module):
         config: of the task.
         fields: the labels among them.
         dim: D.
+        grids: see ``build_head``.
     """
 
-    def __init__(self, config: SeveralTask, fields: Mapping[str, FieldSpec], dim: int) -> None:
+    def __init__(
+        self,
+        config: SeveralTask,
+        fields: Mapping[str, FieldSpec],
+        dim: int,
+        grids: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(build_head(task, fields, dim) for _, task in sorted(config.tasks.items()))
+        self.names = sorted(config.tasks)
+        self.heads = nn.ModuleList(
+            build_head(config.tasks[name], fields, dim, grids={"": grids[name]} if name in grids else {})
+            for name in self.names
+        )
         learns = config.weighting == "uncertainty"
         self.log_variances = nn.Parameter(torch.zeros(len(config.tasks))) if learns else None
 
-    def forward(self, fused_BD: Tensor) -> Tensor:
-        found: list[Tensor] = [head(fused_BD) for head in self.heads]
-        parts = [output if output.ndim == 2 else output[:, None] for output in found]
+    def forward(self, fused_BD: Tensor, seen: Mapping[str, Any] = MappingProxyType({})) -> Tensor:
+        """Joins the outputs.
+
+        Args:
+            fused_BD: of all fields.
+            seen: task with a map → what its head takes beside the fused vector, see ``maps.MapHead``.
+        """
+        named = zip(self.names, self.heads, strict=True)
+        found: list[Tensor] = [head(fused_BD, *seen.get(name, ())) for name, head in named]
+        parts = [output.reshape(output.shape[0], -1) for output in found]
         if self.log_variances is not None:
             parts.append(self.log_variances.to(parts[0].dtype).expand(fused_BD.shape[0], -1))
         return torch.cat(parts, dim=1)
@@ -115,7 +135,7 @@ def build_head(
     fields: Mapping[str, FieldSpec],
     dim: int,
     num_projections: int = 1,
-    grid: tuple[int, int] | None = None,
+    grids: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> nn.Module:
     """The head for a task, with fresh weights.
 
@@ -124,7 +144,7 @@ def build_head(
         fields: the inputs, and the label if the task has one.
         dim: width of the fused vector.
         num_projections: of a retrieval: one per tower, or one for all.
-        grid: of a map: rows and columns of the tokens that it is made from.
+        grids: task with a map (one alone has no name) → rows and columns of the tokens that it is made from.
     """
     match task:
         case ClassifyTask() | MultilabelTask():
@@ -134,12 +154,12 @@ def build_head(
         case RegressTask():
             return RegressHead(dim)
         case SeveralTask():
-            return SeveralHead(task, fields, dim)
+            return SeveralHead(task, fields, dim, grids)
         case SegmentTask() | GridTask():
             label = fields[task.label]
-            assert isinstance(label, LabelField) and grid is not None
+            assert isinstance(label, LabelField)
             assert label.height is not None and label.width is not None
-            return MapHead(dim, len(label.classes or ()), grid, (label.height, label.width))
+            return MapHead(dim, len(label.classes or ()), grids[""], (label.height, label.width))
         case RetrieveTask():
             return RetrieveHead(task, dim, num_projections)
         case ReconstructTask():

@@ -15,7 +15,6 @@ from ray_mm.config.fields import UNLABELLED
 from ray_mm.config.tasks import (
     ClassifyTask,
     GridTask,
-    LabelledTask,
     MapTask,
     MultilabelTask,
     ReconstructTask,
@@ -192,10 +191,10 @@ def _of_several(
     job alone.
     """
     total = output.new_zeros(output.shape[0], dtype=torch.float32)
-    places = task.slices(preprocessor.fields)
+    places, shapes = task.slices(preprocessor.fields), task.shapes(preprocessor.fields)
     of_training = terms if isinstance(terms, Mapping) else None
     for number, (name, each) in enumerate(sorted(task.tasks.items())):
-        own = task_output(output, places[name], each)
+        own = task_output(output, places[name], shapes[name])
         loss = loss_per_sample(
             each, own, batch, preprocessor, of_training[each.label] if of_training is not None else ClassTerms()
         )
@@ -209,10 +208,16 @@ def _of_several(
     return total
 
 
-def task_output(output: Tensor, place: slice, task: LabelledTask) -> Tensor:
-    """What a model of several tasks puts out for one of them, as a model of it alone would: [B, C], or [B] of a number."""
-    own = output[:, place]
-    return own[:, 0] if isinstance(task, RegressTask) else own
+def task_output(output: Tensor, place: slice, shape: Sequence[int]) -> Tensor:
+    """What a model of several tasks puts out for one of them, as a model of it alone would: [B, C], [B, C, H, W] of a map, or
+    [B] of a number.
+
+    Args:
+        output: [B, N].
+        place: of the task, see ``SeveralTask.slices``.
+        shape: see ``SeveralTask.shapes``.
+    """
+    return output[:, place].reshape(output.shape[0], *shape)
 
 
 def _of_class(task: ClassifyTask, output: Tensor, label: Tensor, terms: ClassTerms) -> Tensor:

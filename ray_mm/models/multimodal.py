@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_mm.config.maps import encoder_of_map, map_field, token_grid
+from ray_mm.config.maps import encoder_of_map, map_fields, token_grid
 from ray_mm.config.model import ModelConfig, check_model
-from ray_mm.config.tasks import GridTask, RetrieveTask, SegmentTask
+from ray_mm.config.tasks import RetrieveTask
 from ray_mm.data.fields import field_arrays, presence_name
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.models.encoders import build_encoder
@@ -41,12 +41,10 @@ class MultimodalModel(nn.Module):
             name: [array for array in field_arrays(name, fields[name]) if array != presence_name(name)]
             for name in self.fields
         }
-        # Of a task with a map: the field that it is made from, whose encoder has a finer grid.
-        self.on = ""
-        encoders = dict(config.fields)
-        if isinstance(config.task, SegmentTask | GridTask):
-            self.on = map_field(config.task, config.fields, fields)
-            encoders[self.on] = encoder_of_map(encoders[self.on])
+        # Task with a map → the field that it is made from, whose encoder has a finer grid.
+        self.maps = map_fields(config.task, config.fields, fields)
+        of_maps = {name: encoder_of_map(config.fields[name]) for name in self.maps.values()}
+        encoders = {**config.fields, **of_maps}
         # A list, not a dict by name: a field may be called "values" or "type", which a ModuleDict can't hold.
         self.encoders = nn.ModuleList(
             build_encoder(
@@ -65,8 +63,8 @@ class MultimodalModel(nn.Module):
             self.head = build_head(config.task, fields, dim, len(own))
         else:
             self.fusion = build_fusion(config.fusion, self.fields)
-            grid = token_grid(fields[self.on], encoders[self.on]) if self.on else None
-            self.head = build_head(config.task, fields, dim, grid=grid)
+            grids = {task: token_grid(fields[name], encoders[name]) for task, name in self.maps.items()}
+            self.head = build_head(config.task, fields, dim, grids=grids)
 
     def forward(self, batch: Mapping[str, Tensor], subsets: Sequence[frozenset[str]] | None = None) -> Tensor:
         """Runs the network.
@@ -100,11 +98,13 @@ class MultimodalModel(nn.Module):
     def fuse(self, encoded: Encoded, presence: Mapping[str, Tensor]) -> Tensor:
         """The output for encoded fields of which only some are there: presence is bool [B] per field."""
         fused = self.fusion(encoded, presence)
-        more: list[Any] = []
-        if self.on:
-            others = [(*encoded[name], presence[name]) for name in self.fields if name != self.on]
-            seen = [(tokens, mask & there[:, None]) for tokens, mask, there in others]
-            more = [encoded[self.on][0], presence[self.on], seen]
+        seen: dict[str, Any] = {}
+        for task, on in self.maps.items():
+            others = [(*encoded[name], presence[name]) for name in self.fields if name != on]
+            known = [(tokens, mask & there[:, None]) for tokens, mask, there in others]
+            seen[task] = (encoded[on][0], presence[on], known)
+        # One task alone has no name.
+        more = seen.get("", (seen,) if seen else ())
         result: Tensor = self.head(fused, *more)
         return result
 

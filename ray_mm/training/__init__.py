@@ -15,6 +15,7 @@ scores.py     what of it is a task's own
 parallel.py   the ranks: gradients averaged, sums over all, one decision for all
 sharding.py   a model that is divided over the ranks
 field_balance.py  how much the encoder of each field learns; holds back those that learn fastest
+blending.py   lets each field alone learn, too, as much as it is worth
 dropout.py    hides present fields at random
 augment.py    changes samples at random: colours, noise, masks
 masking.py    hides parts of every input, of which a reconstruction is to be made

@@ -57,6 +57,7 @@ def baseline_job(job: TrainJob, field: str) -> TrainJob:
         # There is no other field to fall back on.
         "modality_dropout": 0.0,
         "gradient_modulation": None,
+        "gradient_blending": None,
         "profile": None,
         "freeze": {part: share for part, share in job.train.freeze.items() if part in parts},
         "optimizer": optimizer.model_copy(

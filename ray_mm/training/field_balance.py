@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ray_mm.config.sharing import GradientModulation
 from ray_mm.config.tasks import ClassifyTask
-from ray_mm.config.train import GradientModulation, TrainJob
+from ray_mm.config.train import TrainJob
 from ray_mm.data.fields import presence_name
 from ray_mm.data.order import stable_hash
 from ray_mm.models.losses import sample_weights

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ray_mm.models.multimodal import MultimodalModel, build_model
 from ray_mm.models.targets import build_targets
 from ray_mm.training.augment import Augmenter
 from ray_mm.training.average import WeightAverage
+from ray_mm.training.blending import Blending
 from ray_mm.training.dropout import hide_fields
 from ray_mm.training.field_balance import LOOK_EVERY, GradientShares, Modulation
 from ray_mm.training.initial import read_initial
@@ -79,6 +80,7 @@ class Learner:
         ranks: this worker's place.
         checkpoint: folder that it goes on from; None: fresh weights, drawn with the job's seed.
         loss_scale: what ``loss_scale`` said when that was saved.
+        blending: what ``blending`` said then.
 
     Attributes:
         model: not wrapped by DDP; divided over the ranks by FSDP2, if the job says so.
@@ -96,6 +98,7 @@ class Learner:
         ranks: Ranks,
         checkpoint: Path | None = None,
         loss_scale: Mapping[str, float] | None = None,
+        blending: Mapping[str, Sequence[float | None]] | None = None,
     ) -> None:
         self._training = training
         self._ranks = ranks
@@ -138,6 +141,8 @@ class Learner:
         self._shares = GradientShares(self.model, ranks)
         modulation = config.gradient_modulation
         self._modulation = Modulation(modulation, training.job, ranks) if modulation is not None else None
+        blends = config.gradient_blending
+        self._blending = Blending(blends, training.job, ranks, blending or {}) if blends is not None else None
         terms = training_terms(training.job.model.task, training.class_counts, training.classes)
         self._terms = on_device(terms, ranks.device)
         task, fields = training.job.model.task, sorted(training.job.model.fields)
@@ -155,6 +160,16 @@ class Learner:
     def loss_scale(self) -> dict[str, float]:
         """What the loss is multiplied by in half precision, and when that changes; empty otherwise."""
         return dict(self._scaler.state_dict())
+
+    @property
+    def blending(self) -> dict[str, list[float | None]]:
+        """Of a training with Gradient-Blending all that it goes on from; empty otherwise. Every rank has to ask."""
+        return self._blending.state() if self._blending is not None else {}
+
+    def validated(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Takes note of a validation; every rank has to."""
+        if self._blending is not None:
+            self._blending.estimate(epoch, metrics)
 
     def train(self, batch: LoadedBatch, asked: Ask = Ask.NOTHING) -> Step:
         """Forward, backward, and one step of the optimizer: all that is done with a training batch.
@@ -195,6 +210,8 @@ class Learner:
         modulation = self._modulation
         if modulation is not None and not modulation.holds(item.step, num_steps):
             modulation = None
+        if self._blending is not None:
+            self._blending.begin(item, self._training.schedule.train_batches)
         loss_sum = torch.zeros((), device=ranks.device)
         rows = -(-len(positions) // job.train.micro_batches)
         for start in range(0, len(positions), rows):
@@ -205,6 +222,8 @@ class Learner:
             loss_sum += self._backward(
                 part, shown, ranks.world_size / max(total_weight, 1.0), start + rows >= len(positions), modulation
             )
+        if self._blending is not None:
+            self._blending.end(item)
         with span("optimizer"):
             self._scaler.unscale_(self.optimizer)
             if modulation is not None:
@@ -230,7 +249,10 @@ class Learner:
 
     def balance(self) -> dict[str, float]:
         """How much each field's encoder learned since this was last asked for (see ``field_balance``)."""
-        return self._shares.read() | (self._modulation.read() if self._modulation is not None else {})
+        found = self._shares.read()
+        for each in (self._modulation, self._blending):
+            found |= each.read() if each is not None else {}
+        return found
 
     def _backward(
         self,
@@ -252,23 +274,30 @@ class Learner:
         Returns:
             The weighted sum of their losses.
         """
-        task, wrapped = self._training.job.model.task, self._wrapped
+        task, wrapped, blending = self._training.job.model.task, self._wrapped, self._blending
+        preprocessor = self._training.preprocessor
         weights = sample_weights(task, tensors, self.model.fields)
         with exchanging(wrapped, last):
             with span("forward"):
                 with autocast(self._training.job.train.precision, self._ranks.device):
-                    if modulation is None:
-                        output = wrapped(seen)
-                    else:
-                        *alone, output = wrapped(seen, modulation.subsets)
-                        modulation.add(alone, seen)
-                losses = loss_per_sample(
-                    task, output, tensors, self._training.preprocessor, self._terms, self._ranks.gather
-                )
+                    # All fields come last.
+                    share = modulation or blending
+                    outputs = wrapped(seen)[None] if share is None else wrapped(seen, share.subsets)
+                    if modulation is not None:
+                        modulation.add(outputs[:-1], seen)
+                losses = loss_per_sample(task, outputs[-1], tensors, preprocessor, self._terms, self._ranks.gather)
                 # A sample without weight may hold anything, even what makes its loss infinite.
-                loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
+                learned = loss_sum = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
+                if blending is not None:
+                    learned = blending.blend(
+                        outputs,
+                        seen,
+                        weights,
+                        lambda output: loss_per_sample(task, output, tensors, preprocessor, self._terms),
+                        lambda output: loss_per_sample(task, output, tensors, preprocessor),
+                    )
             with span("backward"):
-                self._scaler.scale(loss_sum * factor).backward()  # type: ignore[no-untyped-call]
+                self._scaler.scale(learned * factor).backward()  # type: ignore[no-untyped-call]
         return loss_sum.detach()
 
     def _clip(self) -> Tensor:

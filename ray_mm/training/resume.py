@@ -76,6 +76,8 @@ def _in_new_order(training: Training, state: TrainingState) -> TrainingState:
         data_digest=training.data_digest,
         trained=0,
         quarantined=0,
+        # Of the losses in this epoch so far nothing counts.
+        blending={name: ([0.0] * len(each) if name == "sums" else each) for name, each in state.blending.items()},
         best_step=min(state.best_step, epochs * schedule.train_batches),
     )
 

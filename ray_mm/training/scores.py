@@ -230,7 +230,7 @@ class SeveralScores:
         # Of each the samples that have its label, too.
         self.num_more = sum(1 + each.num_main + each.num_more for each in scores.values())
         self._task, self._scores, self._preprocessor = task, dict(scores), preprocessor
-        self._places = task.slices(preprocessor.fields)
+        self._places, self._shapes = task.slices(preprocessor.fields), task.shapes(preprocessor.fields)
 
     def main(self, output: Tensor, batch: Batch, counted: Tensor) -> Tensor:
         losses = loss_per_sample(self._task, output, batch, self._preprocessor)
@@ -240,7 +240,8 @@ class SeveralScores:
         found = []
         for name, scores in self._scores.items():
             task = self._task.tasks[name]
-            own, there = task_output(output, self._places[name], task), counted & batch[presence_name(task.label)]
+            own = task_output(output, self._places[name], self._shapes[name])
+            there = counted & batch[presence_name(task.label)]
             found += [there.sum().double().reshape(1), scores.main(own, batch, there), scores.more(own, batch, there)]
         return torch.cat(found)
 

@@ -46,6 +46,7 @@ class TrainingState:
         since_best: validations after the best one.
         stopped: whether the training has ended early.
         epochs: epochs whose training batches are all done.
+        blending: of a training with Gradient-Blending (see ``blending``); empty otherwise.
     """
 
     next_item: int
@@ -62,6 +63,7 @@ class TrainingState:
     since_best: int = 0
     stopped: bool = False
     epochs: int = 0
+    blending: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 def initial_state(data_digest: str) -> TrainingState:

@@ -6,10 +6,11 @@
      on a GPU "device_memory_bytes", "device_memory", "flops_per_s", and "mfu" where its peak is known,
      with a decoded cache "cached", in the first line "first_batch_s", and in the last one of an epoch's training
      "epoch_loss", "epoch_samples_per_s", "epoch_data_wait", of several fields "gradient_share/<field>" and, where they are
-     modulated, "gradient_factor/<field>", see ``field_balance``}
+     modulated, "gradient_factor/<field>", see ``field_balance``, or blended, "blend_weight/<field>" and "blend_weight", see
+     ``blending``}
     {"kind": "validation", "step", "time", "epoch", "loss", "accuracy" and "macro_f1" | "micro_f1", "macro_f1" and "map" |
-     "mae" and "rmse" | "r2" and "r2/<field>", "num_samples", of several fields "alone/<field>" and "adds/<field>", see
-     ``validation``}
+     "mae" and "rmse" | "r2" and "r2/<field>", "num_samples", of several fields "alone/<field>" and "adds/<field>", of
+     a blended training "loss_alone/<field>", see ``validation``}
 
 A train line is about the time since the line before, means over the ranks: ``loss`` per sample; ``data_wait`` and
 ``data_transfer`` the shares of the time spent waiting for batches and bringing them to the device, ``checkpoint_wait`` that in

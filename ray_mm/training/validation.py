@@ -2,7 +2,8 @@
 
 Of a model with several fields it tells two more figures of each: ``alone/<field>``, the main figure of its task (accuracy, mean
 absolute error, …) where the model is given this field only, and ``adds/<field>``, how much better it is with all fields than
-without this one. A field that adds nothing while others do is one that the training has passed over.
+without this one. A field that adds nothing while others do is one that the training has passed over. Where the training is
+blended (see ``blending``), also ``loss_alone/<field>``, the loss with this field only, of the samples that have it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_mm.config.tasks import FIGURES, ReconstructTask, RetrieveTask, TaskConfig, labels_of
-from ray_mm.data.fields import POSITION, WEIGHT
+from ray_mm.data.fields import POSITION, WEIGHT, presence_name
 from ray_mm.data.quarantine import check_budget
 from ray_mm.errors import QuarantineBudgetError
 from ray_mm.models.losses import loss_per_sample, sample_weights
@@ -69,6 +70,9 @@ class ValidationSums:
         num_main, num_more = self._scores.num_main, self._scores.num_more
         self._main = torch.zeros(len(self._subsets) + 1, num_main, dtype=torch.float64, device=ranks.device)
         self._more = torch.zeros(num_more, dtype=torch.float64, device=ranks.device)
+        # Of each field alone: its losses, and of how many samples; where the training is blended by them.
+        self._blends = training.job.train.gradient_blending is not None
+        self._losses = torch.zeros(2, len(fields) if self._blends else 0, dtype=torch.float64, device=ranks.device)
 
     @torch.no_grad()
     def add(self, model: nn.Module, tensors: dict[str, Tensor], precision: str) -> None:
@@ -93,6 +97,13 @@ class ValidationSums:
         for place, output in enumerate(outputs):
             self._main[place] += self._scores.main(output, tensors, counted)
         self._more += self._scores.more(outputs[-1], tensors, counted)
+        if self._blends:
+            for place, (field, subset) in enumerate(self._alone.items()):
+                output = outputs[self._subsets.index(subset)]
+                there = counted & tensors[presence_name(field)]
+                alone = loss_per_sample(self._task, output, tensors, self._preprocessor).double()
+                self._losses[0, place] += torch.where(there, alone, 0.0).sum()
+                self._losses[1, place] += there.sum()
         met = tensors[POSITION] >= 0
         self._sums[0] += torch.where(counted, losses.double(), 0.0).sum()
         for place, which in enumerate((counted, met, met & (tensors[WEIGHT] == 0)), start=1):
@@ -106,12 +117,13 @@ class ValidationSums:
             TrainingDivergedError: the loss is not finite.
         """
         loss, count, met, quarantined, *others = self._ranks.sum(
-            torch.cat([self._sums, self._main.flatten(), self._more]).tolist()
+            torch.cat([self._sums, self._main.flatten(), self._more, self._losses.flatten()]).tolist()
         )
         each = self._scores.num_main
         *of_subsets, main = (others[place * each : (place + 1) * each] for place in range(len(self._main)))
-        more = others[self._main.numel() :]
-        for sums in (self._sums, self._main, self._more):
+        more = others[self._main.numel() : self._main.numel() + len(self._more)]
+        losses = torch.tensor(others[self._main.numel() + len(self._more) :], dtype=torch.float64).reshape(2, -1)
+        for sums in (self._sums, self._main, self._more, self._losses):
             sums.zero_()
         folder = self._training.quarantine
         check_budget(self._training.job.data.bad_samples, round(quarantined), round(met), folder)
@@ -131,4 +143,9 @@ class ValidationSums:
             "num_samples": round(count),
             **{f"alone/{field}": found[subset] for field, subset in self._alone.items()},
             **{f"adds/{field}": sign * (whole - found[subset]) for field, subset in self._without.items()},
+            **{
+                f"loss_alone/{field}": total / count
+                for field, (total, count) in zip(self._alone, losses.T.tolist(), strict=False)
+                if count
+            },
         }

@@ -65,7 +65,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
     job, schedule = training.job, training.schedule
     folder = training.run / attempt.checkpoint if attempt.checkpoint is not None else None
     state = read_state(folder) if folder is not None else initial_state(training.data_digest)
-    learner = Learner(training, ranks, folder, state.loss_scale)
+    learner = Learner(training, ranks, folder, state.loss_scale, state.blending)
     bad_steps = BadSteps(training.run, attempt.number, ranks, job.train.skip_bad_steps)
     loss_meter = _LossMeter(ranks, has_cache=job.data.cache.decoded is not None)
     gauges = Gauges(training, ranks)
@@ -118,6 +118,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                 asked = Ask(round(ranks.sum([float(sign.seen() if ranks.rank == 0 else Ask.NOTHING)])[0]))
                 if item.ends_phase:
                     metrics = validation.read(item.step)
+                    learner.validated(item.epoch, metrics)
                     state = replace(state, latest=metrics, since_best=state.since_best + 1)
                     if is_better(job, metrics, state.best):
                         state = replace(state, best=metrics, best_step=state.step, since_best=0)
@@ -139,6 +140,7 @@ def run_worker(training: Training, ranks: Ranks, attempt: Attempt, batches: Iter
                     state,
                     bad_steps=state.bad_steps + bad_steps.look(state.bad_steps),
                     loss_scale=learner.loss_scale,
+                    blending=learner.blending,
                 )
                 _check_finite(learner.model, ranks, item.step)
                 if writers.writes:

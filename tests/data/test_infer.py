@@ -175,7 +175,7 @@ def test_every_value_of_json_is_a_field_or_told(tmp_path: Path) -> None:
     }
     assert found.passed_over == (
         "on (always true, where it was looked at), version (always 2, where it was looked at), "
-        "tags (a list of other things than numbers, or of unequal lengths), odd (now and then an empty list), "
+        "tags (a list of texts, and no few names that come again and again), odd (now and then an empty list), "
         "either (now a number, now a text), a.b (a path can't name it), none (empty),  (a path can't name it)"
     )
     fields, members = propose([found], indexes)
@@ -218,6 +218,27 @@ def test_classes_are_told_from_texts_by_many_members(tmp_path: Path, text: str, 
         ((plain,), _) = _look(tmp_path / kind, {f"{i:03}.x": one.encode() for i, one in enumerate(texts)})
         assert plain.specs == ({} if spec is None else {"": spec})
         assert plain.reason == ("" if spec is not None else f"always {text}, where it was looked at")
+
+
+def test_lists_of_names_that_come_again_are_any_number_of_classes(tmp_path: Path) -> None:
+    tags = [[], ["rain"], ["rain", "night"], ["night"], ["rain"], ["fog", "night", "rain"], ["fog"], None]
+    members = {f"{i}.json": json.dumps({"tags": each, "who": [f"name {i}"]}).encode() for i, each in enumerate(tags)}
+    ((found,), _) = _look(tmp_path, members)
+    label = {"type": "label", "target": "classes", "written_as": "name"}
+    assert found.specs == {"tags": {**label, "path": "tags"}}
+    assert found.passed_over == "who (a list of texts, and no few names that come again and again)"
+    # Also as the member itself.
+    whole = {f"{i}.tags.json": json.dumps(each).encode() for i, each in enumerate(tags) if each is not None}
+    whole |= {f"{i}.who.json": json.dumps([f"name {i}"]).encode() for i in range(len(tags) - 1)}
+    (tmp_path / "whole").mkdir()
+    (names, who), _ = _look(tmp_path / "whole", whole)
+    assert names.specs == {"": label} and not who.specs and "lists of other things than numbers" in who.reason
+    inspected = inspect_tars([str(tmp_path / "whole" / "0.tar")])
+    assert inspected.data["label_counts"] == {"tags": {"rain": 4, "night": 3, "fog": 2}}
+    (row, _) = next(table.rows for table in inspected.tables if table.title.startswith("what they are"))
+    assert row[3] == "label (classes)"
+    job = load_job(yaml.safe_load(inspected.job))
+    assert job.kind == "preprocess" and job.fields["tags"].model_dump(exclude_unset=True) == label
 
 
 def test_a_few_equal_labels_may_be_of_several_classes(tmp_path: Path) -> None:

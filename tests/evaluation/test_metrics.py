@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_mm.evaluation.intervals import bootstrap_intervals, ratio_interval, wilson_interval
 from ray_mm.evaluation.metrics import (
     NUM_BINS,
     PROBABILITY_FLOOR,
     ClassificationSums,
     ExactSum,
-    bootstrap_intervals,
     classification_metrics,
     classification_sums,
     confusion_matrix,
@@ -29,7 +29,6 @@ from ray_mm.evaluation.metrics import (
     regression_metrics,
     regression_sums,
     reliability,
-    wilson_interval,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -140,6 +139,23 @@ def test_a_confusion_matrix_has_a_row_per_true_class() -> None:
 def test_the_interval_of_an_accuracy_is_wilsons() -> None:
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_the_interval_of_a_ratio_holds_it_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+
+    def draw(count: int) -> tuple[int, int, list[int]]:
+        parts = random.binomial(6, 0.4, count)
+        hits = random.binomial(parts, 0.7)
+        products = ((hits * hits).sum(), (hits * parts).sum(), (parts * parts).sum())
+        return int(hits.sum()), int(parts.sum()), [*map(int, products)]
+
+    found = [ratio_interval(*draw(80), 80) for _ in range(400)]
+    within = [low <= 0.7 <= high for low, high in filter(None, found)]
+    assert len(within) == 400 and 0.92 <= sum(within) / 400 <= 0.98
+    # All alike, or nothing to divide by: it tells nothing of others.
+    assert ratio_interval(6, 6, [12, 12, 12], 3) is None and ratio_interval(0, 0, [0, 0, 0], 3) is None
+    assert ratio_interval(1, 2, [1, 2, 4], 1) is None
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64, min_value=-1e300, max_value=1e300)

@@ -28,7 +28,7 @@ from ray_mm.evaluation.report.curves import read_curves
 from ray_mm.evaluation.report.plots import error_plot, scatter_plot
 from ray_mm.evaluation.report.reconstructions import said_rows
 from ray_mm.evaluation.report.render import render
-from ray_mm.evaluation.report.svg import figure, number, span, ticks
+from ray_mm.evaluation.report.svg import figure, number, percent, span, ticks
 from ray_mm.evaluation.report.tables import class_rows, confusions, matrix, metric_text, subset_table, summary
 from ray_mm.evaluation.report.tiles import tiles
 from ray_mm.evaluation.subsets import field_subsets
@@ -126,7 +126,8 @@ def test_of_several_classes_each_has_a_row_and_a_card_names_all(several: ReportC
         and "Which classes it finds" in html
         and "confusion" not in html.lower().split("</style>")[1]
     )
-    assert [tile.name for tile in tiles(several)] == ["Micro F1", "Macro F1", "Mean average precision", "Log loss"]
+    names = ["Micro F1", "Macro F1", "Mean average precision", "Calibration error", "Log loss"]
+    assert [tile.name for tile in tiles(several)] == names
     assert "micro F1 of" in summary(several) and "more than half of the samples have" in summary(several)
     cards = [*several.worst, *several.best]
     assert {card.true for card in cards} <= {"moves, odd", "moves", "no class"} and len(
@@ -137,7 +138,9 @@ def test_of_several_classes_each_has_a_row_and_a_card_names_all(several: ReportC
         true = [] if card.true == "no class" else card.true.split(", ")
         assert sorted(bar.name for bar in card.bars if bar.true) == sorted(true)
     told = result_metrics(several)
-    assert set(told["subsets"]) == {"image", "vector", "image+vector"} and "interval" not in told
+    assert set(told["subsets"]) == {"image", "vector", "image+vector"}
+    low, high = told["interval"]["micro_f1"]
+    assert low < told["micro_f1"] < high and f"95% interval {percent(low)} to {percent(high)}" in html
     classes = result_details(several)["classes"]
     assert (
         list(classes) == list(TAGS)

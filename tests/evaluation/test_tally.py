@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mm.evaluation.examples import Example, Extremes
+from ray_mm.evaluation.metrics import NUM_BINS
 from ray_mm.evaluation.predictions import predictions_writer
 from ray_mm.evaluation.subsets import field_subsets
 from ray_mm.evaluation.tally import Tally
@@ -127,6 +128,21 @@ def test_figures_of_several_classes_are_those_of_the_samples() -> None:
     baseline = whole.baseline()
     assert baseline["micro_f1"] == pytest.approx(2 * support[0] / (50 + support.sum()))
     assert baseline["map"] == pytest.approx(support[:3].mean() / 50)
+    # Calibration: of all pairs of sample and class, with all fields.
+    chance, has = outputs[1].astype(np.float64).ravel(), labels.ravel()
+    numbers = np.clip(np.ceil(chance * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    gaps = [abs(chance[numbers == n].sum() - has[numbers == n].sum()) for n in range(NUM_BINS)]
+    assert whole.metrics()[1]["ece"] == pytest.approx(sum(gaps) / 200) and whole.metrics()[0]["ece"] is None
+    bins = whole.details().bins
+    assert sum(each.count for each in bins) == 200
+    assert sum(each.count * each.accuracy for each in bins) == pytest.approx(support.sum())
+    # All are right: that says nothing of the spread.
+    assert whole.metrics()[1]["micro_f1"] == 1 and whole.details().interval is None
+    guessing = evaluation.tally(1)
+    guessing.add(rows | evaluation.scored(outputs[:1], rows))
+    assert guessing.details().interval is not None
+    low, high = guessing.details().interval
+    assert low < guessing.metrics()[0]["micro_f1"] < high and 0.05 < high - low < 0.4
     figures = whole.details().figures
     assert [each.support for each in figures] == support.tolist()
     assert figures[3].average_precision is None and figures[3].recall is None

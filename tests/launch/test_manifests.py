@@ -395,7 +395,7 @@ def test_a_job_without_a_schedule_has_no_times_to_write(target: str, form: str |
 
 def test_paths_do_not_lead_out_of_the_storage() -> None:
     for path in ("../other", "a/../../etc", "~/x"):
-        with pytest.raises(UsageError, match="leads out of the cluster's storage|means another folder on the cluster"):
+        with pytest.raises(UsageError, match=r"leads out of the cluster's storage|means another folder on the cluster"):
             placed_job(called(output=path))
     with pytest.raises(UsageError, match="can't be in an object store"):
         placed_job(called(output="s3://bucket/run"))

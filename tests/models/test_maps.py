@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ray_mm.answers import Answers
+from ray_mm.compression.export import export_onnx
 from ray_mm.config.fields import FieldSpec, ImageField, LabelField, PointsField, VectorField
 from ray_mm.config.maps import encoder_of_map, token_grid
 from ray_mm.config.model import ModelConfig
+from ray_mm.config.tasks import SeveralTask
 from ray_mm.data.preprocessor import Preprocessor
 from ray_mm.errors import UsageError
-from ray_mm.models.losses import class_terms, loss_per_sample
+from ray_mm.models.losses import class_terms, loss_per_sample, task_output
 from ray_mm.models.multimodal import MultimodalModel, build_model
 
 CLASSES = ("road", "car", "person")
@@ -31,6 +35,7 @@ FIELDS: dict[str, FieldSpec] = {
 }
 SEGMENT = {"type": "segment", "label": "mask"}
 GRID = {"type": "grid", "label": "ground"}
+SEVERAL = {"type": "several", "tasks": {"plan": GRID, "view": SEGMENT, "what": {"type": "classify", "label": "kind"}}}
 
 
 def config_of(task: dict[str, Any], inputs: dict[str, Any] | None = None, fusion: str = "gated") -> ModelConfig:
@@ -63,6 +68,7 @@ def noise(size: int, seed: int = 0) -> dict[str, Tensor]:
         assert isinstance(spec, LabelField)
         numbers = random.integers(0, 4, (size, spec.height or 0, spec.width or 0))
         arrays[name] = np.where(numbers == 3, 255, numbers).astype(np.uint8)
+    arrays["kind"] = random.integers(0, 3, size)
     arrays |= {f"{name}.presence": np.ones(size, np.bool_) for name in FIELDS}
     return {name: torch.from_numpy(values) for name, values in arrays.items()}
 
@@ -97,7 +103,7 @@ def test_the_field_of_a_map_has_a_finer_grid_and_a_job_can_say_how_fine() -> Non
     assert model_of(config).encoders[0].place.shape[1:] == (6, 10)
 
 
-@pytest.mark.parametrize("task", [SEGMENT, GRID])
+@pytest.mark.parametrize("task", [SEGMENT, GRID, SEVERAL])
 def test_what_is_absent_has_no_influence(task: dict[str, Any]) -> None:
     model, batch, other = model_of(config_of(task)), noise(4), noise(4, seed=1)
     for name in ("camera", "radar", "state"):
@@ -115,7 +121,7 @@ def test_what_is_absent_has_no_influence(task: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fusion", ["gated", "bottleneck", "late"])
-@pytest.mark.parametrize("task", [SEGMENT, GRID])
+@pytest.mark.parametrize("task", [SEGMENT, GRID, SEVERAL])
 def test_gradients_reach_every_weight_and_none_is_left_out(task: dict[str, Any], fusion: str) -> None:
     config = config_of(task, fusion=fusion)
     model, batch = model_of(config).train(), noise(5)
@@ -127,6 +133,47 @@ def test_gradients_reach_every_weight_and_none_is_left_out(task: dict[str, Any],
     loss_per_sample(config.task, model(batch), batch, Preprocessor(fields=FIELDS)).sum().backward()
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert [name for name in without if not name.endswith("key_value.bias")] == []
+
+
+def test_maps_and_a_class_stand_beside_each_other() -> None:
+    config = config_of(SEVERAL)
+    model, batch, prepared = model_of(config), noise(3), Preprocessor(fields=FIELDS)
+    assert model.maps == {"plan": "radar", "view": "camera"}
+    with torch.no_grad():
+        output = model(batch)
+    assert isinstance(config.task, SeveralTask) and output.shape == (3, 3 * 20 * 24 + 3 * 24 * 40 + 3)
+    places, shapes = config.task.slices(FIELDS), config.task.shapes(FIELDS)
+    parts = {name: task_output(output, places[name], shapes[name]) for name in places}
+    assert {name: tuple(part.shape) for name, part in parts.items()} == {
+        "plan": (3, 3, 20, 24),
+        "view": (3, 3, 24, 40),
+        "what": (3, 3),
+    }
+    wanted = sum(loss_per_sample(each, parts[name], batch, prepared) for name, each in config.task.tasks.items())
+    torch.testing.assert_close(loss_per_sample(config.task, output, batch, prepared), wanted)
+    # Each head is the one that a model of its task alone would have, and gets what it would get.
+    encoded, presence = model.encode(batch), {name: batch[f"{name}.presence"] for name in model.fields}
+    fused = model.fusion(encoded, presence)
+    others = [(*encoded[name], presence[name]) for name in ("radar", "state")]
+    known = [(tokens, mask & there[:, None]) for tokens, mask, there in others]
+    alone = model.head.heads[1](fused, encoded["camera"][0], presence["camera"], known)
+    torch.testing.assert_close(parts["view"], alone)
+    answers = Answers(config.task, FIELDS, {}, config.fields)
+    said = answers.of_task("view", answers.of_output(output.numpy()))
+    np.testing.assert_allclose(said, parts["view"].softmax(dim=1).numpy(), rtol=1e-5, atol=1e-6)
+    answer = answers.prediction(answers.of_output(output.numpy())[0], {})
+    assert answer.tasks is not None and answer.tasks["plan"].mask is not None
+    assert np.array_equal(answer.tasks["plan"].mask, parts["plan"][0].argmax(dim=0).numpy())
+    assert answer.tasks["what"].label in CLASSES
+
+
+def test_maps_beside_a_class_can_be_exported(tmp_path: Path) -> None:
+    config = config_of(SEVERAL)
+    prepared = Preprocessor(fields={name: FIELDS[name] for name in (*config.fields, "mask", "ground", "kind")})
+    torch.manual_seed(0)
+    # It raises where the graph says something else, for any fields that are there.
+    export_onnx(build_model(config, prepared).eval(), prepared, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size > 10_000
 
 
 def test_another_field_can_say_something_of_one_place() -> None:
@@ -185,6 +232,7 @@ def test_the_loss_is_the_mean_over_the_labelled_cells(more: dict[str, Any]) -> N
         ({**SEGMENT, "on": "state"}, None, r"task\.on: 'state' is of type vector, whose tokens lie on no grid"),
         ({**SEGMENT, "on": "lidar"}, None, r"task\.on: 'lidar' is no input of the model; its fields are camera, radar"),
         (GRID, {"camera": {}}, r"task\.on: the model reads no points"),
+        (SEVERAL, {"camera": {}}, r"model\.task\.tasks\.plan\.on: the model reads no points"),
         (GRID, {"radar": {}}, r"model\.fields\.radar\.encoder: the tokens of pointnet, the default, lie on no grid"),
         (SEGMENT, {"camera": {"pretrained": "x"}}, r"model\.fields\.camera\.pretrained: nobody knows on which grid"),
         (

@@ -62,11 +62,13 @@ def test_a_baseline_has_the_same_budget_and_nothing_that_needs_another_field(dat
             "train.augment": {"fields": {"image": {"color": {}}}, "cutmix": 0.5},
         },
     )
+    blended = train_job(data, **{"train.baselines": True, "train.gradient_blending": {}})
     vector, image = baseline_job(job, "vector"), baseline_job(job, "image")
     for alone in (vector, image):
         assert (alone.data, alone.seed, alone.resources) == (job.data, job.seed, job.resources)
         assert (alone.train.epochs, alone.train.schedule) == (job.train.epochs, job.train.schedule)
         assert alone.train.gradient_modulation is None
+        assert baseline_job(blended, "vector").train.gradient_blending is None
         assert alone.train.modality_dropout == 0 and not alone.train.baselines and alone.train.profile is None
         assert alone.model.fusion.model_dump() | {"condition": "image"} == job.model.fusion.model_dump()
     assert vector.train.freeze == {"head": 0.1} and image.train.freeze == job.train.freeze

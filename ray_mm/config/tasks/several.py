@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 
 from ray_mm.config.base import Config, Name
 from ray_mm.config.fields import FieldSpec, LabelField
+from ray_mm.config.tasks.maps import MapTask
 from ray_mm.config.tasks.sample import Positive, SampleTask
 
 
@@ -17,7 +19,7 @@ class SeveralTask(Config):
     of the labels."""
 
     type: Literal["several"] = "several"
-    tasks: dict[Name, Annotated[SampleTask, Field(discriminator="type")]] = Field(min_length=2)
+    tasks: dict[Name, Annotated[SampleTask | MapTask, Field(discriminator="type")]] = Field(min_length=2)
     """Name → what is predicted, as ``model.task`` would say it."""
     weighting: Literal["fixed", "uncertainty"] = "fixed"
     """The loss of a sample is the sum of its tasks'. ``uncertainty``: each is weighed by how well it can be predicted, which is
@@ -50,9 +52,23 @@ class SeveralTask(Config):
             fields: the labels among them.
         """
         found, start = {}, 0
+        for name, shape in self.shapes(fields).items():
+            stop = start + math.prod(shape)
+            found[name], start = slice(start, stop), stop
+        return found
+
+    def shapes(self, fields: Mapping[str, FieldSpec]) -> dict[str, tuple[int, ...]]:
+        """Task → of what shape these numbers are: classes (C), the classes of a map's cells (C, H, W), a number ().
+
+        Args:
+            fields: the labels among them.
+        """
+        found: dict[str, tuple[int, ...]] = {}
         for name, task in sorted(self.tasks.items()):
             label = fields[task.label]
             assert isinstance(label, LabelField)
-            stop = start + (1 if label.target == "number" else len(label.classes or ()))
-            found[name], start = slice(start, stop), stop
+            found[name] = () if label.target == "number" else (len(label.classes or ()),)
+            if label.target == "mask":
+                assert label.height is not None and label.width is not None
+                found[name] += (label.height, label.width)
         return found

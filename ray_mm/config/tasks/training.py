@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mm.config.tasks.kinds import TaskConfig
+from ray_mm.config.tasks.kinds import TaskConfig, labelled_tasks
 from ray_mm.config.tasks.maps import GridTask, SegmentTask
 from ray_mm.config.tasks.reconstruct import ReconstructTask
 from ray_mm.config.tasks.retrieve import RetrieveTask
@@ -25,7 +25,7 @@ def check_settings(task: TaskConfig, baselines: bool, micro_batches: int, batch_
             f"train.baselines trains each field alone, and the task {task.type} is another one then: it is about the fields "
             "themselves; leave it out"
         )
-    if baselines and isinstance(task, SegmentTask | GridTask):
+    if baselines and any(isinstance(each, SegmentTask | GridTask) for each in labelled_tasks(task).values()):
         raise ValueError(
             f"train.baselines trains each field alone, and the task {task.type} makes a map from one of them; leave it out"
         )

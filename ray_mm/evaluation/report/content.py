@@ -78,11 +78,15 @@ class MultilabelDetails:
         classes: in the order of their numbers.
         figures: of each class.
         classes_per_sample: how many a sample has, on average.
+        bins: of the probability of a class, over all samples and classes; ``accuracy`` is the share that has it.
+        interval: where the micro F1 lies with 95% certainty; None: all samples are equally right.
     """
 
     classes: tuple[str, ...]
     figures: Sequence[LabelFigures]
     classes_per_sample: float
+    bins: Sequence[Bin]
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)

@@ -50,21 +50,29 @@ def metric_plot(curves: Curves) -> Markup:
     return picture(parts, f"Validation {words.name} over the training steps; {final} at the end.")
 
 
-def reliability_plot(bins: Sequence[Bin]) -> Markup:
-    """Accuracy over confidence: bars on the dashed diagonal are trustworthy, bars below it are over-confident."""
+def reliability_plot(bins: Sequence[Bin], of_classes: bool = False) -> Markup:
+    """Accuracy over confidence: bars on the dashed diagonal are trustworthy, bars below it are over-confident.
+
+    Args:
+        bins: that hold something.
+        of_classes: whether they are of each class's probability, and not of the predicted one's alone.
+    """
+    what, certain, right = ("samples", "confidence", "accuracy")
+    if of_classes:
+        what, certain, right = ("pairs of sample and class", "probability", "share that has the class")
     frame = Frame((0.0, 1.0), (0.0, 1.0), height=300)
-    parts = [frame.axes("confidence", "accuracy", short_percent, short_percent)]
+    parts = [frame.axes(certain, right, short_percent, short_percent)]
     for each in bins:
         tip = (
-            f"{each.count:,} samples with confidence {percent(each.low)} to {percent(each.high)}: "
-            f"mean confidence {percent(each.confidence)}, accuracy {percent(each.accuracy)}"
+            f"{each.count:,} {what} with {certain} {percent(each.low)} to {percent(each.high)}: "
+            f"mean {certain} {percent(each.confidence)}, {right} {percent(each.accuracy)}"
         )
         parts.append(frame.bar(each.low, each.high, each.accuracy, "bar", tip))
     parts.append(frame.line([(0, 0), (1, 1)], "line reference"))
     parts.append(frame.dots([(each.confidence, each.accuracy) for each in bins], "validation", 2.5))
     return picture(
         parts,
-        "Accuracy of the samples in each bin of confidence, with the diagonal of perfect calibration.",
+        f"{right[0].upper()}{right[1:]} in each bin of {certain}, with the diagonal of perfect calibration.",
         height=300,
     )
 

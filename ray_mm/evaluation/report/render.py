@@ -76,7 +76,8 @@ def render(content: ReportContent) -> str:
         }
     elif isinstance(details, MultilabelDetails):
         rows, left_out = tables.class_rows(details)
-        values["multilabel"] = {"rows": rows, "left_out": left_out}
+        reliability = plots.reliability_plot(details.bins, of_classes=True)
+        values["multilabel"] = {"rows": rows, "left_out": left_out, "reliability": reliability}
     elif isinstance(details, MapDetails):
         values["maps"] = tables.map_rows(details)
     elif isinstance(details, RetrievalDetails):

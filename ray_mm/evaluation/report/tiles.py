@@ -121,14 +121,19 @@ def _map_tiles(content: ReportContent) -> list[Tile]:
 
 def _multilabel_tiles(content: ReportContent, details: MultilabelDetails) -> list[Tile]:
     metrics, baseline = content.metrics, content.baseline
+    note = "all classes together, predicted from ½ on"
+    if details.interval is not None:
+        low, high = details.interval
+        note = f"95% interval {percent(low)} to {percent(high)}; {note}"
     return [
-        Tile("Micro F1", metric_text("micro_f1", metrics["micro_f1"]), "all classes together, predicted from ½ on"),
+        Tile("Micro F1", metric_text("micro_f1", metrics["micro_f1"]), note),
         Tile("Macro F1", metric_text("macro_f1", metrics["macro_f1"]), "mean over the classes, each counts alike"),
         Tile(
             "Mean average precision",
             metric_text("map", metrics["map"]),
             f"{metric_text('map', baseline['map'])} if all samples looked alike",
         ),
+        Tile("Calibration error", metric_text("ece", metrics["ece"]), "mean gap between probability and share"),
         Tile(
             "Log loss",
             metric_text("log_loss", metrics["log_loss"]),

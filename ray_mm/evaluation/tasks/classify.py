@@ -17,6 +17,7 @@ import pyarrow as pa
 from ray_mm.actors.columns import list_column
 from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
+from ray_mm.evaluation.intervals import wilson_interval
 from ray_mm.evaluation.metrics import (
     Metrics,
     classification_metrics,
@@ -28,7 +29,6 @@ from ray_mm.evaluation.metrics import (
     per_class,
     reliability,
     sample_log_loss,
-    wilson_interval,
 )
 from ray_mm.evaluation.report.content import ClassificationDetails
 from ray_mm.evaluation.tasks.base import CONFIDENCE, PREDICTIONS, PROBABILITIES, TRUE_PROBABILITY, Array, OfLabel, Rows

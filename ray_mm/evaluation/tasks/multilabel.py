@@ -29,7 +29,18 @@ from ray_mm.class_scores import (
 )
 from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
-from ray_mm.evaluation.metrics import FIXED_POINT, Metrics, fixed_point, per_class, sample_log_loss
+from ray_mm.evaluation.intervals import ratio_interval
+from ray_mm.evaluation.metrics import (
+    FIXED_POINT,
+    NUM_BINS,
+    Metrics,
+    bin_numbers,
+    calibration_error,
+    filled_bins,
+    fixed_point,
+    per_class,
+    sample_log_loss,
+)
 from ray_mm.evaluation.report.content import LabelFigures, MultilabelDetails
 from ray_mm.evaluation.tasks.base import BINS, LOSS, PROBABILITIES, Array, OfLabel, Rows
 
@@ -94,6 +105,10 @@ class MultilabelTally:
         self._predicted = np.zeros((num_subsets, count), np.int64)
         self._support = np.zeros(count, np.int64)
         self._loss = np.zeros(num_subsets, np.int64)
+        # With all fields: pairs of a sample and a class by the probability, those where it has the class, their probabilities.
+        self._bins = np.zeros((3, NUM_BINS), np.int64)
+        # Likewise: of each sample's share of both sides of the micro F1 the squares and the product.
+        self._squares = np.zeros(3, np.int64)
         # Of the last ones alone where there would be too many.
         kept = num_subsets if num_subsets * count <= MAX_HISTOGRAMS else 1
         self._histograms = np.zeros((kept, count, 2, NUM_SCORE_BINS), np.int64)
@@ -109,6 +124,13 @@ class MultilabelTally:
         self._predicted += predicted.sum(axis=0)
         self._support += having.sum(axis=0)
         self._loss += fixed_point(rows[LOSS].astype(np.float64)).sum(axis=0)
+        likely = rows[PROBABILITIES].astype(np.float64)
+        places_of = bin_numbers(likely)
+        for sums, values in zip(self._bins, (np.ones_like(places_of), having, fixed_point(likely)), strict=True):
+            np.add.at(sums, places_of, values)
+        right = 2 * (predicted[:, -1] & having).sum(axis=1)
+        asked = predicted[:, -1].sum(axis=1) + having.sum(axis=1)
+        self._squares += [int((one * other).sum()) for one, other in ((right, right), (right, asked), (asked, asked))]
         kept = len(self._histograms)
         subsets, classes = np.arange(kept)[:, None], np.arange(num_classes)
         places = (subsets, classes, having[:, None].astype(np.int64), bins[:, -kept:])
@@ -128,6 +150,7 @@ class MultilabelTally:
                     "micro_f1": _micro_f1(hits, predicted, self._support),
                     "macro_f1": macro_f1(hits.tolist(), predicted.tolist(), self._support.tolist()),
                     "map": mean_average_precision(self._histograms[subset - without]) if subset >= without else None,
+                    "ece": calibration_error(filled_bins(*self._bins)) if subset + 1 == len(self._hits) else None,
                     "log_loss": int(self._loss[subset]) / FIXED_POINT / self._num_samples,
                 }
             )
@@ -157,7 +180,10 @@ class MultilabelTally:
                 per_class(self._hits[-1], self._predicted[-1], self._support), precisions, strict=True
             )
         ]
-        return MultilabelDetails(self._classes, figures, int(self._support.sum()) / self._num_samples)
+        hits, predicted, support = (int(sums.sum()) for sums in (self._hits[-1], self._predicted[-1], self._support))
+        interval = ratio_interval(2 * hits, predicted + support, self._squares.tolist(), self._num_samples)
+        per_sample = support / self._num_samples
+        return MultilabelDetails(self._classes, figures, per_sample, filled_bins(*self._bins), interval)
 
 
 def _micro_f1(hits: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], support: npt.NDArray[np.int64]) -> float:

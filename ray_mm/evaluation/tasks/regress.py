@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from ray_mm.data.fields import presence_name
 from ray_mm.evaluation.examples import Answer
+from ray_mm.evaluation.intervals import bootstrap_intervals
 from ray_mm.evaluation.metrics import (
     Metrics,
-    bootstrap_intervals,
     merge_regression,
     no_regression_sums,
     regression_metrics,
