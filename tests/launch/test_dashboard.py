@@ -207,7 +207,7 @@ def test_an_address_that_never_answers_is_told_in_time() -> None:
         started = time.monotonic()
         with pytest.raises(UsageError, match=f"{url}: nothing answered within 0.5 seconds"):
             look(url, timeout_s=0.5)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60, "what the system waits for by itself is more than a minute"
 
 
 def test_an_address_where_nothing_listens_is_told_at_once() -> None:

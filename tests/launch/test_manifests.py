@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -222,7 +221,7 @@ def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path
     )
     assert (options["time"], options["signal"], options["nodes"]) == ("0-12:00:00", "B:TERM@90", "1")
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
     )
     assert (done.returncode, done.stderr) == (0, "")
     arguments = (tmp_path / "ray").read_text().split("\0")[:-1]
@@ -248,7 +247,7 @@ def test_a_slurm_job_that_failed_goes_back_into_the_queue_as_often_as_the_profil
     command, environment = slurm_script(tmp_path, called(output=str(tmp_path / "run")))
     environment |= {"STATUS": status, "SLURM_RESTART_COUNT": restarts}
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == int(status), done.stderr
     assert (tmp_path / "scontrol").exists() == requeued
@@ -261,7 +260,7 @@ def test_a_slurm_job_that_is_asked_to_end_has_its_run_save_first(tmp_path: Path)
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "at work\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 143
+        assert process.wait(240) == 143
     assert not (tmp_path / "scontrol").exists()
 
 
@@ -341,12 +340,10 @@ def test_a_crontab_runs_the_command_as_it_is_and_not_twice_at_once(
     shell = command.replace("\\%", "%").replace(shlex.quote(sys.executable), "printf '%s\\n'")
     done = subprocess.run(["sh", "-c", shell], cwd="/", capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["-m", "ray_mm", "run", str(folder / "job.yaml"), "--set", "name=a%b"]
-    with subprocess.Popen(["flock", folder / "runs" / "a b.schedule.lock", "sleep", "20"]) as holder:
-        for _ in range(100):
-            done = subprocess.run(["sh", "-c", shell], cwd="/", capture_output=True, text=True, check=True)
-            if not done.stdout:
-                break
-            time.sleep(0.05)
+    holds = ["flock", "--no-fork", str(folder / "runs" / "a b.schedule.lock"), "sh", "-c", "echo held; exec sleep 600"]
+    with subprocess.Popen(holds, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        done = subprocess.run(["sh", "-c", shell], cwd="/", capture_output=True, text=True, check=True)
         holder.terminate()
     assert (done.returncode, done.stdout) == (0, "")
     assert not list(tmp_path.rglob("canary"))
