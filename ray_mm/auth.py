@@ -86,12 +86,13 @@ def read_token(path: Path) -> str:
     if mode & _OTHERS:
         raise UsageError(
             f"token: {path} can be read by others (mode {stat.S_IMODE(mode):04o}); whoever has it can run code on the cluster. "
-            f"Close it, chmod 600 {path}, and if others use this machine, make a new one: ray-mm cluster token --renew"
+            f"Close it, chmod 600 {path}, and if others use this machine, make a new one: ray-mm cluster token --renew --path "
+            f"{path}"
         )
     if not re.fullmatch(r"[!-~]{8,4096}", text.strip()):
         raise UsageError(
             f"token: {path} holds no token: expected one line of 8 to 4,096 letters, digits and signs, without spaces. "
-            "Make one: ray-mm cluster token"
+            f"Make one: ray-mm cluster token --renew --path {path}"
         )
     return text.strip()
 

@@ -87,8 +87,13 @@ def findings(answer: Mapping[str, Any], ships_image: bool) -> Iterator[Finding]:
                 Level.FAIL, "secret", problem.split("; ")[0], "give it one there, or change the cluster's profile"
             )
     yield from _storage(answer, well)
-    if answer["links"]:
-        slowest = min(answer["links"], key=lambda link: link["mb_s"])
+    for link in answer["links"]:
+        if "problem" in link:
+            found = f"{link['from']} to {link['to']}: {link['problem']}"
+            yield Finding(Level.FAIL, "network", found, "see that nodes reach each other on all ports that Ray uses")
+    timed = [link for link in answer["links"] if "problem" not in link]
+    if timed:
+        slowest = min(timed, key=lambda link: link["mb_s"])
         found = f"from {slowest['mb_s']:,.0f} MB/s ({slowest['from']} to {slowest['to']})"
         slow = slowest["mb_s"] < _SLOW_NETWORK_MB_S
         advice = "training on several nodes will wait for gradients; see the network, or train on one" if slow else ""

@@ -34,7 +34,7 @@ def answer(*changes: dict[str, Any], **more: Any) -> dict[str, Any]:
             node[key] = {**node[key], **value} if isinstance(node.get(key), dict) else value
         nodes.append(node)
     links = [{"from": "host0", "to": "host1", "mb_s": 900.0}] if len(nodes) > 1 else []
-    return {"nodes": nodes, "links": links, "storage": "/mnt/shared", "storage_problem": "", "code": "0123", **more}
+    return {"nodes": nodes, "links": links, "storage": "/mnt/shared", "storage_problem": "", **more}
 
 
 def worst(found: list[Finding]) -> list[Finding]:
@@ -79,6 +79,12 @@ def test_a_cluster_without_fault_is_told_in_lines_of_ok() -> None:
             Level.WARN,
             "network",
             "from 11 MB/s (host0 to host1)",
+        ),
+        (
+            answer({}, {}, links=[{"from": "host0", "to": "host1", "problem": "GetTimeoutError: x"}]),
+            Level.FAIL,
+            "network",
+            "host0 to host1: GetTimeoutError: x",
         ),
     ],
 )

@@ -129,12 +129,17 @@ def cluster(
 
     if what != "token":
         raise UsageError(f"cluster: takes token, found {what!r}.")
-    of_profile = find_cluster(name).token if name is not None else None
-    if name is not None and of_profile is None:
-        raise UsageError(f"--cluster {name}: its profile names no file for a token; add token:, or give --path.")
-    file = (
-        path or (Path(of_profile) if of_profile else None) or token_path() or Path("~/.ray/auth_token")
-    ).expanduser()
+    if path is not None and name is not None:
+        raise UsageError("cluster token: --path and --cluster both say where it belongs; leave one of them out.")
+    file = path or token_path() or Path("~/.ray/auth_token")
+    if name is not None:
+        of_profile = find_cluster(name).token
+        if of_profile is None:
+            raise UsageError(
+                f"--cluster {name}: its profile names no file for a token; add token:, or give --path instead."
+            )
+        file = Path(of_profile)
+    file = file.expanduser()
     is_new = make_token(file, renew)
     read_token(file)
     print(f"{file}: {'a new token' if is_new else 'has a token already, which is kept; --renew replaces it'}")

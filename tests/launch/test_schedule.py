@@ -176,6 +176,7 @@ def test_the_command_runs_the_job_with_its_overrides_and_remembers_how_it_ended(
         (None, (), "has none; add one, such as schedule: {cron:"),
         (RARELY, ("--state", "job.yaml"), "job.yaml: is damaged, or no schedule's file"),
         ({"cron": "0 0 31 2 *"}, ("--next", "3"), "never comes"),
+        (RARELY, ("--cluster", "nobodys"), "--cluster nobodys: no such cluster"),
     ],
 )
 def test_a_wrong_call_is_refused_before_anything_runs(
