@@ -31,7 +31,7 @@ def require_seen_by_all(folder: Path) -> str | None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    nodes = _nodes()
     if len(nodes) < 2:
         return None
     while not folder.is_dir() and folder != folder.parent:
@@ -62,7 +62,7 @@ def require_seen_by_all(folder: Path) -> str | None:
                 failed[asked[answer]] = _why(error)
     finally:
         mark.unlink(missing_ok=True)
-    still_there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    still_there = _nodes()
     for node, why in failed.items():
         if node in still_there:
             raise UsageError(f"the node {nodes[node]} can't run a process of this job: {why}")
@@ -74,11 +74,18 @@ def require_seen_by_all(folder: Path) -> str | None:
             "cluster's profile."
         )
     unheard = [nodes[asked[answer]] for answer in late if asked[answer] in still_there]
-    return (
-        f"{_listed(unheard)} did not say within {_PATIENCE_S:.0f} s whether {folder} is seen there; if it is not, the run will fail."
-        if unheard
-        else None
-    )
+    if not unheard:
+        return None
+    return f"{_listed(unheard)} did not say within {_PATIENCE_S:.0f} s whether {folder} is seen there; if not, the run will fail."
+
+
+def _nodes() -> dict[str, str]:
+    """Id → name of the nodes that take work: not of one that will be taken back."""
+    import ray
+
+    draining = ray._private.state.state.get_draining_nodes()
+    found = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in found}
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -158,9 +158,8 @@ def ray_session(address: str | None = None, announce: bool = False, with_models:
             ) from error
         try:
             output = _output.get()
-            if address != "local" and output is not None:
-                if unheard := require_seen_by_all(output):
-                    notice(unheard)
+            if address != "local" and output is not None and (unheard := require_seen_by_all(output)):
+                notice(unheard)
             with quiet_data(), quiet_raylet(), _own_interrupt():
                 yield
         finally:
