@@ -20,13 +20,15 @@ import yaml
 from hypothesis import given
 from jsonschema import ValidationError
 
-from ray_mm.config.cluster import ClusterProfile
+from ray_mm.config.cluster import ClusterProfile, load_cluster
 from ray_mm.config.load import JOB_KINDS, load_job
 from ray_mm.config.schedule import JobSchedule, times
+from ray_mm.config.tune import TuneJob
 from ray_mm.errors import UsageError
 from ray_mm.launch.manifests.parts import Call, dns_name, layout, local_command, placed_job
 from ray_mm.launch.manifests.render import FORMS, render, write_files
 from ray_mm.launch.manifests.systemd import on_calendar
+from ray_mm.launch.runtime import entrypoint
 from tests.config.jobs import SMALLEST, names
 from tests.launch.schemas import require_valid
 from tests.launch.shell import require_clean_shell, require_valid_units, unit_settings
@@ -50,6 +52,7 @@ PROFILE = ClusterProfile.model_validate(
         "stop_grace": 90,
     }
 )
+PLAIN = ClusterProfile.model_validate({"storage": "/x", "runtime": {"ships": "image"}})
 GPUS = {"resources": {"workers": {"min": 2, "max": 4}, "gpus_per_worker": 1, "cpus_per_worker": 4}}
 
 
@@ -98,16 +101,9 @@ def test_the_schemas_refuse_what_they_do_not_know() -> None:
 def test_a_ray_job_has_a_cluster_of_its_own_with_a_token_and_readers_beside_the_gpus() -> None:
     config, job = manifests(called(**GPUS), "rayjob")
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
-    assert shlex.split(spec["entrypoint"]) == [
-        "python",
-        "-m",
-        "ray_mm",
-        "run",
-        "/etc/ray-mm/job.json",
-        "--address",
-        "auto",
-    ]
-    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["shutdownAfterJobFinishes"]) == (2, 43200, True)
+    assert spec["entrypoint"] == entrypoint(PROFILE, "/etc/ray-mm/job.json"), "it is run as one that is submitted"
+    assert "--retries 2 --time-limit 43200 --grace 90" in spec["entrypoint"] and "backoffLimit" not in spec
+    assert spec["activeDeadlineSeconds"] > 43200 + 90 and spec["shutdownAfterJobFinishes"]
     assert cluster["authOptions"] == {"mode": "token"} and cluster["rayVersion"] == "2.60.0"
     assert cluster["headGroupSpec"]["labels"] == {"ray-mm/role": "head", "ray-mm/grows-within-s": "1800"}
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
@@ -141,6 +137,31 @@ def test_values_reach_kubernetes_as_they_are_and_secrets_not_at_all() -> None:
         "key": "AWS_SECRET_ACCESS_KEY",
     }
     assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["key"] == "hf.token"
+    # Whoever submits a job to these nodes finds the value where the profile says that they have it.
+    there = {"storage": "/x", "image": "x:1", "runtime": {"ships": "image", "env": {"MINE": {"env": "THEIRS"}}}}
+    (cluster,) = manifests(called(profile=ClusterProfile.model_validate(there)), "raycluster")
+    env = {
+        entry["name"]: entry for entry in cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert (
+        env["MINE"]["valueFrom"]
+        == env["THEIRS"]["valueFrom"]
+        == {"secretKeyRef": {"name": "ray-mm-secrets", "key": "THEIRS"}}
+    )
+
+
+def test_a_cron_job_submits_with_the_profile(tmp_path: Path) -> None:
+    config, cron_job = manifests(called(), "cronjob")
+    (tmp_path / "cluster.yaml").write_text(config["data"]["cluster.yaml"])
+    profile = load_cluster(tmp_path / "cluster.yaml")
+    assert (profile.address, profile.token) == ("http://ray-mm-head-svc:8265", None)
+    same = ("retries", "time_limit", "stop_grace", "storage")
+    assert all(getattr(profile, key) == getattr(PROFILE, key) for key in same)
+    assert (profile.runtime.ships, set(profile.runtime.env)) == ("image", {"GREETING"}), "secrets are the pods'"
+    job = cron_job["spec"]["jobTemplate"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["command"][-2:] == ["--cluster", "/etc/ray-mm/cluster.yaml"]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2, 3, 143]
 
 
 def test_the_schedule_is_the_jobs() -> None:
@@ -163,22 +184,29 @@ def test_names_are_those_that_kubernetes_takes_and_tell_jobs_apart(name: str) ->
 
 # Slurm: the script is run, with programs in the place of Slurm's and Ray's that write down how they were called.
 
-_WRITES_DOWN = """#!/bin/sh
+_RAY = """#!/bin/sh
 for argument; do printf '%s\\0' "$argument"; done >> "$CALLS/ray"
-cp "$(printf '%s\\n' "$@" | grep 'job.json$')" "$CALLS/job.json"
+while [ "$1" != -- ]; do shift; done
+shift
+"$@"
+"""
+_PYTHON = f"""#!/bin/sh
+if [ "$1" != -m ]; then exec {shlex.quote(sys.executable)} "$@"; fi
+cp "$4" "$CALLS/job.json"
 env -0 > "$CALLS/env"
 if [ -n "$WAITS" ]; then
+  trap 'exit 143' TERM
   echo at work
-  while [ ! -e "$WAITS/.stop" ]; do sleep 0.05; done
-  exit 143
+  while :; do sleep 0.05; done
 fi
-exit "${STATUS:-0}"
+exit "${{STATUS:-0}}"
 """
 _STUBS = {
     "srun": '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
     "scontrol": '#!/bin/sh\n[ "$1" = show ] && echo node1 || echo "$@" > "$CALLS/scontrol"\n',
     "hostname": "#!/bin/sh\necho 'fe80::1 10.0.0.1'\n",
-    "ray": _WRITES_DOWN,
+    "ray": _RAY,
+    "python": _PYTHON,
 }
 
 
@@ -210,10 +238,9 @@ def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path
     command, environment = slurm_script(tmp_path, call)
     # That $(…) and quotes in quotes do nothing is what is wanted.
     require_clean_shell(tmp_path / "job.slurm", "SC2016", "SC2089", "SC2090")
-    (tmp_path / "plain.slurm").write_text(
-        next(iter(render("slurm", called(profile=ClusterProfile(storage="/x"))).values()))
-    )
+    (tmp_path / "plain.slurm").write_text(next(iter(render("slurm", called(profile=PLAIN)).values())))
     require_clean_shell(tmp_path / "plain.slurm")
+    assert "--time=" not in (tmp_path / "plain.slurm").read_text(), "the site's, where the profile has none"
     text = (tmp_path / "job.slurm").read_text()
     assert "aws secret" not in text and "hf_secret" not in text
     options = dict(
@@ -229,7 +256,7 @@ def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path
     split = arguments.index("--")
     # Every node gets them: what is for a head alone would end the others.
     assert arguments[5:split] == ["--num-cpus=4", "--num-gpus=0"]
-    assert arguments[split + 1 : split + 5] == ["python", "-m", "ray_mm", "run"] and arguments[-1] == "10.0.0.1:24711"
+    assert arguments[split + 3 : split + 7] == ["python", "-m", "ray_mm", "run"] and arguments[-1] == "10.0.0.1:24711"
     variables = dict(entry.partition("=")[::2] for entry in (tmp_path / "env").read_text().split("\0"))
     assert variables["GREETING"] == HOSTILE and variables["HF_TOKEN"] == "hf_secret"
     assert variables["RAY_AUTH_MODE"] == "token" and len(variables["RAY_AUTH_TOKEN"]) == 64
@@ -253,10 +280,9 @@ def test_a_slurm_job_that_failed_goes_back_into_the_queue_as_often_as_the_profil
     assert (tmp_path / "scontrol").exists() == requeued
 
 
-def test_a_slurm_job_that_is_asked_to_end_has_its_run_save_first(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    command, environment = slurm_script(tmp_path, called(output=str(tmp_path / "run")))
-    environment |= {"WAITS": str(tmp_path / "run")}
+def test_a_slurm_job_that_is_asked_to_end_tells_its_run_and_waits_for_it(tmp_path: Path) -> None:
+    command, environment = slurm_script(tmp_path, called())
+    environment |= {"WAITS": "until it is told"}
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "at work\n"
         process.send_signal(signal.SIGTERM)
@@ -364,6 +390,7 @@ def test_a_path_with_a_line_end_is_refused(target: str) -> None:
         ("kuberay", None, {"runtime": {"ships": "code"}}, "runtime.ships"),
         ("kuberay", "rayservice", {}, "--form: takes rayjob, raycluster, raycronjob, cronjob; found 'rayservice'"),
         ("slurm", "rayjob", {}, "--form is a choice of kuberay"),
+        ("slurm", None, {"runtime": {"ships": "code", "pip": ["timm"]}}, "nothing travels with a rendered job"),
         ("nomad", None, {}, "render: takes kuberay, slurm, systemd, cron; found 'nomad'"),
         (
             "kuberay",
@@ -410,7 +437,12 @@ def test_a_job_gets_what_the_cluster_gives_those_that_do_not_say_it() -> None:
     }
     (train, _) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (train["minReplicas"], train["rayStartParams"]) == (4, {"num-cpus": "3"})
-    assert placed_job(called("tune", profile=profile)).resources == called("tune").job.resources
+    # Of a search each trial gets it, and the search itself is as it was.
+    search = placed_job(called("tune", profile=profile))
+    assert isinstance(search, TuneJob) and search.train.resources.workers == 4
+    assert search.resources == called("tune").job.resources
+    nodes = layout(called("tune", profile=profile))
+    assert (nodes.fewest, nodes.shape.gpus) == (4, 1)
 
 
 @pytest.mark.parametrize(
