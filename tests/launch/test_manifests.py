@@ -240,7 +240,7 @@ def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path
     require_clean_shell(tmp_path / "job.slurm", "SC2016", "SC2089", "SC2090")
     (tmp_path / "plain.slurm").write_text(next(iter(render("slurm", called(profile=PLAIN)).values())))
     require_clean_shell(tmp_path / "plain.slurm")
-    assert "--time=" not in (tmp_path / "plain.slurm").read_text(), "the site's, where the profile has none"
+    assert "#SBATCH --time=" not in (tmp_path / "plain.slurm").read_text(), "the site's, where the profile has none"
     text = (tmp_path / "job.slurm").read_text()
     assert "aws secret" not in text and "hf_secret" not in text
     options = dict(
