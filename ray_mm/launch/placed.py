@@ -8,6 +8,7 @@ from ray_mm.config.base import Config, Resources, TrainResources, map_locations
 from ray_mm.config.cluster import ClusterProfile, ClusterResources
 from ray_mm.config.load import Job, load_job
 from ray_mm.config.retrain import RetrainJob
+from ray_mm.config.train import TrainJob
 from ray_mm.config.tune import TuneJob
 from ray_mm.errors import UsageError
 from ray_mm.registered import PREFIX, is_registered, parse_reference
@@ -57,7 +58,12 @@ def with_defaults(job: Job, defaults: ClusterResources) -> Job:
 
 def _asked(job: Job) -> tuple[Config, Resources | TrainResources | None]:
     """The job, or the train job within it, and what it says of workers; None: nothing can be said."""
-    holder: Config = job.base if isinstance(job, RetrainJob) else job.train if isinstance(job, TuneJob) else job
+    holder: Config = job
+    if isinstance(job, TuneJob):
+        holder = job.train
+    elif isinstance(job, RetrainJob):
+        assert isinstance(job.base, TrainJob)  # its file was read with the job's
+        holder = job.base
     found = getattr(holder, "resources", None)
     return holder, found if isinstance(found, (Resources, TrainResources)) else None
 
