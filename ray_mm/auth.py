@@ -16,6 +16,8 @@ from pathlib import Path
 
 from ray_mm.errors import UsageError
 
+DEFAULT_TOKEN = Path("~/.ray/auth_token")
+"""Where Ray keeps its token unless it is told otherwise."""
 _OTHERS = 0o077
 """What of a file's mode lets others at it."""
 
@@ -24,7 +26,7 @@ def token_path() -> Path | None:
     """The file that Ray's access token is read from; None where the token is in the environment itself."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return None
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or DEFAULT_TOKEN).expanduser()
 
 
 def protect_token() -> None:

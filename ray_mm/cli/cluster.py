@@ -124,14 +124,14 @@ def cluster(
     renew: Annotated[bool, typer.Option("--renew", help="In the place of the one that is there.")] = False,
 ) -> None:
     """Make the access token of a new cluster, which only you can read."""
-    from ray_mm.auth import make_token, read_token, token_path
+    from ray_mm.auth import DEFAULT_TOKEN, make_token, read_token, token_path
     from ray_mm.config.cluster import find_cluster
 
     if what != "token":
         raise UsageError(f"cluster: takes token, found {what!r}.")
     if path is not None and name is not None:
         raise UsageError("cluster token: --path and --cluster both say where it belongs; leave one of them out.")
-    file = path or token_path() or Path("~/.ray/auth_token")
+    file = path or token_path() or DEFAULT_TOKEN
     if name is not None:
         of_profile = find_cluster(name).token
         if of_profile is None:

@@ -21,7 +21,7 @@ from ray_mm.storage import is_remote
 from ray_mm.travel import code_digest
 
 MODULE = "ray_mm.launch.examining"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 _PROBE_BYTES = 32 << 20
 _CLOCK_ROUNDS = 5
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -152,6 +152,9 @@ def examine(storage: str | None) -> dict[str, Any]:
             write_probe(storage, mark, mark.encode())
         except Exception as error:
             problem = f"the head can't write there ({_said(error)})"
+    looks = {
+        node: each.look.remote() for node, each in probes.items()
+    }  # on all of them at once: a process takes its time
     for node in nodes:
         each = probes[node["NodeID"]]
         one: dict[str, Any] = {
@@ -161,7 +164,7 @@ def examine(storage: str | None) -> dict[str, Any]:
         }
         one["cpus"], one["ray_gpus"] = node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)
         try:
-            one |= ray.get(each.look.remote(), timeout=_PATIENCE_S)
+            one |= ray.get(looks[node["NodeID"]], timeout=_PATIENCE_S)
             one["clock_s"], one["clock_error_s"] = _offset(each)
             if storage is not None:
                 one["storage"] = ray.get(each.storage.remote(storage, mark), timeout=_PATIENCE_S)
