@@ -22,6 +22,7 @@ from fusion_grid import BUDGETS, NAMES, NOT_RUN, Budget, Scenario, caption
 from inprocess import ALL, Held, finished, fit, keep, score, told
 
 from ray_mm.config.load import parse_overrides
+from ray_mm.config.tasks import HIGHER_IS_BETTER
 
 RATE = 0.5
 """Of the samples that lack a field."""
@@ -111,12 +112,14 @@ class Missing:
         return "\n".join([f"{caption(scenario)} {fusion} {seeds_told}", "", *results.table(header, rows)])
 
     def _cell(self, lacks: str, dropout: float, test: str, seeds: Sequence[int]) -> str:
-        """Figure, and how much it is below that of the model that was trained on everything and has everything."""
+        """Figure, and by how much it is worse than that of the model that was trained on everything and has everything."""
         ran = [seed for seed in seeds if (lacks, dropout, seed) in self._found and (WHOLE, 0.0, seed) in self._found]
         if not ran:
             return NOT_RUN
         reached = [self._found[lacks, dropout, seed][test] for seed in ran]
-        lost = [self._found[WHOLE, 0.0, seed][WHOLE] - value for seed, value in zip(ran, reached, strict=True)]
+        # An error is worse the larger it is.
+        sign = 1 if self._scenario.metric in HIGHER_IS_BETTER else -1
+        lost = [sign * (self._found[WHOLE, 0.0, seed][WHOLE] - value) for seed, value in zip(ran, reached, strict=True)]
         figure = f"{statistics.mean(reached):.3f}"
         if test != WHOLE:
             figure += f" ({told(lost)})"

@@ -279,7 +279,9 @@ def _environment(profile: ClusterProfile) -> list[Manifest]:
                 f"runtime.env.{name}: {key!r} can't be a key of a Kubernetes secret, which has letters, digits, -, _ and .; "
                 "rename the file."
             )
-        # Under the name that the profile gives the nodes' variable, for jobs that are submitted; and under that of the job.
-        for variable in sorted({name, value.env or name}):
-            found.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": SECRETS, "key": key}}})
+        secret = {"valueFrom": {"secretKeyRef": {"name": SECRETS, "key": key}}}
+        found.append({"name": name, **secret})
+        # A job that is submitted looks for it where the profile says that the nodes have it.
+        if value.env not in (None, *profile.runtime.env, *(entry["name"] for entry in found)):
+            found.append({"name": value.env, **secret})
     return found
