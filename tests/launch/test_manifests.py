@@ -20,7 +20,7 @@ import yaml
 from hypothesis import given
 from jsonschema import ValidationError
 
-from ray_mm.config.cluster import ClusterProfile, load_cluster
+from ray_mm.config.cluster import ClusterProfile, Reference, load_cluster
 from ray_mm.config.load import JOB_KINDS, load_job
 from ray_mm.config.schedule import JobSchedule, times
 from ray_mm.config.tune import TuneJob
@@ -44,7 +44,7 @@ PROFILE = ClusterProfile.model_validate(
             "env": {
                 "GREETING": HOSTILE,
                 "AWS_SECRET_ACCESS_KEY": {"env": "AWS_SECRET_ACCESS_KEY"},
-                "HF_TOKEN": {"file": "~/it's secret/hf.token"},
+                "HF_TOKEN": {"file": "/run/it's secret/hf.token"},
             },
         },
         "retries": 2,
@@ -52,6 +52,8 @@ PROFILE = ClusterProfile.model_validate(
         "stop_grace": 90,
     }
 )
+_AT_HOME = {"env": {**PROFILE.runtime.env, "HF_TOKEN": Reference(file="~/it's secret/hf.token")}}
+AT_HOME = PROFILE.model_copy(update={"runtime": PROFILE.runtime.model_copy(update=_AT_HOME)})
 PLAIN = ClusterProfile.model_validate({"storage": "/x", "runtime": {"ships": "image"}})
 GPUS = {"resources": {"workers": {"min": 2, "max": 4}, "gpus_per_worker": 1, "cpus_per_worker": 4}}
 
@@ -137,6 +139,8 @@ def test_values_reach_kubernetes_as_they_are_and_secrets_not_at_all() -> None:
         "key": "AWS_SECRET_ACCESS_KEY",
     }
     assert env["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["key"] == "hf.token"
+    mount = {"name": "secrets", "mountPath": "/run/it's secret/hf.token", "subPath": "hf.token", "readOnly": True}
+    assert mount in head["volumeMounts"]
     # Whoever submits a job to these nodes finds the value where the profile says that they have it.
     there = {"storage": "/x", "image": "x:1", "runtime": {"ships": "image", "env": {"MINE": {"env": "THEIRS"}}}}
     (cluster,) = manifests(called(profile=ClusterProfile.model_validate(there)), "raycluster")
@@ -234,7 +238,7 @@ def slurm_script(folder: Path, call: Call) -> tuple[list[str], dict[str, str]]:
 
 
 def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path) -> None:
-    call = called(output=HOSTILE)
+    call = called(profile=AT_HOME, output=HOSTILE)
     command, environment = slurm_script(tmp_path, call)
     # That $(…) and quotes in quotes do nothing is what is wanted.
     require_clean_shell(tmp_path / "job.slurm", "SC2016", "SC2089", "SC2090")
@@ -271,7 +275,7 @@ def test_a_slurm_script_is_clean_and_hands_everything_on_as_it_is(tmp_path: Path
 def test_a_slurm_job_that_failed_goes_back_into_the_queue_as_often_as_the_profile_says(
     tmp_path: Path, status: str, restarts: str, requeued: bool
 ) -> None:
-    command, environment = slurm_script(tmp_path, called(output=str(tmp_path / "run")))
+    command, environment = slurm_script(tmp_path, called(profile=AT_HOME))
     environment |= {"STATUS": status, "SLURM_RESTART_COUNT": restarts}
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
@@ -281,7 +285,7 @@ def test_a_slurm_job_that_failed_goes_back_into_the_queue_as_often_as_the_profil
 
 
 def test_a_slurm_job_that_is_asked_to_end_tells_its_run_and_waits_for_it(tmp_path: Path) -> None:
-    command, environment = slurm_script(tmp_path, called())
+    command, environment = slurm_script(tmp_path, called(profile=AT_HOME))
     environment |= {"WAITS": "until it is told"}
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "at work\n"
@@ -397,6 +401,12 @@ def test_a_path_with_a_line_end_is_refused(target: str) -> None:
             "rayjob",
             {"runtime": {"ships": "image", "env": {"X": {"file": "/x/it's"}}}},
             "can't be a key of a Kubernetes secret",
+        ),
+        (
+            "kuberay",
+            "raycluster",
+            {"runtime": {"ships": "image", "env": {"X": {"file": "~/x"}}}},
+            "give the full path, such as /run/secrets/x",
         ),
         ("kuberay", None, {"storage": None}, "is a relative path, and it is not known where all nodes see it"),
     ],

@@ -242,6 +242,14 @@ def _template(call: Call, container: str, needs: dict[str, int], job: str | None
     if profile.storage is not None and "://" not in profile.storage:
         mounts.append({"name": "storage", "mountPath": profile.storage})
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": STORAGE}})
+    references = [value for value in profile.runtime.env.values() if isinstance(value, Reference)]
+    if files := sorted({value.file for value in references if value.file is not None}):
+        # A job that is submitted looks for them where the profile says that the nodes have them.
+        mounts += [
+            {"name": "secrets", "mountPath": file, "subPath": PurePosixPath(file).name, "readOnly": True}
+            for file in files
+        ]
+        volumes.append({"name": "secrets", "secret": {"secretName": SECRETS, "defaultMode": 0o440}})
     made: Manifest = {
         "name": container,
         "image": profile.image,
@@ -274,6 +282,10 @@ def _environment(profile: ClusterProfile) -> list[Manifest]:
             found.append({"name": name, "value": value.replace("$(", "$$(")})
             continue
         key = value.env if value.env is not None else PurePosixPath(value.file or "").name
+        if value.file is not None and value.file.startswith("~"):
+            raise UsageError(
+                f"runtime.env.{name}: {value.file}: a pod's home is its image's; give the full path, such as /run/secrets/{key}."
+            )
         if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key):
             raise UsageError(
                 f"runtime.env.{name}: {key!r} can't be a key of a Kubernetes secret, which has letters, digits, -, _ and .; "
@@ -281,7 +293,7 @@ def _environment(profile: ClusterProfile) -> list[Manifest]:
             )
         secret = {"valueFrom": {"secretKeyRef": {"name": SECRETS, "key": key}}}
         found.append({"name": name, **secret})
-        # A job that is submitted looks for it where the profile says that the nodes have it.
+        # For jobs that are submitted, likewise.
         if value.env not in (None, *profile.runtime.env, *(entry["name"] for entry in found)):
             found.append({"name": value.env, **secret})
     return found
