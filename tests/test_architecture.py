@@ -72,5 +72,5 @@ def imported(module: Path) -> set[str]:
 
 def test_the_package_alone_imports_nothing_heavy() -> None:
     code = "import sys, ray_mm; print(sorted({'torch', 'ray', 'numpy', 'pydantic', 'pyarrow'} & set(sys.modules)))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert ran.stdout == "[]\n", ran.stderr
