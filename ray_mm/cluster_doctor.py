@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ray_mm.doctor import Finding, Level
+from ray_mm.version import __version__
 
 if TYPE_CHECKING:
     from ray_mm.config.cluster import ClusterProfile
@@ -77,6 +78,11 @@ def findings(answer: Mapping[str, Any], ships_image: bool) -> Iterator[Finding]:
     yield _versions(well)
     if ships_image and len({node["code"] for node in well}) > 1:
         yield Finding(Level.FAIL, "ray_mm", "is not the same on all nodes", "give all of them the same image")
+    elif ships_image and well and (theirs := well[0]["versions"].get("ray_mm", "none")) != __version__:
+        advice = (
+            "jobs from here will be refused: install the same on both sides, or let it travel (runtime: {ships: code})"
+        )
+        yield Finding(Level.FAIL, "ray_mm", f"is {theirs} on the nodes, and {__version__} here", advice)
     yield _clocks(well)
     for node in well:
         if node["gpus"] != node["ray_gpus"]:

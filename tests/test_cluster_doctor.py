@@ -9,6 +9,7 @@ import pytest
 
 from ray_mm.cluster_doctor import findings, token_finding
 from ray_mm.doctor import Finding, Level
+from ray_mm.version import __version__
 
 NODE: dict[str, Any] = {
     "id": "a",
@@ -17,7 +18,7 @@ NODE: dict[str, Any] = {
     "cpus": 8.0,
     "ray_gpus": 1.0,
     "gpus": 1,
-    "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.9.0", "pyarrow": "20.0.0"},
+    "versions": {"ray_mm": __version__, "python": "3.11.7", "ray": "2.60.0", "torch": "2.9.0", "pyarrow": "20.0.0"},
     "code": "0123",
     "references": {},
     "clock_s": 0.01,
@@ -53,7 +54,18 @@ def test_a_cluster_without_fault_is_told_in_lines_of_ok() -> None:
     ("given", "level", "name", "told"),
     [
         (answer({}, {"versions": {"torch": "2.8.0"}}), Level.FAIL, "versions", "torch 2.9.0 (1), 2.8.0 (1)"),
-        (answer({}, {"versions": {"python": "3.10.1"}}), Level.FAIL, "versions", "python 3.11.7 (1), 3.10.1 (1)"),
+        (
+            answer({}, {"versions": {"ray_mm": __version__, "python": "3.10.1"}}),
+            Level.FAIL,
+            "versions",
+            "python 3.11.7 (1), 3.10.1 (1)",
+        ),
+        (
+            answer({"versions": {"ray_mm": "0.0.1"}}, {"versions": {"ray_mm": "0.0.1"}}),
+            Level.FAIL,
+            "ray_mm",
+            f"is 0.0.1 on the nodes, and {__version__} here",
+        ),
         (answer({}, {"code": "4567"}), Level.FAIL, "ray_mm", "not the same on all nodes"),
         (answer({}, {"clock_s": -5.0}), Level.WARN, "clocks", "host1 (10.0.0.1) is 5.0 s apart from the head"),
         (answer({}, {"clock_s": 3600.0}), Level.FAIL, "clocks", "host1 (10.0.0.1) is 3,600.0 s apart"),
