@@ -10,18 +10,13 @@ call has trained is not trained again; with ``--minutes`` no training is begun a
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import results
-import torch
-from fusion_grid import BUDGETS, NAMES, NOT_RUN, Budget, Scenario, caption
+from fusion_grid import NOT_RUN, Scenario, caption, parser_of, scenarios_of
 from inprocess import ALL, Held, finished, fit, keep, score, told
 
-from ray_mm.config.load import parse_overrides
 from ray_mm.config.tasks import HIGHER_IS_BETTER
 
 RATE = 0.5
@@ -30,29 +25,10 @@ WHOLE = "nothing"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=["avdigits", "sentiment"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = parser_of(__doc__, "runs/missing", ("avdigits", "sentiment"))
     parser.add_argument("--dropout", type=float, default=0.3, help="train.modality_dropout of the models that have it")
-    parser.add_argument("--samples", type=int, help="of an epoch of each training, instead of the scenario's budget")
-    parser.add_argument("--epochs", type=int, help="of each training, instead of the scenario's budget")
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="folder with <scenario>/train and <scenario>/test"
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/missing"), help="folder for the runs")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, help="after which no training is begun; 0: show what there is")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all trainings")
-    parser.add_argument("--docs", type=Path, help="page to write the tables into")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
-    scenarios = []
-    for name in args.only:
-        budget = Budget(args.samples or BUDGETS[name].samples, args.epochs or BUDGETS[name].epochs)
-        overrides = parse_overrides(args.set)
-        scenario = Scenario(name, args.data / name, args.output / name, budget, until, overrides)
-        scenarios.append(Missing(scenario, args.dropout))
+    scenarios = [Missing(scenario, args.dropout) for scenario in scenarios_of(args)]
     for seed in args.seeds:
         for scenario in scenarios:
             scenario.run(seed)
