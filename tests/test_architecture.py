@@ -15,7 +15,7 @@ PACKAGE = ROOT / "ray_mm"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 FOLDERS = sorted(path.parent for path in MODULES if path.name == "__init__.py" and path.parent != PACKAGE)
 RAY_AT_THE_EDGES = re.compile(
-    r"(session|placement|travel|shared|quiet|forking/server|doctor|data/source|data/loader|data/indexing|preprocessing/\w+|training/\w+|tuning/(tune|trial)|actors/pool|launch/\w+)\.py"
+    r"(session|placement|travel|seen_by_all|quiet|forking/server|doctor|data/source|data/loader|data/indexing|preprocessing/\w+|training/\w+|tuning/(tune|trial)|actors/pool|launch/\w+)\.py"
 )
 MAX_LINES = 400
 
