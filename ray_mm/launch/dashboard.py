@@ -60,7 +60,8 @@ def is_loopback(url: str) -> bool:
 def find_dashboard(cluster: ClusterProfile, own_version: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Dashboard:
     """Asks a cluster's dashboard whether it wants a token, and which versions it runs.
 
-    The token is shown only to one that wants it. The one in Ray's own file is shown to this machine alone.
+    The token is shown only to one that wants it. The one in Ray's own file is shown to this machine alone,
+    unless RAY_AUTH_MODE says that tokens are in use.
 
     Args:
         cluster: its profile.
