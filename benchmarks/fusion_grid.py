@@ -204,35 +204,11 @@ class Scenario:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    parser = parser_of(__doc__, "runs/fusion_grid", NAMES)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--balances", nargs="*", choices=[*BALANCES], default=[*BALANCES])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--samples", type=int, help="of an epoch of each training, instead of the scenario's budget")
-    parser.add_argument("--epochs", type=int, help="of each training, instead of the scenario's budget")
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="folder with <scenario>/train and <scenario>/test"
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/fusion_grid"), help="folder for the runs")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, help="after which no training is begun; 0: show what there is")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for all trainings, such as train.modality_dropout=0.3",
-    )
-    parser.add_argument("--docs", type=Path, help="page to write tables and plots into")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
-    scenarios = []
-    for name in args.only:
-        budget = Budget(args.samples or BUDGETS[name].samples, args.epochs or BUDGETS[name].epochs)
-        overrides = parse_overrides(args.set)
-        scenarios.append(Scenario(name, args.data / name, args.output / name, budget, until, overrides))
+    scenarios = scenarios_of(args)
     # Seed by seed: what is there when the time is over is as even as it can be.
     for seed in args.seeds:
         for scenario in scenarios:
@@ -253,6 +229,48 @@ def main() -> None:
             page = results.replace_section(page, name, section)
     if page:
         args.docs.write_text(page)
+
+
+def parser_of(doc: str | None, output: str, only: Sequence[str]) -> argparse.ArgumentParser:
+    """What both benchmarks of fusions may be told.
+
+    Args:
+        doc: of the script.
+        output: folder for its runs.
+        only: the scenarios that it is of, unless it is told.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=only)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, help="of an epoch of each training, instead of the scenario's budget")
+    parser.add_argument("--epochs", type=int, help="of each training, instead of the scenario's budget")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder with <scenario>/train and <scenario>/test"
+    )
+    parser.add_argument("--output", type=Path, default=Path(output), help="folder for the runs")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, help="after which no training is begun; 0: show what there is")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for all trainings, such as train.modality_dropout=0.3",
+    )
+    parser.add_argument("--docs", type=Path, help="page to write tables, and plots if there are some, into")
+    return parser
+
+
+def scenarios_of(args: argparse.Namespace) -> list[Scenario]:
+    """The scenarios that a call is about, whose time begins now."""
+    torch.set_num_threads(args.threads)
+    until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
+    overrides = parse_overrides(args.set)
+    scenarios = []
+    for name in args.only:
+        budget = Budget(args.samples or BUDGETS[name].samples, args.epochs or BUDGETS[name].epochs)
+        scenarios.append(Scenario(name, args.data / name, args.output / name, budget, until, overrides))
+    return scenarios
 
 
 def methods_section(scenario: Scenario, methods: Sequence[str], seeds: Sequence[int]) -> str:

@@ -10,18 +10,14 @@ call has trained is not trained again; with ``--minutes`` no training is begun a
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import results
-import torch
-from fusion_grid import BUDGETS, NAMES, NOT_RUN, Budget, Scenario, caption
+from fusion_grid import NOT_RUN, Scenario, caption, parser_of, scenarios_of
 from inprocess import ALL, Held, finished, fit, keep, score, told
 
-from ray_mm.config.load import parse_overrides
+from ray_mm.config.tasks import HIGHER_IS_BETTER
 
 RATE = 0.5
 """Of the samples that lack a field."""
@@ -29,29 +25,10 @@ WHOLE = "nothing"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=["avdigits", "sentiment"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = parser_of(__doc__, "runs/missing", ("avdigits", "sentiment"))
     parser.add_argument("--dropout", type=float, default=0.3, help="train.modality_dropout of the models that have it")
-    parser.add_argument("--samples", type=int, help="of an epoch of each training, instead of the scenario's budget")
-    parser.add_argument("--epochs", type=int, help="of each training, instead of the scenario's budget")
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="folder with <scenario>/train and <scenario>/test"
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/missing"), help="folder for the runs")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, help="after which no training is begun; 0: show what there is")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all trainings")
-    parser.add_argument("--docs", type=Path, help="page to write the tables into")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    until = None if args.minutes is None else time.monotonic() + 60 * args.minutes
-    scenarios = []
-    for name in args.only:
-        budget = Budget(args.samples or BUDGETS[name].samples, args.epochs or BUDGETS[name].epochs)
-        overrides = parse_overrides(args.set)
-        scenario = Scenario(name, args.data / name, args.output / name, budget, until, overrides)
-        scenarios.append(Missing(scenario, args.dropout))
+    scenarios = [Missing(scenario, args.dropout) for scenario in scenarios_of(args)]
     for seed in args.seeds:
         for scenario in scenarios:
             scenario.run(seed)
@@ -111,12 +88,14 @@ class Missing:
         return "\n".join([f"{caption(scenario)} {fusion} {seeds_told}", "", *results.table(header, rows)])
 
     def _cell(self, lacks: str, dropout: float, test: str, seeds: Sequence[int]) -> str:
-        """Figure, and how much it is below that of the model that was trained on everything and has everything."""
+        """Figure, and by how much it is worse than that of the model that was trained on everything and has everything."""
         ran = [seed for seed in seeds if (lacks, dropout, seed) in self._found and (WHOLE, 0.0, seed) in self._found]
         if not ran:
             return NOT_RUN
         reached = [self._found[lacks, dropout, seed][test] for seed in ran]
-        lost = [self._found[WHOLE, 0.0, seed][WHOLE] - value for seed, value in zip(ran, reached, strict=True)]
+        # An error is worse the larger it is.
+        sign = 1 if self._scenario.metric in HIGHER_IS_BETTER else -1
+        lost = [sign * (self._found[WHOLE, 0.0, seed][WHOLE] - value) for seed, value in zip(ran, reached, strict=True)]
         figure = f"{statistics.mean(reached):.3f}"
         if test != WHOLE:
             figure += f" ({told(lost)})"

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from ray_mm.errors import UsageError
 
+DEFAULT_TOKEN = Path("~/.ray/auth_token")
+"""Where Ray keeps its token unless it is told otherwise."""
 _OTHERS = 0o077
 """What of a file's mode lets others at it."""
 
@@ -24,7 +26,7 @@ def token_path() -> Path | None:
     """The file that Ray's access token is read from; None where the token is in the environment itself."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return None
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or DEFAULT_TOKEN).expanduser()
 
 
 def protect_token() -> None:
@@ -86,12 +88,13 @@ def read_token(path: Path) -> str:
     if mode & _OTHERS:
         raise UsageError(
             f"token: {path} can be read by others (mode {stat.S_IMODE(mode):04o}); whoever has it can run code on the cluster. "
-            f"Close it, chmod 600 {path}, and if others use this machine, make a new one: ray-mm cluster token --renew"
+            f"Close it, chmod 600 {path}, and if others use this machine, make a new one: ray-mm cluster token --renew --path "
+            f"{path}"
         )
     if not re.fullmatch(r"[!-~]{8,4096}", text.strip()):
         raise UsageError(
             f"token: {path} holds no token: expected one line of 8 to 4,096 letters, digits and signs, without spaces. "
-            "Make one: ray-mm cluster token"
+            f"Make one: ray-mm cluster token --renew --path {path}"
         )
     return text.strip()
 

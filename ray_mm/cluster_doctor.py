@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ray_mm.doctor import Finding, Level
+from ray_mm.version import __version__
 
 if TYPE_CHECKING:
     from ray_mm.config.cluster import ClusterProfile
@@ -77,6 +78,11 @@ def findings(answer: Mapping[str, Any], ships_image: bool) -> Iterator[Finding]:
     yield _versions(well)
     if ships_image and len({node["code"] for node in well}) > 1:
         yield Finding(Level.FAIL, "ray_mm", "is not the same on all nodes", "give all of them the same image")
+    elif ships_image and well and (theirs := well[0]["versions"].get("ray_mm", "none")) != __version__:
+        advice = (
+            "jobs from here will be refused: install the same on both sides, or let it travel (runtime: {ships: code})"
+        )
+        yield Finding(Level.FAIL, "ray_mm", f"is {theirs} on the nodes, and {__version__} here", advice)
     yield _clocks(well)
     for node in well:
         if node["gpus"] != node["ray_gpus"]:
@@ -87,8 +93,13 @@ def findings(answer: Mapping[str, Any], ships_image: bool) -> Iterator[Finding]:
                 Level.FAIL, "secret", problem.split("; ")[0], "give it one there, or change the cluster's profile"
             )
     yield from _storage(answer, well)
-    if answer["links"]:
-        slowest = min(answer["links"], key=lambda link: link["mb_s"])
+    for link in answer["links"]:
+        if "problem" in link:
+            found = f"{link['from']} to {link['to']}: {link['problem']}"
+            yield Finding(Level.FAIL, "network", found, "see that nodes reach each other on all ports that Ray uses")
+    timed = [link for link in answer["links"] if "problem" not in link]
+    if timed:
+        slowest = min(timed, key=lambda link: link["mb_s"])
         found = f"from {slowest['mb_s']:,.0f} MB/s ({slowest['from']} to {slowest['to']})"
         slow = slowest["mb_s"] < _SLOW_NETWORK_MB_S
         advice = "training on several nodes will wait for gradients; see the network, or train on one" if slow else ""

@@ -23,7 +23,7 @@ from ray_mm.errors import RayMMError, UsageError
 from ray_mm.forking.start import forked_workers, in_place_of_python
 from ray_mm.progress import notice
 from ray_mm.quiet import quiet_core, quiet_data, quiet_raylet, without_token_notice
-from ray_mm.shared import require_shared
+from ray_mm.seen_by_all import require_seen_by_all
 from ray_mm.travel import cluster_has_this_code, with_the_job
 
 Item = TypeVar("Item")
@@ -158,8 +158,8 @@ def ray_session(address: str | None = None, announce: bool = False, with_models:
             ) from error
         try:
             output = _output.get()
-            if address != "local" and output is not None:
-                require_shared(output)
+            if address != "local" and output is not None and (unheard := require_seen_by_all(output)):
+                notice(unheard)
             with quiet_data(), quiet_raylet(), _own_interrupt():
                 yield
         finally:

@@ -20,7 +20,7 @@ def python(code: str, folder: Path, **variables: str) -> Ran:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"PYTHONPATH": str(REPOSITORY)} | variables
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def ray_mm(folder: Path, *arguments: str, before: str = "") -> Ran:

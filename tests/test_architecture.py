@@ -15,7 +15,7 @@ PACKAGE = ROOT / "ray_mm"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 FOLDERS = sorted(path.parent for path in MODULES if path.name == "__init__.py" and path.parent != PACKAGE)
 RAY_AT_THE_EDGES = re.compile(
-    r"(session|placement|travel|shared|quiet|forking/server|doctor|data/source|data/loader|data/indexing|preprocessing/\w+|training/\w+|tuning/(tune|trial)|actors/pool|launch/\w+)\.py"
+    r"(session|placement|travel|seen_by_all|quiet|forking/server|doctor|data/source|data/loader|data/indexing|preprocessing/\w+|training/\w+|tuning/(tune|trial)|actors/pool|launch/\w+)\.py"
 )
 MAX_LINES = 400
 
@@ -72,5 +72,5 @@ def imported(module: Path) -> set[str]:
 
 def test_the_package_alone_imports_nothing_heavy() -> None:
     code = "import sys, ray_mm; print(sorted({'torch', 'ray', 'numpy', 'pydantic', 'pyarrow'} & set(sys.modules)))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert ran.stdout == "[]\n", ran.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from ray_mm.auth import bearer, make_token, own_headers, protect_token, read_token, token_path
 from ray_mm.errors import UsageError
+from tests.calling import ray_mm
 
 
 @pytest.fixture
@@ -103,3 +104,18 @@ def test_a_token_of_the_environment_that_would_break_a_header_is_refused(monkeyp
     monkeypatch.setenv("RAY_AUTH_TOKEN", "abc\r\nX-Other: 1")
     with pytest.raises(UsageError, match="RAY_AUTH_TOKEN holds no token"):
         own_headers()
+
+
+def test_the_command_makes_one_where_it_is_told_and_says_what_it_did(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(f"kind: cluster\ntoken: {tmp_path}/lab.token\n")
+    (tmp_path / "none.yaml").write_text("kind: cluster\n")
+    made = ray_mm(tmp_path, "cluster", "token", "--cluster", "lab.yaml")
+    assert made.returncode == 0 and f"{tmp_path}/lab.token: a new token" in made.stdout
+    token = read_token(tmp_path / "lab.token")
+    assert token not in made.stdout + made.stderr
+    again = ray_mm(tmp_path, "cluster", "token", "--path", "lab.token")
+    assert "has a token already" in again.stdout and read_token(tmp_path / "lab.token") == token
+    both = ray_mm(tmp_path, "cluster", "token", "--path", "x", "--cluster", "lab.yaml")
+    assert both.returncode == 2 and "leave one of them out" in both.stderr
+    nowhere = ray_mm(tmp_path, "cluster", "token", "--cluster", "none.yaml")
+    assert nowhere.returncode == 2 and "names no file for a token" in nowhere.stderr

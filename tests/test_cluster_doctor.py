@@ -9,6 +9,7 @@ import pytest
 
 from ray_mm.cluster_doctor import findings, token_finding
 from ray_mm.doctor import Finding, Level
+from ray_mm.version import __version__
 
 NODE: dict[str, Any] = {
     "id": "a",
@@ -17,7 +18,7 @@ NODE: dict[str, Any] = {
     "cpus": 8.0,
     "ray_gpus": 1.0,
     "gpus": 1,
-    "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.9.0", "pyarrow": "20.0.0"},
+    "versions": {"ray_mm": __version__, "python": "3.11.7", "ray": "2.60.0", "torch": "2.9.0", "pyarrow": "20.0.0"},
     "code": "0123",
     "references": {},
     "clock_s": 0.01,
@@ -34,7 +35,7 @@ def answer(*changes: dict[str, Any], **more: Any) -> dict[str, Any]:
             node[key] = {**node[key], **value} if isinstance(node.get(key), dict) else value
         nodes.append(node)
     links = [{"from": "host0", "to": "host1", "mb_s": 900.0}] if len(nodes) > 1 else []
-    return {"nodes": nodes, "links": links, "storage": "/mnt/shared", "storage_problem": "", "code": "0123", **more}
+    return {"nodes": nodes, "links": links, "storage": "/mnt/shared", "storage_problem": "", **more}
 
 
 def worst(found: list[Finding]) -> list[Finding]:
@@ -53,7 +54,18 @@ def test_a_cluster_without_fault_is_told_in_lines_of_ok() -> None:
     ("given", "level", "name", "told"),
     [
         (answer({}, {"versions": {"torch": "2.8.0"}}), Level.FAIL, "versions", "torch 2.9.0 (1), 2.8.0 (1)"),
-        (answer({}, {"versions": {"python": "3.10.1"}}), Level.FAIL, "versions", "python 3.11.7 (1), 3.10.1 (1)"),
+        (
+            answer({}, {"versions": {"ray_mm": __version__, "python": "3.10.1"}}),
+            Level.FAIL,
+            "versions",
+            "python 3.11.7 (1), 3.10.1 (1)",
+        ),
+        (
+            answer({"versions": {"ray_mm": "0.0.1"}}, {"versions": {"ray_mm": "0.0.1"}}),
+            Level.FAIL,
+            "ray_mm",
+            f"is 0.0.1 on the nodes, and {__version__} here",
+        ),
         (answer({}, {"code": "4567"}), Level.FAIL, "ray_mm", "not the same on all nodes"),
         (answer({}, {"clock_s": -5.0}), Level.WARN, "clocks", "host1 (10.0.0.1) is 5.0 s apart from the head"),
         (answer({}, {"clock_s": 3600.0}), Level.FAIL, "clocks", "host1 (10.0.0.1) is 3,600.0 s apart"),
@@ -79,6 +91,12 @@ def test_a_cluster_without_fault_is_told_in_lines_of_ok() -> None:
             Level.WARN,
             "network",
             "from 11 MB/s (host0 to host1)",
+        ),
+        (
+            answer({}, {}, links=[{"from": "host0", "to": "host1", "problem": "GetTimeoutError: x"}]),
+            Level.FAIL,
+            "network",
+            "host0 to host1: GetTimeoutError: x",
         ),
     ],
 )

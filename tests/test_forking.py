@@ -69,7 +69,7 @@ def _run(executable: Path, script: Path, *arguments: str, **environ: str) -> sub
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 

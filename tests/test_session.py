@@ -68,7 +68,7 @@ def test_an_address_where_nothing_answers_is_told_at_once() -> None:
         started = time.monotonic()
         with pytest.raises(UsageError, match=f"--address 127.0.0.1:{port}: nothing answers there"):
             session._require_reachable(f"127.0.0.1:{port}")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60, "Ray itself would try for minutes"
 
 
 def test_our_error_is_found_inside_what_wraps_it() -> None:
@@ -188,7 +188,7 @@ def test_a_private_ray_says_nothing_and_protects_its_token(tmp_path: Path) -> No
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     ran = subprocess.run(
-        [sys.executable, "-c", PRIVATE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", PRIVATE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
     assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
@@ -238,7 +238,7 @@ with ray_session():
 @pytest.mark.ray
 def test_a_session_at_an_address_never_starts_a_private_ray_instead(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", UNREACHABLE], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", UNREACHABLE], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
     )
     assert ran.stdout.startswith("--address 127.0.0.1:9: nothing answers there")
 
@@ -313,7 +313,7 @@ def test_code_travels_to_a_cluster_only_where_it_has_other_code(tmp_path: Path) 
     shutil.copytree(REPOSITORY / "ray_mm", package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "version.py").write_text('__version__ = "another"')
     ran = subprocess.run(
-        [sys.executable, "-c", BRINGS, str(package)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", BRINGS, str(package)], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
     )
     same, other = ran.stdout.splitlines()
     assert same == f"False {code_digest()}" and other.startswith("True "), ran.stderr
@@ -328,16 +328,23 @@ def test_the_address_of_a_block_ends_with_it() -> None:
 
 
 RAYLET = """
-import time
+import threading
 from ray_mm.session import ray_session
 with ray_session(announce=True):
     import ray
     from ray._private import worker
     from ray._private.utils import publish_error_to_driver
     client = worker.global_worker.gcs_client
+    shown, came = worker.print_to_stdstream, threading.Event()
+
+    def show(data, *more, **named):
+        shown(data, *more, **named)
+        if "too many" in str(data):
+            came.set()
+
+    worker.print_to_stdstream = show
     publish_error_to_driver("worker_pool_large", "WARNING: too many\\nprocesses", gcs_client=client)
-    time.sleep(2)
-print("done")
+    print("done" if came.wait(60) else "it did not come")
 """
 
 
@@ -348,7 +355,7 @@ def test_what_the_raylet_reports_is_not_among_the_results(tmp_path: Path) -> Non
     debug = "from ray_mm.logs import configure_logging; configure_logging(True)\n"
     for code in (RAYLET, debug + RAYLET):
         ran = subprocess.run(
-            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
         )
         assert (ran.returncode, ran.stdout) == (0, "done\n")
         assert "ray-mm: starting Ray" in ran.stderr

@@ -124,17 +124,22 @@ def cluster(
     renew: Annotated[bool, typer.Option("--renew", help="In the place of the one that is there.")] = False,
 ) -> None:
     """Make the access token of a new cluster, which only you can read."""
-    from ray_mm.auth import make_token, read_token, token_path
+    from ray_mm.auth import DEFAULT_TOKEN, make_token, read_token, token_path
     from ray_mm.config.cluster import find_cluster
 
     if what != "token":
         raise UsageError(f"cluster: takes token, found {what!r}.")
-    of_profile = find_cluster(name).token if name is not None else None
-    if name is not None and of_profile is None:
-        raise UsageError(f"--cluster {name}: its profile names no file for a token; add token:, or give --path.")
-    file = (
-        path or (Path(of_profile) if of_profile else None) or token_path() or Path("~/.ray/auth_token")
-    ).expanduser()
+    if path is not None and name is not None:
+        raise UsageError("cluster token: --path and --cluster both say where it belongs; leave one of them out.")
+    file = path or token_path() or DEFAULT_TOKEN
+    if name is not None:
+        of_profile = find_cluster(name).token
+        if of_profile is None:
+            raise UsageError(
+                f"--cluster {name}: its profile names no file for a token; add token:, or give --path instead."
+            )
+        file = Path(of_profile)
+    file = file.expanduser()
     is_new = make_token(file, renew)
     read_token(file)
     print(f"{file}: {'a new token' if is_new else 'has a token already, which is kept; --renew replaces it'}")

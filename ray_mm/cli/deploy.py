@@ -37,11 +37,14 @@ def schedule(
         header = (f"in {times.timezone}", "in UTC", "")
         show([titled_table(f"{loaded.name}: {times.cron}", header, next_runs(times, next_))])
         return
+    from ray_mm.config.cluster import find_cluster
     from ray_mm.launch.due import state_path, utc_now
     from ray_mm.launch.manifests.parts import Call, local_command
     from ray_mm.launch.schedule import keep_schedule
 
     call = Call(job=loaded, file=Path(job).absolute(), overrides=tuple(overrides or ()), cluster=cluster)
+    if cluster is not None:
+        find_cluster(cluster)  # each run will read it anew; one that is wrong is told before the first
     zone = times.zone
     keep_schedule(
         times,

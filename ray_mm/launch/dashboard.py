@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ray_mm.auth import bearer, own_headers, read_token
+from ray_mm.auth import DEFAULT_TOKEN, bearer, own_headers, read_token
 from ray_mm.config.cluster import ClusterProfile
 from ray_mm.errors import UsageError
 
 CONNECT_TIMEOUT_S = 10.0
 """For all that is asked before anything is done."""
 
-_DEFAULT_TOKEN = Path("~/.ray/auth_token")
 _MOST_BYTES = 1 << 20
 
 
@@ -61,7 +60,8 @@ def is_loopback(url: str) -> bool:
 def find_dashboard(cluster: ClusterProfile, own_version: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Dashboard:
     """Asks a cluster's dashboard whether it wants a token, and which versions it runs.
 
-    The token is shown only to one that wants it. The one in Ray's own file is shown to this machine alone.
+    The token is shown only to one that wants it. The one in Ray's own file is shown to this machine alone,
+    unless RAY_AUTH_MODE says that tokens are in use.
 
     Args:
         cluster: its profile.
@@ -80,8 +80,8 @@ def find_dashboard(cluster: ClusterProfile, own_version: str, timeout_s: float =
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
             raise UsageError(f"--cluster {url}: {_problem(error, timeout_s)}") from None
-        if not headers and is_loopback(url) and _DEFAULT_TOKEN.expanduser().exists():
-            headers = bearer(read_token(_DEFAULT_TOKEN.expanduser()))
+        if not headers and is_loopback(url) and DEFAULT_TOKEN.expanduser().exists():
+            headers = bearer(read_token(DEFAULT_TOKEN.expanduser()))
         if not headers:
             raise UsageError(
                 f"--cluster {url}: it wants an access token; name the file that holds it, as token: in the cluster's profile, or "

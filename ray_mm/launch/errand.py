@@ -14,6 +14,7 @@ from ray_mm.launch.jobs import Jobs, short
 from ray_mm.launch.runtime import module_command, runtime_env
 
 _POLL_S = 0.3
+_FORGOTTEN_WITHIN_S = 60.0
 _SAID = "ray-mm: "
 _NOT_NEEDED = ("pip", "worker_process_setup_hook")
 """What takes long, and what keeps a node that lacks a secret from saying so."""
@@ -71,7 +72,7 @@ def run_errand(
 def _forget(jobs: Jobs, submission: str) -> None:
     with contextlib.suppress(Exception):  # whatever happened is told already
         jobs.client.stop_job(submission)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _FORGOTTEN_WITHIN_S
         while jobs.status(submission).exit_status is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         jobs.client.delete_job(submission)

@@ -16,12 +16,12 @@ from typing import Any
 from ray_mm.errors import RayMMError
 from ray_mm.launch.answer import give_answer
 from ray_mm.progress import notice
-from ray_mm.references import VARIABLE, resolved
+from ray_mm.references import VARIABLE, apply_references, resolved
 from ray_mm.storage import is_remote
 from ray_mm.travel import code_digest
 
 MODULE = "ray_mm.launch.examining"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 _PROBE_BYTES = 32 << 20
 _CLOCK_ROUNDS = 5
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -50,7 +50,7 @@ class Probe:
         """Whether the node sees what the head has written to the storage, whether it can write there, and how fast."""
         content = secrets.token_bytes(1 << 20) * (_PROBE_BYTES >> 20)
         try:
-            os.environ.update(resolved(json.loads(os.environ.get(VARIABLE, "{}"))))
+            apply_references()
             seen = read_probe(folder, mark) == mark.encode()
             name = f"{mark}.{secrets.token_hex(8)}"
             started = time.perf_counter()
@@ -60,7 +60,7 @@ class Probe:
             ended = time.perf_counter()
             remove_probe(folder, name)
         except Exception as error:  # whatever a file system or a store raises
-            return {"problem": f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"}
+            return {"problem": _said(error)}
         problem = (
             ""
             if seen and same
@@ -151,7 +151,10 @@ def examine(storage: str | None) -> dict[str, Any]:
         try:
             write_probe(storage, mark, mark.encode())
         except Exception as error:
-            problem = f"the head can't write there ({type(error).__name__}: {str(error)[:200]})"
+            problem = f"the head can't write there ({_said(error)})"
+    looks = {
+        node: each.look.remote() for node, each in probes.items()
+    }  # on all of them at once: a process takes its time
     for node in nodes:
         each = probes[node["NodeID"]]
         one: dict[str, Any] = {
@@ -161,14 +164,12 @@ def examine(storage: str | None) -> dict[str, Any]:
         }
         one["cpus"], one["ray_gpus"] = node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)
         try:
-            one |= ray.get(each.look.remote(), timeout=_PATIENCE_S)
+            one |= ray.get(looks[node["NodeID"]], timeout=_PATIENCE_S)
             one["clock_s"], one["clock_error_s"] = _offset(each)
             if storage is not None:
                 one["storage"] = ray.get(each.storage.remote(storage, mark), timeout=_PATIENCE_S)
         except Exception as error:
-            one["problem"] = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
-            )
+            one["problem"] = _said(error)
         found.append(one)
     if storage is not None:
         with contextlib.suppress(Exception):
@@ -177,10 +178,14 @@ def examine(storage: str | None) -> dict[str, Any]:
     links = []
     for one, other in zip(well, [*well[1:], *well[:1]], strict=True):
         if one is not other:
-            made = ray.get(probes[one["id"]].make.remote(), timeout=_PATIENCE_S)
-            speed = ray.get(probes[other["id"]].take.remote(made), timeout=_PATIENCE_S)
-            links.append({"from": one["host"], "to": other["host"], "mb_s": speed})
-    return {"nodes": found, "links": links, "storage": storage, "storage_problem": problem, "code": code_digest()}
+            link: dict[str, Any] = {"from": one["host"], "to": other["host"]}
+            try:
+                made = ray.get(probes[one["id"]].make.remote(), timeout=_PATIENCE_S)
+                link["mb_s"] = ray.get(probes[other["id"]].take.remote(made), timeout=_PATIENCE_S)
+            except Exception as error:
+                link["problem"] = _said(error)
+            links.append(link)
+    return {"nodes": found, "links": links, "storage": storage, "storage_problem": problem}
 
 
 def _offset(probe: Any) -> tuple[float, float]:
@@ -195,6 +200,11 @@ def _offset(probe: Any) -> tuple[float, float]:
         if after - before < 2 * best[1]:
             best = (there - (before + after) / 2, (after - before) / 2)
     return best
+
+
+def _said(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def _references() -> dict[str, str]:
@@ -216,7 +226,7 @@ def main() -> int:
     parser.add_argument("--storage")
     given = parser.parse_args()
     with contextlib.suppress(RayMMError):  # it is among what is found
-        os.environ.update(resolved(json.loads(os.environ.get(VARIABLE, "{}"))))
+        apply_references()
     try:
         ray.init(address="auto", log_to_driver=False, configure_logging=False)
         answer = json.dumps(examine(given.storage)).encode()

@@ -16,6 +16,8 @@ from ray_mm.errors import RayMMError
 from ray_mm.progress import notice
 
 _LOOK_EVERY_S = 0.5
+_IDLE_LOOKS = 4
+"""In a row: what has just begun on a node is known to the head a little later."""
 _MARGIN_S = 5.0
 _REASON = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 
@@ -34,20 +36,24 @@ def leave(seconds: float, address: str = "auto", node: str | None = None) -> boo
     Raises:
         RayMMError: Ray does not take it.
     """
+    gone, last = time.time() + seconds, time.monotonic() + seconds - _MARGIN_S
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     try:
         context = ray.get_runtime_context()
         node = node or context.get_node_id()
-        gone_ms = int((time.time() + seconds) * 1000)
         accepted, why = ray._raylet.GcsClient(address=context.gcs_address).drain_node(
-            node, _REASON, "it leaves", gone_ms
+            node, _REASON, "it leaves", int(gone * 1000)
         )
         if not accepted:
             raise RayMMError(f"Ray does not let the node go: {why}")
-        last = time.monotonic() + seconds - _MARGIN_S
-        while not (idle := _is_idle(node)) and time.monotonic() < last:
+        idle, told = 0, False
+        while idle < _IDLE_LOOKS and time.monotonic() < last:
+            idle = idle + 1 if _is_idle(node) else 0
+            if not idle and not told:
+                notice("something runs on this node, and is asked to go on elsewhere; waits for its end.")
+                told = True
             time.sleep(_LOOK_EVERY_S)
-        return idle
+        return idle >= _IDLE_LOOKS
     finally:
         ray.shutdown()
 
@@ -72,7 +78,7 @@ def main() -> int:
         notice(str(error))
         return error.exit_status
     notice(
-        "nothing runs on this node any more." if idle else "the time is over, and something still runs on this node."
+        "nothing runs on this node any more." if idle else "the time is over, and something may still run on this node."
     )
     return 0
 

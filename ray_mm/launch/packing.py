@@ -14,7 +14,7 @@ from ray_mm.storage import atomic_folder, write_json
 
 _READ = (".json", ".jsonl", ".html", ".css", ".js", ".md", ".png", ".svg", ".csv", ".txt", ".yaml")
 """What the small files of a run are called."""
-_MODELS = ("best", "last", "artifact")
+_MODELS = ("artifact", "best", "last")
 """Folders that hold a model; the first that is there is the one that a user wants, ``last`` only where there is no other."""
 _WORKING = (
     "checkpoints",
@@ -48,7 +48,7 @@ def pack(run: Path, with_model: bool) -> bytes:
         raise UsageError(f"{run}: no run is there, as far as this machine sees; it may not have begun.")
     paths = list(_small(run))
     if with_model:
-        model = next((run / name for name in ("artifact", "best", "last") if (run / name).is_dir()), None)
+        model = next((run / name for name in _MODELS if (run / name).is_dir()), None)
         if model is None:
             raise UsageError(f"{run}: has no checkpoint and no artifact yet; leave out --checkpoint.")
         paths += [path for path in sorted(model.rglob("*")) if path.is_file() and not path.is_symlink()]

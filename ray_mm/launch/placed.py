@@ -32,16 +32,40 @@ def placed(job: Job, cluster: ClusterProfile, seen_from_here: bool = True) -> Jo
             f"output: {found.output}: a run's folder can't be in an object store; give the full path of a folder that every "
             "node of the cluster sees."
         )
-    given = _with_defaults(found, cluster.resources)
-    return found if given is None else load_job(given)
+    return with_defaults(found, cluster.resources)
 
 
-def resources_of(job: Config) -> Resources | TrainResources:
+def resources_of(job: Job) -> Resources | TrainResources:
     """What a run of the job reserves: of a search one of its trials, of a retraining its training."""
-    asked = job.base if isinstance(job, RetrainJob) else job
-    found = asked.train.resources if isinstance(asked, TuneJob) else getattr(asked, "resources", None)
     # A kind that says nothing of workers runs on one node.
-    return found if isinstance(found, (Resources, TrainResources)) else Resources()
+    return _asked(job)[1] or Resources()
+
+
+def with_defaults(job: Job, defaults: ClusterResources) -> Job:
+    """The job with what a cluster gives those that do not say it: of a search its trials, of a retraining its training."""
+    holder, resources = _asked(job)
+    if resources is None:
+        return job
+    wanted = defaults.model_dump(exclude_none=True)
+    more = {key: value for key, value in wanted.items() if key not in resources.model_fields_set}
+    if not more:
+        return job
+    changed = {**holder.model_dump(mode="json"), "resources": {**resources.model_dump(mode="json"), **more}}
+    if holder is job:
+        return load_job(changed)
+    return load_job({**job.model_dump(mode="json"), "job" if isinstance(job, TuneJob) else "base": changed})
+
+
+def _asked(job: Job) -> tuple[Config, Resources | TrainResources | None]:
+    """The job, or the train job within it, and what it says of workers; None: nothing can be said."""
+    holder: Config = job
+    if isinstance(job, TuneJob):
+        holder = job.train
+    elif isinstance(job, RetrainJob):
+        assert isinstance(job.base, TrainJob)  # its file was read with the job's
+        holder = job.base
+    found = getattr(holder, "resources", None)
+    return holder, found if isinstance(found, (Resources, TrainResources)) else None
 
 
 def _placing(storage: str | None, seen_from_here: bool) -> Callable[[str], str]:
@@ -68,21 +92,3 @@ def _placing(storage: str | None, seen_from_here: bool) -> Callable[[str], str]:
         return "/".join([storage.rstrip("/"), *parts])
 
     return place
-
-
-def _with_defaults(job: Job, defaults: ClusterResources) -> dict[str, object] | None:
-    """The job's content with what the cluster gives those that do not say it; None if that changes nothing."""
-    asked = job.base if isinstance(job, RetrainJob) else job
-    resources = getattr(asked, "resources", None)
-    if not isinstance(resources, (Resources, TrainResources)):
-        return None
-    wanted = defaults.model_dump(exclude_none=True)
-    more = {key: value for key, value in wanted.items() if key not in resources.model_fields_set}
-    if not more:
-        return None
-    content: dict[str, object] = job.model_dump(mode="json")
-    changed = {**resources.model_dump(mode="json"), **more}
-    if isinstance(job, RetrainJob):
-        assert isinstance(asked, TrainJob)
-        return {**content, "base": {**asked.model_dump(mode="json"), "resources": changed}}
-    return {**content, "resources": changed}

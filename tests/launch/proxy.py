@@ -15,9 +15,10 @@ def cutting(port: int, path: bytes, after_s: float) -> Iterator[tuple[str, list[
     Args:
         port: of the dashboard, on this machine.
         path: connections that ask for something with this in their first line are cut.
-        after_s: after so long.
+        after_s: after so long; the first one at once, so that there is one, however short the log is followed.
     """
     cut: list[int] = []
+    seen: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as stack:
 
         def serve() -> None:
@@ -31,7 +32,9 @@ def cutting(port: int, path: bytes, after_s: float) -> Iterator[tuple[str, list[
                 first = client.recv(1 << 16)
                 server.sendall(first)
                 if path in first.split(b"\r\n", 1)[0]:
-                    timer = threading.Timer(after_s, lambda: (cut.append(1), close(client), close(server)))
+                    seen.append(1)
+                    after = after_s if len(seen) > 1 else 0
+                    timer = threading.Timer(after, lambda: (cut.append(1), close(client), close(server)))
                     timer.daemon = True
                     timer.start()
                 back = threading.Thread(target=pump, args=(server, client), daemon=True)

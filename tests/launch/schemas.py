@@ -74,6 +74,7 @@ def _cron_job() -> dict[str, Any]:
             **dict.fromkeys(("backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "completions"), count),
             "parallelism": count,
             "suspend": {"type": "boolean"},
+            "podFailurePolicy": _FAILURES,
             "template": pod,
         },
         "required": ["template"],
@@ -99,6 +100,34 @@ def _cron_job() -> dict[str, Any]:
     }
 
 
+_FAILURES = {
+    "type": "object",
+    "properties": {
+        "rules": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "action": {"enum": ["FailJob", "Ignore", "Count", "FailIndex"]},
+                    "onExitCodes": {
+                        "type": "object",
+                        "properties": {
+                            "containerName": {"type": "string"},
+                            "operator": {"enum": ["In", "NotIn"]},
+                            "values": {"type": "array", "items": {"type": "integer", "minimum": 1}, "maxItems": 255},
+                        },
+                        "required": ["operator", "values"],
+                        "additionalProperties": False,
+                    },
+                },
+                "required": ["action"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["rules"],
+    "additionalProperties": False,
+}
 _CLAIM = {
     "type": "object",
     "properties": {

@@ -170,6 +170,18 @@ def test_rays_own_token_is_shown_to_this_machine(tmp_path: Path) -> None:
         assert look(url).headers == {"Authorization": f"Bearer {token}"}
 
 
+def test_rays_own_token_is_shown_to_no_other_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_token(tmp_path / "home" / ".ray" / "auth_token")
+    token = (tmp_path / "home" / ".ray" / "auth_token").read_text()
+    monkeypatch.setattr("ray_mm.launch.dashboard.is_loopback", lambda url: False)
+    with server(ray_head("2.60.0", token=token)) as (url, shown):
+        with pytest.raises(UsageError, match="it wants an access token"):
+            look(url)
+        assert shown == [None]
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        assert not look(url).is_open, "somebody said that it is this cluster's"
+
+
 def test_a_refused_token_is_told_as_one_and_not_shown_elsewhere(tmp_path: Path) -> None:
     with (
         server(ray_head("2.60.0", token="another-token")) as (url, shown),
@@ -207,7 +219,7 @@ def test_an_address_that_never_answers_is_told_in_time() -> None:
         started = time.monotonic()
         with pytest.raises(UsageError, match=f"{url}: nothing answered within 0.5 seconds"):
             look(url, timeout_s=0.5)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60, "what the system waits for by itself is more than a minute"
 
 
 def test_an_address_where_nothing_listens_is_told_at_once() -> None:

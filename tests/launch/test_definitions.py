@@ -223,8 +223,8 @@ def test_a_spot_machine_says_when_it_is_taken_back(tmp_path: Path, metadata: str
         "RAY_MM_WATCH_EVERY": "0.05",
     }
     command = ["bash", CLUSTER / "cloud" / "watch-preemption.sh", cloud, "head:6379"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
-    assert _Metadata.looks == 3
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=240)
+    assert _Metadata.looks >= 3, "not before there is a notice"
     assert done.stdout.splitlines()[1:] == [
         "drain-node",
         "--address=head:6379",
@@ -249,7 +249,12 @@ def test_a_script_that_is_called_wrongly_says_so(
 ) -> None:
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     done = subprocess.run(
-        ["bash", CLUSTER / script, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=30
+        ["bash", CLUSTER / script, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     assert (done.returncode, done.stdout) == (status, "") and reason in done.stderr
 
@@ -269,6 +274,6 @@ def test_a_token_that_others_can_read_starts_nothing(tmp_path: Path, script: str
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=240,
     )
     assert done.returncode == 1 and "can be read by others (mode 644)" in done.stderr

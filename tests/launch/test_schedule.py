@@ -33,7 +33,7 @@ keep_schedule(schedule, sys.argv[2:], Path(sys.argv[1]), lambda text: print(text
 SAVES = """import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 print("at work", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 DEAF = SAVES.replace("sys.exit(143)", "print('no', flush=True)")
 
@@ -169,6 +169,7 @@ def test_the_command_runs_the_job_with_its_overrides_and_remembers_how_it_ended(
         (None, (), "has none; add one, such as schedule: {cron:"),
         (RARELY, ("--state", "job.yaml"), "job.yaml: is damaged, or no schedule's file"),
         ({"cron": "0 0 31 2 *"}, ("--next", "3"), "never comes"),
+        (RARELY, ("--cluster", "nobodys"), "--cluster nobodys: no such cluster"),
     ],
 )
 def test_a_wrong_call_is_refused_before_anything_runs(

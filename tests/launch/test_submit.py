@@ -129,7 +129,7 @@ def test_a_training_is_started_again_left_alone_by_ctrl_c_and_saves_when_it_is_s
     wait_until(lambda: last_step(run) > 5, following)
 
     following.send_signal(signal.SIGINT)
-    told, error = following.communicate(timeout=60)
+    told, error = following.communicate(timeout=240)
     assert following.returncode == 130
     assert error == (
         f"ray-mm: the job goes on; to see its log again: ray-mm logs {submission} --follow --cluster image\n"
@@ -148,7 +148,7 @@ def test_a_training_is_started_again_left_alone_by_ctrl_c_and_saves_when_it_is_s
 
 
 def wait_until(is_so: Any, process: subprocess.Popen[str]) -> None:
-    give_up = time.monotonic() + 180
+    give_up = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < give_up and process.poll() is None
         time.sleep(0.1)

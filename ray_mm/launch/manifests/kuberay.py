@@ -12,20 +12,21 @@ import importlib.metadata
 import json
 import math
 import re
-import shlex
 from pathlib import PurePosixPath
 from typing import Any
 
 from ray_mm.config.cluster import ClusterProfile, Reference
 from ray_mm.config.schedule import cron_line
-from ray_mm.errors import UsageError
-from ray_mm.launch.manifests.parts import Call, Layout, dns_name, layout, placed_job
+from ray_mm.errors import GateRefused, StopRequested, UsageError
+from ray_mm.launch.manifests.parts import Call, Layout, dns_name, layout, placed_job, require_ray_mm_there
+from ray_mm.launch.runtime import entrypoint
 from ray_mm.launch.schedule import schedule_of
 from ray_mm.placement import GROWS_WITHIN_S
 
 Manifest = dict[str, Any]
 
 JOB_FILE = "/etc/ray-mm/job.json"
+_CLUSTER_FILE = "/etc/ray-mm/cluster.yaml"
 CLUSTER = "ray-mm"
 """The name of the RayCluster that stays, and of the secret with its token, which KubeRay makes."""
 SECRETS = "ray-mm-secrets"
@@ -38,6 +39,9 @@ _GROWS_WITHIN_S = 1800
 _DEADLINE_S = 3600
 _LATE_S = 300
 _KEEP_S = 24 * 3600
+_FOLLOWERS = 3
+_ENDS = (1, UsageError.exit_status, GateRefused.exit_status, StopRequested.exit_status)
+"""Exit statuses of ``ray-mm submit --follow`` that another pod would not change."""
 
 
 def ray_job(call: Call) -> list[Manifest]:
@@ -62,11 +66,11 @@ def ray_cluster(call: Call) -> list[Manifest]:
 def cron_job(call: Call) -> list[Manifest]:
     """A CronJob that submits the job to the RayCluster ``ray-mm`` and follows it, and the ConfigMap that holds the job."""
     schedule, name, profile = schedule_of(call.job), dns_name(call.job.name), _of_image(call)
-    command = [profile.runtime.python, "-m", "ray_mm", "submit", JOB_FILE, "--follow"]
+    command = [profile.runtime.python, "-m", "ray_mm", "submit", JOB_FILE, "--follow", "--cluster", _CLUSTER_FILE]
     container = {
         "name": "submit",
         "image": profile.image,
-        "command": [*command, "--cluster", f"http://{CLUSTER}-head-svc:8265"],
+        "command": command,
         "env": [
             {"name": "RAY_AUTH_MODE", "value": "token"},
             # KubeRay names it as the cluster.
@@ -83,7 +87,15 @@ def cron_job(call: Call) -> list[Manifest]:
         "securityContext": _POD,
         "automountServiceAccountToken": False,
     }
-    job = {"backoffLimit": profile.retries, "ttlSecondsAfterFinished": _KEEP_S, "template": {"spec": pod}}
+    job = {
+        # A pod that is taken away is followed by one that finds the run at work. How the run ended is the end.
+        "backoffLimit": _FOLLOWERS,
+        "podFailurePolicy": {
+            "rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(_ENDS)}}]
+        },
+        "ttlSecondsAfterFinished": _KEEP_S,
+        "template": {"spec": pod},
+    }
     spec = {
         "schedule": cron_line(schedule),
         "timeZone": schedule.timezone,
@@ -93,7 +105,22 @@ def cron_job(call: Call) -> list[Manifest]:
         "failedJobsHistoryLimit": 7,
         "jobTemplate": {"spec": job},
     }
-    return [_config_map(name, call), _of("batch/v1", "CronJob", name, call, spec=spec)]
+    files = {PurePosixPath(_CLUSTER_FILE).name: _own_profile(profile)}
+    return [_config_map(name, call, files), _of("batch/v1", "CronJob", name, call, spec=spec)]
+
+
+def _own_profile(profile: ClusterProfile) -> str:
+    """The profile as a pod beside the RayCluster needs it. Secrets are variables of the cluster's pods already."""
+    env = {name: value for name, value in profile.runtime.env.items() if isinstance(value, str)}
+    found = profile.model_copy(
+        update={
+            "address": f"http://{CLUSTER}-head-svc:8265",
+            "token": None,
+            "runtime": profile.runtime.model_copy(update={"env": env}),
+        }
+    )
+    content = found.model_dump(mode="json", exclude_defaults=True, exclude={"image", "resources"})
+    return json.dumps({"kind": found.kind, **content}, indent=2) + "\n"
 
 
 _POD = {
@@ -111,9 +138,9 @@ def _of(version: str, kind: str, name: str, call: Call, **more: Any) -> Manifest
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, **more}
 
 
-def _config_map(name: str, call: Call) -> Manifest:
+def _config_map(name: str, call: Call, files: dict[str, str] | None = None) -> Manifest:
     content = json.dumps(placed_job(call).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    return _of("v1", "ConfigMap", name, call, data={PurePosixPath(JOB_FILE).name: content})
+    return _of("v1", "ConfigMap", name, call, data={PurePosixPath(JOB_FILE).name: content, **(files or {})})
 
 
 def _job_volume(name: str) -> Manifest:
@@ -121,27 +148,24 @@ def _job_volume(name: str) -> Manifest:
 
 
 def _of_image(call: Call) -> ClusterProfile:
-    profile = call.of_cluster
-    if profile.image is None:
+    if call.of_cluster.image is None:
         raise UsageError(
             "image: the cluster's profile names none, and pods are made from one; add image: to it (cluster/README.md says how "
             "to build one), and name the profile with --cluster."
         )
-    if profile.runtime.ships != "image":
-        raise UsageError(
-            "runtime.ships: nothing travels with a rendered job, so the image has to hold ray_mm; build one (cluster/README.md), "
-            "and set runtime: {ships: image} in the cluster's profile."
-        )
-    return profile
+    return require_ray_mm_there(call)
 
 
 def _job_spec(name: str, call: Call) -> Manifest:
     profile = _of_image(call)
-    command = [profile.runtime.python, "-m", "ray_mm", "run", JOB_FILE, "--address", "auto"]
-    limit = {} if profile.time_limit is None else {"activeDeadlineSeconds": math.ceil(profile.time_limit)}
+    limit = {}
+    if profile.time_limit is not None:
+        # It saves and ends by itself before; this is for one that does not.
+        most = profile.time_limit + profile.stop_grace + _GROWS_WITHIN_S
+        limit = {"activeDeadlineSeconds": math.ceil(most)}
     return {
-        "entrypoint": shlex.join(command),
-        "backoffLimit": profile.retries,
+        # It starts the run again where it failed, and not where it is wrong, which KubeRay's backoffLimit does not tell apart.
+        "entrypoint": entrypoint(profile, JOB_FILE),
         **limit,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
@@ -218,6 +242,14 @@ def _template(call: Call, container: str, needs: dict[str, int], job: str | None
     if profile.storage is not None and "://" not in profile.storage:
         mounts.append({"name": "storage", "mountPath": profile.storage})
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": STORAGE}})
+    references = [value for value in profile.runtime.env.values() if isinstance(value, Reference)]
+    if files := sorted({value.file for value in references if value.file is not None}):
+        # A job that is submitted looks for them where the profile says that the nodes have them.
+        mounts += [
+            {"name": "secrets", "mountPath": file, "subPath": PurePosixPath(file).name, "readOnly": True}
+            for file in files
+        ]
+        volumes.append({"name": "secrets", "secret": {"secretName": SECRETS, "defaultMode": 0o440}})
     made: Manifest = {
         "name": container,
         "image": profile.image,
@@ -250,10 +282,18 @@ def _environment(profile: ClusterProfile) -> list[Manifest]:
             found.append({"name": name, "value": value.replace("$(", "$$(")})
             continue
         key = value.env if value.env is not None else PurePosixPath(value.file or "").name
+        if value.file is not None and value.file.startswith("~"):
+            raise UsageError(
+                f"runtime.env.{name}: {value.file}: a pod's home is its image's; give the full path, such as /run/secrets/{key}."
+            )
         if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key):
             raise UsageError(
                 f"runtime.env.{name}: {key!r} can't be a key of a Kubernetes secret, which has letters, digits, -, _ and .; "
                 "rename the file."
             )
-        found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": SECRETS, "key": key}}})
+        secret = {"valueFrom": {"secretKeyRef": {"name": SECRETS, "key": key}}}
+        found.append({"name": name, **secret})
+        # For jobs that are submitted, likewise.
+        if value.env not in (None, *profile.runtime.env, *(entry["name"] for entry in found)):
+            found.append({"name": value.env, **secret})
     return found

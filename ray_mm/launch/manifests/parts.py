@@ -16,7 +16,7 @@ from ray_mm.config.base import Size
 from ray_mm.config.cluster import ClusterProfile
 from ray_mm.config.load import Job
 from ray_mm.errors import UsageError
-from ray_mm.launch.placed import placed, resources_of
+from ray_mm.launch.placed import placed, resources_of, with_defaults
 
 READING_CPUS = 3
 """That a node has for reading data beside what its worker reserves, unless it is told otherwise."""
@@ -109,16 +109,9 @@ def layout(call: Call) -> Layout:
     Raises:
         UsageError: a worker does not fit on such a node.
     """
-    given = resources_of(call.job)
-    defaults = call.of_cluster.resources
-    is_set = given.model_fields_set
-    fewest, most = given.range
-    if "workers" not in is_set and defaults.workers is not None:
-        fewest = most = defaults.workers
-    cpus = given.cpus_per_worker if given.cpus_per_worker is not None else defaults.cpus_per_worker or 1.0
-    gpus = given.gpus_per_worker
-    if "gpus_per_worker" not in is_set and defaults.gpus_per_worker is not None:
-        gpus = defaults.gpus_per_worker
+    asked = resources_of(with_defaults(call.job, call.of_cluster.resources))
+    fewest, most = asked.range
+    cpus, gpus = asked.cpus_per_worker or 1.0, asked.gpus_per_worker
     node_gpus = call.node_gpus if call.node_gpus is not None else math.ceil(gpus)
     side_by_side = max(1, math.floor(node_gpus / gpus + 1e-6)) if gpus else 1
     node_cpus = call.node_cpus if call.node_cpus is not None else math.ceil(cpus * side_by_side) + READING_CPUS
@@ -137,6 +130,22 @@ def layout(call: Call) -> Layout:
         math.ceil(most / per_node),
         math.ceil(per_node * cpus),
     )
+
+
+def require_ray_mm_there(call: Call) -> ClusterProfile:
+    """The profile, of a cluster whose nodes have ray_mm: nothing travels with a job that is rendered.
+
+    Raises:
+        UsageError: it says that something does.
+    """
+    profile = call.of_cluster
+    if profile.runtime.ships != "image":
+        raise UsageError(
+            "runtime.ships: nothing travels with a rendered job, so its nodes need ray_mm, and every package that it takes, in "
+            "their image or environment (cluster/README.md); set runtime: {ships: image} in the cluster's profile, and name it "
+            "with --cluster."
+        )
+    return profile
 
 
 def placed_job(call: Call) -> Job:

@@ -7,9 +7,15 @@ import math
 import shlex
 
 from ray_mm.config.cluster import Reference
-from ray_mm.launch.manifests.parts import Call, commented, layout, one_line, placed_job, plain_line
-
-_DEFAULT_LIMIT_S = 24 * 3600.0
+from ray_mm.launch.manifests.parts import (
+    Call,
+    commented,
+    layout,
+    one_line,
+    placed_job,
+    plain_line,
+    require_ray_mm_there,
+)
 
 
 def render_slurm(call: Call) -> dict[str, str]:
@@ -18,10 +24,9 @@ def render_slurm(call: Call) -> dict[str, str]:
     Raises:
         UsageError: something in the job can't stand in a script, or its nodes do not fit.
     """
-    job, profile = placed_job(call), call.of_cluster
-    nodes = layout(call)
-    limit = profile.time_limit or _DEFAULT_LIMIT_S
-    grace = math.ceil(min(profile.stop_grace, limit / 2))
+    profile, job = require_ray_mm_there(call), placed_job(call)
+    nodes, limit = layout(call), profile.time_limit
+    grace = math.ceil(profile.stop_grace if limit is None else min(profile.stop_grace, limit / 2))
     options = {
         "job-name": job.name,
         "nodes": str(nodes.most) if nodes.fewest == nodes.most else f"{nodes.fewest}-{nodes.most}",
@@ -29,7 +34,7 @@ def render_slurm(call: Call) -> dict[str, str]:
         "cpus-per-task": str(nodes.shape.cpus),
         **({"gpus-per-node": str(nodes.shape.gpus)} if nodes.shape.gpus else {}),
         "mem": f"{nodes.shape.memory_bytes >> 20}M",
-        "time": _slurm_time(limit),
+        **({} if limit is None else {"time": _slurm_time(limit)}),
         # The batch script alone gets the signal; Ray's own processes would end at once.
         "signal": f"B:TERM@{grace}",
         "open-mode": "append",
@@ -44,7 +49,7 @@ def render_slurm(call: Call) -> dict[str, str]:
     notes = [
         call.header,
         f"Run it with: sbatch {one_line(job.name)}.slurm",
-        "A partition, an account or a constraint of your site: sbatch --partition=… --account=… in front of the file's name.",
+        "What your site asks for stands in front of the file's name: sbatch --partition=… --account=… --time=…",
     ]
     content = json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=True)
     return {
@@ -52,7 +57,6 @@ def render_slurm(call: Call) -> dict[str, str]:
             notes=commented(notes),
             directives=directives,
             job=content,
-            output=shlex.quote(plain_line("output", job.output)),
             environment=_environment(call),
             python=shlex.quote(profile.runtime.python),
             cpus=nodes.shape.cpus,
@@ -91,7 +95,6 @@ set -euo pipefail
 umask 077
 
 python={python}
-output={output}
 case "$python" in */*) PATH="$(dirname -- "$python"):$PATH" && export PATH ;; esac
 {environment}
 # Everything of this job that is not its output: on a disk that all nodes see.
@@ -111,15 +114,23 @@ head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 address="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | tr ' ' '\\n' | grep -v ':' | head -n 1)"
 port=$((20000 + SLURM_JOB_ID % 20000))
 
+# The run itself is told to end, and a training in it saves its state: Ray starts it on this node, the first one.
+run=
 stopped=0
-# A training looks for this file, saves its state, and ends.
-trap 'stopped=1; if [[ -d "$output" ]]; then touch -- "$output/.stop"; fi' TERM
-rm -f -- "$output/.stop"
+rm -f -- "$work/pid"
+trap 'stopped=1
+  if [[ -s "$work/pid" ]]; then kill -TERM "$(cat "$work/pid")" || true
+  elif [[ -n "$run" ]]; then kill -TERM "$run" || true; fi' TERM
+cat > "$work/run.sh" << 'RUN'
+echo "$$" > "$(dirname -- "$0")/pid"
+exec "$@"
+RUN
+if ((stopped)); then exit 143; fi
 
 srun --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=0 \\
   ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \\
   --num-cpus={cpus} --num-gpus={gpus} \\
-  -- "$python" -m ray_mm run "$work/job.json" --address "$address:$port" &
+  -- bash "$work/run.sh" "$python" -m ray_mm run "$work/job.json" --address "$address:$port" &
 run=$!
 status=0
 wait "$run" || status=$?

@@ -62,8 +62,8 @@ Description=ray_mm: times of the {call.job.kind} job {call.job.name}
 OnCalendar={on_calendar(schedule)}
 # Whether times that went by while the machine was off are made up for, by one run.
 Persistent={persistent}
-# The service is not started while it is at work.
 AccuracySec=1s
+# It is not started while it is at work.
 Unit={name}.service
 
 [Install]

@@ -6,19 +6,24 @@ import contextlib
 import platform
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray_mm.errors import UsageError
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
+"""For a node to bring a process of the job up; Ray notices earlier that one is gone."""
 _NAMED = 5
 
 
-def require_shared(folder: Path) -> None:
+def require_seen_by_all(folder: Path) -> str | None:
     """Asks every node of the Ray that is joined whether it sees a folder, or the one that it will be in.
 
     Args:
         folder: that a run will write.
+
+    Returns:
+        What is to be said of nodes that did not answer; None where all did.
 
     Raises:
         UsageError: a node does not, can't write there, or can't run a process of the job at all.
@@ -26,9 +31,9 @@ def require_shared(folder: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    nodes = _nodes()
     if len(nodes) < 2:
-        return
+        return None
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     mark = folder / f".ray_mm.{secrets.token_hex(8)}"
@@ -46,7 +51,7 @@ def require_shared(folder: Path) -> None:
             ).remote(str(mark)): node
             for node in nodes
         }
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE_S)
+        done, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE_S)
         problems: dict[str, str] = {}
         failed: dict[str, str] = {}
         for answer in done:
@@ -57,18 +62,35 @@ def require_shared(folder: Path) -> None:
                 failed[asked[answer]] = _why(error)
     finally:
         mark.unlink(missing_ok=True)
-    still_there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    still_there = _nodes()
     for node, why in failed.items():
         if node in still_there:
             raise UsageError(f"the node {nodes[node]} can't run a process of this job: {why}")
     if problems:
-        told = ", ".join(f"{nodes[node]} {problem}" for node, problem in list(problems.items())[:_NAMED])
-        more = f", and {len(problems) - _NAMED} nodes more" if len(problems) > _NAMED else ""
+        told = _listed([f"{nodes[node]} {problem}" for node, problem in problems.items()])
         raise UsageError(
-            f"output: {folder}: not every node of the cluster has this folder: {told}{more}. A run's folder must be one that all "
+            f"output: {folder}: not every node of the cluster has this folder: {told}. A run's folder must be one that all "
             "nodes see and write under the same path, such as a network file system; name one in output, or as storage: in the "
             "cluster's profile."
         )
+    unheard = [nodes[asked[answer]] for answer in late if asked[answer] in still_there]
+    if not unheard:
+        return None
+    return f"{_listed(unheard)} did not say within {_PATIENCE_S:.0f} s whether {folder} is seen there; if not, the run will fail."
+
+
+def _nodes() -> dict[str, str]:
+    """Id → name of the nodes that take work: not of one that will be taken back."""
+    import ray
+
+    draining = ray._private.state.state.get_draining_nodes()
+    found = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in found}
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f", and {len(texts) - _NAMED} nodes more" if len(texts) > _NAMED else ""
+    return f"{', '.join(texts[:_NAMED])}{more}"
 
 
 def _why(error: Exception) -> str:
