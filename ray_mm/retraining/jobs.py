@@ -184,15 +184,16 @@ def compress_job(job: RetrainJob, checkpoint: Path, output: Path) -> CompressJob
     )
 
 
-def lost_source(job: Mapping[str, Any]) -> str | None:
+def lost_source(job: Mapping[str, Any], nights: Path) -> str | None:
     """A dataset of a night that a training was planned with, and that can't be had any more; None: all are there.
 
     Args:
         job: the train job, as a mapping.
+        nights: the folder of all nights.
     """
     for source in job["data"]["train"]:
         path = source["path"] if isinstance(source, Mapping) else source
-        if "/nights/" not in path:
+        if not path.startswith(f"{nights}/"):  # what the train job itself names does not come and go
             continue
         try:
             dataset = open_dataset(path)

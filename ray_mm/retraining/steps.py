@@ -23,7 +23,7 @@ from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.source import train_sources
 from ray_mm.config.train import TrainJob
 from ray_mm.data.manifest import Dataset, open_dataset
-from ray_mm.errors import CheckpointError, GateRefused, RegistryError, WriteConflictError
+from ray_mm.errors import GateRefused, RegistryError, WriteConflictError
 from ray_mm.progress import notice
 from ray_mm.registered import registered_folder
 from ray_mm.retraining import gates, notify
@@ -50,7 +50,7 @@ from ray_mm.retraining.validation import judge, reference_of
 from ray_mm.retraining.watermark import Watermark
 from ray_mm.session import ray_session
 from ray_mm.stages import run_stage
-from ray_mm.storage import is_remote
+from ray_mm.storage import atomic_folder, is_remote
 from ray_mm.training.provenance import working_copy
 from ray_mm.version import __version__
 
@@ -147,7 +147,13 @@ class Steps:
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         self._shared.lease.check()
-        return self.night.step(name, work)
+
+        def held() -> dict[str, Any]:
+            found = work()
+            self._shared.lease.check()  # whoever has taken over meanwhile notes what it finds itself
+            return found
+
+        return self.night.step(name, held)
 
     def _arrivals(self) -> dict[str, Any]:
         found = find_arrivals(self.job.incoming, self._shared.watermark, self.night.facts.until)
@@ -341,11 +347,9 @@ class Steps:
         if not is_remote(registry.root):
             return folder
         copy = self._folder("evaluate") / "champion"
-        with contextlib.suppress(CheckpointError):
-            load_description(copy)
-            return copy
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(folder, copy)
+        if not copy.is_dir():
+            with atomic_folder(copy) as temporary:
+                shutil.copytree(folder, temporary, dirs_exist_ok=True)
         return copy
 
     @property

@@ -153,7 +153,8 @@ def test_a_training_that_was_planned_with_a_night_needs_its_shards(folder: Path)
     old = [Old(TrainSource(path=str(folder / "train")), 90), Old(TrainSource(path=str(night)), 10)]
     planned = train_job(retrain_job(folder), folder / "new", old, None, folder / "run").model_dump(mode="json")
     # These shards were written by ray_mm, so their version is no time of a file; a tar that came in has one.
-    assert lost_source(planned) == str(night)
+    assert lost_source(planned, folder / "nights") == str(night)
+    assert lost_source(planned, folder / "elsewhere" / "nights") is None, "it is the train job's own"
     dataset = open_dataset(night)
     info = stat(dataset.location(0))
     table = pq.read_table(night / "shards.parquet").to_pylist()
@@ -167,11 +168,11 @@ def test_a_training_that_was_planned_with_a_night_needs_its_shards(folder: Path)
         label_counts=dataset.manifest.label_counts,
         statistics=dataset.manifest.statistics,
     )
-    assert lost_source(planned) is None
+    assert lost_source(planned, folder / "nights") is None
     Path(info.url).unlink()
-    assert lost_source(planned) == str(night)
+    assert lost_source(planned, folder / "nights") == str(night)
     shutil.rmtree(night)
-    assert lost_source(planned) == str(night)
+    assert lost_source(planned, folder / "nights") == str(night)
 
 
 def test_what_a_listing_does_not_have_is_asked_for(tmp_path: Path) -> None:

@@ -225,9 +225,7 @@ def test_a_store_that_stays_away_costs_it(
 
     gone, world = False, World()
     proxy.faults = away
-    with Lease.take(
-        Documents(f"s3://{bucket}/nightly"), "lease.json", "a", ttl_s=0.3, clock=FakeClock(world)
-    ) as lease:
+    with Lease.take(Documents(f"s3://{bucket}/nightly"), "lease.json", "a", ttl_s=0.3, clock=FakeClock(world)) as lease:
         gone = True
         tried = len(puts(proxy))
         wait_for(lambda: len(puts(proxy)) >= tried + 2)  # in vain, and that alone ends nothing

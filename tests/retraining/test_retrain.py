@@ -14,16 +14,31 @@ from typer.testing import CliRunner
 
 from ray_mm.check import check_job
 from ray_mm.cli import app
+from ray_mm.config.preprocess import PreprocessJob
 from ray_mm.data.manifest import open_dataset
-from ray_mm.errors import GateRefused, OutputFolderError, RegistryError, UsageError
+from ray_mm.errors import (
+    GateRefused,
+    LeaseHeld,
+    LeaseLost,
+    OutputFolderError,
+    RegistryError,
+    StorageError,
+    UsageError,
+)
+from ray_mm.retraining.arrivals import Incoming
+from ray_mm.retraining.lease import Lease
+from ray_mm.retraining.looking import look_at
 from ray_mm.retraining.night import night_id, read_nights
+from ray_mm.retraining.registry import Registry
 from ray_mm.retraining.retention import clear_old
+from ray_mm.retraining.retrain import run_retrain
 from ray_mm.running import run_loaded
 from ray_mm.storage.conditional import Documents
+from ray_mm.storage.remote import stat
 from ray_mm.summary import result_parts
 from ray_mm.training.mlflow_store import open_client
 from tests.factories import CLASSES, class_of
-from tests.retraining.lab import Crash, World, vector_of
+from tests.retraining.lab import NIGHT_S, Crash, FakeClock, World, vector_of
 from tests.training.inprocess import make_training, train
 
 
@@ -63,13 +78,19 @@ def test_a_night_without_anything_new_is_told_and_takes_nothing(world: World) ->
     assert "no new shards; in use: no version yet" in text and "history.html" in text
 
 
-def test_the_given_champion_is_the_first_version_and_mlflow_shows_it(world: World) -> None:
+def test_the_given_champion_is_the_first_version_and_mlflow_shows_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (world.folder / "validation").rename(world.folder / "elsewhere")  # no validation: no time
     training = make_training(world.folder, "before", **{"train.epochs": 1, "model.fusion.dim": 8})
     train(training)
     (world.folder / "elsewhere").rename(world.folder / "validation")
     given = {"champion": str(training.run / "last"), "mlflow": {}}
     assert any("the train job's model" in line for line in check_job(world.job(**given)))
+    with monkeypatch.context() as patch, pytest.raises(Crash):  # between the two writes that it takes
+        patch.setattr(Registry, "promote", lambda *_, **__: crash_at("promote")("promote"))
+        world.run(**given)
+    assert len(world.registry.versions()) == 1 and world.registry.champion() is None
     assert world.run(**given)["champion"] == 1
     version = world.registry.version("champion")
     assert (version.lineage.run, version.aliases) == ("given", ("champion",))
@@ -124,6 +145,72 @@ def test_a_step_that_fails_is_told_and_tried_again_in_the_same_night(world: Worl
         ("failed", night.facts.id),
         ("skipped", night.facts.id),
     ]
+
+
+def test_a_step_during_which_another_command_took_over_is_not_noted(world: World) -> None:
+    class Later(FakeClock):
+        """Stands still until a listing is made, which takes two hours."""
+
+        late_s = 0.0
+
+        def monotonic(self) -> float:
+            return self.late_s
+
+    clock = Later()
+
+    def watch(point: str) -> None:
+        if point == "begin 01-arrivals":
+            clock.late_s = 7200.0
+
+    world.arrive("a.tar")
+    with pytest.raises(LeaseLost, match="was not renewed for 7200"):
+        run_retrain(world.job(), clock=clock, watch=watch)
+    (night,) = world.nights
+    assert night.facts.status is None and night.note("01-arrivals") == {}
+
+
+def test_a_lease_that_is_lost_says_nothing_of_a_table(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = world.arrivals / "a.jsonl"
+    table.write_text(json.dumps({"vector": [0.0] * 5, "label": CLASSES[0]}) + "\n")
+    job = world.job(arrivals={"tables": str(table), "settle_s": 0})
+    found = stat(str(table))
+    arrived = [Incoming(found.url, found.size, found.version)]
+    for error in (LeaseLost("gone"), OutputFolderError("full"), StorageError("away")):
+
+        def run(job: PreprocessJob, error: Exception = error) -> dict[str, Any]:
+            raise error
+
+        with pytest.raises(type(error)):
+            look_at(job, arrived, world.folder / "night", open_dataset(world.folder / "train"), run)
+
+    def wrong(job: PreprocessJob) -> dict[str, Any]:
+        raise UsageError("table: is empty")
+
+    looks, tars = look_at(job, arrived, world.folder / "night", open_dataset(world.folder / "train"), wrong)
+    assert [look.reason for look in looks] == ["table: is empty"] and tars == {}
+
+
+def test_a_night_that_was_interrupted_goes_on_although_the_clock_was_ahead_before(world: World) -> None:
+    world.clock.now += 365 * NIGHT_S
+    world.run()
+    world.clock.now -= 365 * NIGHT_S
+    with pytest.raises(Crash):
+        world.run(crash_at("noted 01-arrivals"))
+    world.pass_nights()
+    assert world.run()["night"] == world.nights[0].facts.id
+    assert [night.facts.status for night in world.nights] == ["skipped", "skipped"]
+
+
+def test_who_comes_second_writes_nothing(world: World) -> None:
+    world.run()
+    before = (world.folder / "retrain" / "job.json").read_bytes()
+    documents = Documents(world.folder / "retrain" / "registry" / "small")
+    with (
+        Lease.take(documents, "lease.json", "the first", ttl_s=6.0) as lease,
+        pytest.raises(LeaseHeld, match="the first has had the lease"),
+    ):
+        world.run(**{"base.seed": 9})
+    assert lease.fence == 2 and (world.folder / "retrain" / "job.json").read_bytes() == before
 
 
 def test_what_was_held_out_once_can_not_be_held_out_otherwise(world: World) -> None:
