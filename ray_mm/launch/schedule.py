@@ -84,7 +84,6 @@ def keep_schedule(
     command: Sequence[str],
     state_file: Path,
     tell: Callable[[str], None],
-    events: queue.SimpleQueue[Any] | None = None,
 ) -> None:
     """Runs a command at the times of a schedule until it is asked to end by SIGTERM, SIGINT or SIGHUP.
 
@@ -93,7 +92,6 @@ def keep_schedule(
         command: that runs the job.
         state_file: where what became of it is remembered.
         tell: what happens is told here, a line each.
-        events: signals, as they come; None: those of this process.
 
     Raises:
         UsageError: the schedule is kept by another process, its file can't be used, or an extra is not installed.
@@ -103,7 +101,7 @@ def keep_schedule(
         with contextlib.suppress(OSError):  # the terminal is gone, or whoever read: that ends nothing
             tell(text)
 
-    with kept_by_one(state_file) as lock, _signals(events) as events:
+    with kept_by_one(state_file) as lock, _signals() as events:
         keeper = _Keeper(schedule, command, state_file, told, lock, events)
         keeper.start()
         try:
@@ -116,12 +114,9 @@ def keep_schedule(
 
 
 @contextlib.contextmanager
-def _signals(events: queue.SimpleQueue[Any] | None) -> Iterator[queue.SimpleQueue[Any]]:
+def _signals() -> Iterator[queue.SimpleQueue[Any]]:
     """A queue that signals come into: putting is safe in a handler, whatever the process does at that moment."""
-    if events is not None:
-        yield events
-        return
-    events = queue.SimpleQueue()
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     put = events.put
     before = {number: signal.signal(number, lambda found, _: put(found)) for number in _SIGNALS}
     try:
