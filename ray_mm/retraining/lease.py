@@ -175,8 +175,7 @@ class Lease:
         if self._reason is not None:
             raise LeaseLost(
                 f"{self._place}: {self.holder} has lost its lease: {self._reason}. Nothing more is written; the same "
-                "command goes on "
-                "when the lease is free."
+                "command goes on when the lease is free."
             )
 
     def renew(self) -> None:
