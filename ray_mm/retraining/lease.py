@@ -250,20 +250,6 @@ class Lease:
                 _log.warning("the lease was not renewed, tried again lease=%s error=%s", self._place, error)
 
 
-def read_holder(documents: Documents, name: str) -> str | None:
-    """Who holds a lease, or held it when it fell silent; None: nobody.
-
-    Raises:
-        RegistryError: the document is damaged, or of a newer version of ray_mm.
-        StorageError: the store does not answer.
-    """
-    document = documents.read(name)
-    if document is None:
-        return None
-    note = _read(document.content, f"{documents.root}/{name}")
-    return note.holder if note.held else None
-
-
 def _read(content: bytes, place: str) -> _Note:
     found = parsed(content, place, _KIND, LEASE_FORMAT)
     try:

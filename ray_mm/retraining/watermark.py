@@ -150,10 +150,6 @@ class Watermark:
         """Path → version of every shard that was consumed; for replay, and for counting. Raises as ``read``."""
         return self._known(self._shared.read().content)[0]
 
-    def committed(self, run: str) -> bool:
-        """Whether a run has moved the watermark. Raises as ``read``."""
-        return run in self.read().runs
-
     def commit(
         self,
         run: str,
