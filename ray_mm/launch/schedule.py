@@ -118,7 +118,10 @@ def _signals() -> Iterator[queue.SimpleQueue[Any]]:
     """A queue that signals come into: putting is safe in a handler, whatever the process does at that moment."""
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     put = events.put
-    before = {number: signal.signal(number, lambda found, _: put(found)) for number in _SIGNALS}
+    taken = [
+        number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # nohup wants it left alone
+    before = {number: signal.signal(number, lambda found, _: put(found)) for number in taken}
     try:
         yield events
     finally:

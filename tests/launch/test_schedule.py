@@ -144,6 +144,18 @@ def test_a_terminal_that_is_closed_ends_the_run_by_asking_it(tmp_path: Path) -> 
     assert (tmp_path / "saved").exists() and content(path)["running"]["exit_status"] == 143
 
 
+def test_under_nohup_it_stays_when_the_terminal_is_closed(tmp_path: Path) -> None:
+    nohup = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    )
+    path = str(tmp_path / "night.schedule.json")
+    process = start(["-c", nohup, sys.executable, "-c", KEEP, path, sys.executable, "-c", "pass"], tmp_path)
+    read_until(process, "next run at")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert "SIGHUP" not in read_until(process, "SIGTERM: ending") and process.wait(60) == 0
+
+
 def test_killed_itself_it_leaves_the_run_alone_and_nobody_begins_a_second_one(
     tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
