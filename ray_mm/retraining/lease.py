@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_mm.errors import LeaseHeld, LeaseLost, RegistryError, StorageError, WriteConflictError
+from ray_mm.progress import notice
 from ray_mm.retraining.clock import SYSTEM_CLOCK, Clock, written
 from ray_mm.storage.conditional import Documents
 from ray_mm.storage.shared import parsed
@@ -132,6 +133,11 @@ class Lease:
                     watched, since = (document.version, found), now
                     if alive and wait_s is None:
                         raise _held(place, found, "it is alive")
+                    if wait_s is None:
+                        longest_s = found.ttl_s * _RATE_MARGIN
+                        notice(
+                            f"{found.holder} has the lease; it is known within {longest_s:.0f} s whether it is alive."
+                        )
                 silent = now - since > found.ttl_s * _RATE_MARGIN
                 if not silent:
                     if wait_s is not None and now - started >= wait_s:
