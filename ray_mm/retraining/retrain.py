@@ -31,6 +31,7 @@ from ray_mm.retraining.night import Facts, Night, Watch, night_id, read_nights
 from ray_mm.retraining.outcome import End, figures_of, message_of
 from ray_mm.retraining.registry import Lineage, Registry
 from ray_mm.retraining.report.render import write_history, write_night
+from ray_mm.retraining.retention import clear_unused
 from ray_mm.retraining.steps import Shared, Steps
 from ray_mm.retraining.watermark import Watermark
 from ray_mm.run_folder import RunFolder, check_output, open_run_folder
@@ -138,6 +139,7 @@ def _open_night(job: RetrainJob, output: Path, shared: Shared, clock: Clock, wat
             return [night for night in nights if night is not last], last
         notice(f"{last.facts.id} is given up: {reason}.")
         last.save(status="abandoned", reason=reason)
+        clear_unused(last.folder)
     until = max(float(int(clock.time())), mark.event_time or 0.0)  # a clock that was put back gives an empty interval
     facts = Facts(
         id=night_id(job.name, mark.event_time, until),
@@ -208,6 +210,8 @@ def _end(job: RetrainJob, folder: RunFolder, night: Night, end: End, shared: Sha
     promoted = night.note("13-promote").get("version") if end.status == "promoted" else None
     write_night(night.folder / REPORT, job, night, end, figures)
     night.save(status=end.status, reason=end.reason, promoted=promoted, figures=figures)
+    if end.status in ("stopped", "skipped"):
+        clear_unused(night.folder)
     write_history(folder.path / HISTORY, job, read_nights(folder.path), shared.registry)
     counts = {
         "num_new_samples": figures["num_samples"],

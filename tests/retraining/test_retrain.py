@@ -110,6 +110,7 @@ def test_a_night_that_lost_its_shard_is_given_up_and_the_next_one_begins(world: 
     result = world.run()
     first, second = world.nights
     assert first.facts.status == "abandoned" and "was changed or removed" in first.facts.reason
+    assert not (first.folder / "data").exists() and (first.folder / "steps").is_dir()
     assert result["night"] == second.facts.id and second.facts.status == "skipped"
     world.check()
 
@@ -236,6 +237,9 @@ def test_old_enough_a_few_samples_are_enough_but_not_to_hold_some_out(world: Wor
     world.arrive("a.tar", 1)
     result = world.run(**{"arrivals.max_age_hours": 0.5, "validation.max_drift": 1})
     assert result["status"] == "skipped" and "too few to hold some of them out" in result["reason"]
+    (night,) = world.nights
+    assert night.note("02-look")["num_samples"] == 1
+    assert sorted(path.name for path in night.folder.iterdir()) == ["night.json", "report.html", "steps"]
 
 
 def test_samples_of_the_frozen_test_set_are_set_aside(world: World, local_ray: None) -> None:
