@@ -101,9 +101,12 @@ class Steps:
 
     def run(self) -> End:
         """All of them; returns how the night ends, before it is told."""
-        shards = [Incoming(**one) for one in self._step("01-arrivals", self._arrivals)["new"]]
+        arrived = self._step("01-arrivals", self._arrivals)
+        shards = [Incoming(**one) for one in arrived["new"]]
         if not shards:
-            return End("skipped", "no new shards")
+            waiting = arrived["num_settling"]
+            more = f"; still settling: {waiting:,} (arrivals.settle_s)" if waiting else ""
+            return End("skipped", f"no new shards{more}")
         looked = self._step("02-look", lambda: self._look(shards))
         end = end_after_look(self.job, looked, shards, self.night.facts.until)
         if end is not None:

@@ -74,6 +74,9 @@ def test_a_night_without_anything_new_is_told_and_takes_nothing(world: World) ->
     assert [night.facts.status for night in world.nights] == ["skipped", "skipped"]
     # Nothing was taken, so the interval still begins at the start.
     assert world.nights[-1].facts.since is None and world.watermark.read().runs == ()
+    world.arrive("a.tar", 1)
+    waits = world.run(**{"arrivals.settle_s": 7200})
+    assert waits["reason"] == "no new shards; still settling: 1 (arrivals.settle_s)"
     text = _printed(result, world)
     assert "no new shards; in use: no version yet" in text and "history.html" in text
 
