@@ -32,7 +32,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray_mm.errors import LeaseHeld, LeaseLost, RegistryError, StorageError, WriteConflictError
+from ray_mm.errors import LeaseHeld, LeaseLost, RayMMError, RegistryError, StorageError, WriteConflictError
 from ray_mm.progress import notice
 from ray_mm.retraining.clock import SYSTEM_CLOCK, Clock, written
 from ray_mm.storage.conditional import Documents
@@ -252,7 +252,7 @@ class Lease:
             except LeaseLost as error:
                 _log.error("%s", error)
                 return
-            except StorageError as error:
+            except RayMMError as error:
                 _log.warning("the lease was not renewed, tried again lease=%s error=%s", self._place, error)
 
 
