@@ -114,6 +114,7 @@ def fetch_folder(target: str, files: Files, place: Path) -> str | None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
+        temporary.chmod(0o755)
         try:
             for name, expected in files.items():
                 file = temporary / name
