@@ -186,11 +186,11 @@ def read_state(path: Path, schedule: JobSchedule, now: datetime) -> ScheduleStat
     aware = [state.settled, *(run.planned for run in (state.running, *state.runs) if run is not None)]
     if any(time.tzinfo is None for time in aware):
         raise UsageError(f"{path}: holds a time without a time zone; remove it, and the schedule begins anew.")
-    if (state.schedule.cron, state.schedule.timezone) != (schedule.cron, schedule.timezone):
-        return state.model_copy(update={"schedule": schedule, "settled": max(now, state.settled)})
     # A clock that was set right by some seconds repeats no run; one that was far ahead does not hold the schedule up until then.
-    ahead = state.settled > now + _CLOCK_AHEAD
-    return state.model_copy(update={"schedule": schedule, "settled": now if ahead else state.settled})
+    settled = now if state.settled > now + _CLOCK_AHEAD else state.settled
+    if (state.schedule.cron, state.schedule.timezone) != (schedule.cron, schedule.timezone):
+        settled = max(now, settled)
+    return state.model_copy(update={"schedule": schedule, "settled": settled})
 
 
 def write_state(path: Path, state: ScheduleState) -> None:
