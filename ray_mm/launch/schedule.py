@@ -118,9 +118,8 @@ def _signals() -> Iterator[queue.SimpleQueue[Any]]:
     """A queue that signals come into: putting is safe in a handler, whatever the process does at that moment."""
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     put = events.put
-    taken = [
-        number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
-    ]  # nohup wants it left alone
+    # Under nohup a terminal that closes is nothing to it.
+    taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda found, _: put(found)) for number in taken}
     try:
         yield events
