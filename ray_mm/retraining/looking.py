@@ -19,9 +19,9 @@ from ray_mm.preprocessing.statistics import Moments, RunningMoments
 from ray_mm.retraining.arrivals import Incoming, listed
 from ray_mm.retraining.contents import write_hashes
 from ray_mm.retraining.jobs import incoming_fields, index_job, unchanged
-from ray_mm.retraining.validation import Look, look
+from ray_mm.retraining.validation import Look, broken_promise, look
 from ray_mm.run_folder import open_run_folder
-from ray_mm.storage import local_path
+from ray_mm.storage import local_path, sha256_file
 
 Run = Callable[[PreprocessJob], dict[str, Any]]
 """Runs a stage."""
@@ -56,6 +56,9 @@ def look_at(
             continue
         if job.incoming.tables is None:
             tars[each.url] = [each.url]
+            continue
+        if each.sha256 is not None and (digest := sha256_file(local_path(each.url))) != each.sha256:
+            looks.append(Look(url=each.url, reason=broken_promise(digest, each.sha256)))
             continue
         packing = pack_job(job, each.url, folder / "packed" / f"{number:06d}", first)
         try:

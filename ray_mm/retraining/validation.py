@@ -185,6 +185,11 @@ def judge(
     return Judgement(tuple(one.url for one in good), rejected, Verdict(tuple(checks)), num_samples)
 
 
+def broken_promise(found: str, promised: str) -> str:
+    """What is said of a shard, or a table, whose SHA-256 is another one."""
+    return f"has the SHA-256 {found}, the manifest says {promised}"
+
+
 def _wrong(one: Look, config: Validation, contents: Mapping[str, str]) -> str | None:
     if one.reason is not None:
         return one.reason
@@ -211,7 +216,7 @@ def _look(
 ) -> Look:
     url = shard.info.url
     if promised is not None and (found := _sha256(shard)) != promised:
-        return Look(url=url, reason=f"has the SHA-256 {found}, the manifest says {promised}")
+        return Look(url=url, reason=broken_promise(found, promised))
     try:
         summary = find_facts(shard, settings)
     except (DatasetError, UsageError) as error:

@@ -74,6 +74,21 @@ def test_a_warm_epoch_has_every_new_sample_once_and_its_share_of_old_ones(folder
     assert weights(retrain_job(folder, **{"base.data.epoch_samples": 7}), folder, folder / "champion")[1] == 7
 
 
+def test_datasets_that_the_train_job_weights_keep_their_weights_among_each_other(folder: Path) -> None:
+    own = [{"path": str(folder / "train"), "weight": 0.75}, {"path": str(folder / "new"), "weight": 0.25, "limit": 10}]
+    job = retrain_job(folder, **{"base.data.train": own})
+    old, _ = old_data(job, [], {})
+    assert [each.num_samples for each in old] == [90, 10]
+    old = [*old, Old(TrainSource(path="night"), 100)]
+
+    def made(champion: Path | None) -> list[float | None]:
+        training = train_job(job, folder / "new", old, champion, folder / "run")
+        return [each.weight for each in train_sources(training.data.train)]
+
+    assert made(None) == [75.0, 25.0, 100.0, 20.0], "all data, as much of each as there is"
+    assert made(folder / "champion") == [7.5, 2.5, 10.0, 20.0]
+
+
 def test_where_there_is_little_old_data_all_of_it_is_taken_as_it_comes(folder: Path) -> None:
     found, epoch = weights(retrain_job(folder, replay=0.9), folder, folder / "champion")
     assert found == [("train", None), ("night-0", None), ("new", None)] and epoch is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,9 @@ def test_a_lease_that_is_lost_says_nothing_of_a_table(world: World, monkeypatch:
 
     looks, tars = look_at(job, arrived, world.folder / "night", open_dataset(world.folder / "train"), wrong)
     assert [look.reason for look in looks] == ["table: is empty"] and tars == {}
+    promised = [replace(arrived[0], sha256="0" * 64)]
+    looks, tars = look_at(job, promised, world.folder / "night", open_dataset(world.folder / "train"), wrong)
+    assert "the manifest says 0000" in str(looks[0].reason) and tars == {}
 
 
 def test_a_night_that_was_interrupted_goes_on_although_the_clock_was_ahead_before(world: World) -> None:
