@@ -14,6 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +86,7 @@ def run_retrain(
     holder = f"process {os.getpid()} on {platform.node()}"
     with (
         Lease.take(documents, _LEASE, holder, ttl_s=job.lease_s, clock=clock, above=above) as lease,
+        _orderly_end(),
         use_address(address, local_path(job.output)),
         contextlib.ExitStack() as stack,
     ):
@@ -106,6 +111,20 @@ def run_retrain(
         kept = "the champion stays" if end.status == "refused" else "nothing was trained, and the shards wait"
         raise GateRefused(f"{job.name}: {end.reason}; {kept}. {night.folder / REPORT} has the figures.")
     return result
+
+
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Within the block SIGTERM unwinds the stack, so that the lease is given back, as it does anyway while Ray runs."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_free or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def registry_root(job: RetrainJob) -> str:

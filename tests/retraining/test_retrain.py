@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,8 @@ from ray_mm.training.mlflow_store import open_client
 from tests.factories import CLASSES, class_of
 from tests.retraining.lab import NIGHT_S, Crash, FakeClock, World, vector_of
 from tests.training.inprocess import make_training, train
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -207,6 +212,29 @@ def test_a_night_that_was_interrupted_goes_on_although_the_clock_was_ahead_befor
     world.pass_nights()
     assert world.run()["night"] == world.nights[0].facts.id
     assert [night.facts.status for night in world.nights] == ["skipped", "skipped"]
+
+
+def test_a_command_that_is_asked_to_end_gives_its_lease_back(world: World) -> None:
+    code = (
+        "import json, sys, time\n"
+        "from ray_mm.config.load import load_job\n"
+        "from ray_mm.retraining.retrain import run_retrain\n"
+        "def watch(point):\n"
+        "    print(point, flush=True)\n"
+        "    time.sleep(600)\n"
+        "run_retrain(load_job(json.loads(sys.argv[1])), watch=watch)\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(world.job().model_dump(mode="json"))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "begin 01-arrivals\n"
+            process.terminate()
+            assert process.wait(60) == signal.SIGTERM
+        finally:
+            process.kill()
+    lease = json.loads((world.folder / "retrain" / "registry" / "small" / "lease.json").read_text())
+    assert lease["held"] is False
+    assert world.run()["night"] == world.nights[0].facts.id and world.nights[0].facts.starts == 2
 
 
 def test_who_comes_second_writes_nothing(world: World) -> None:
