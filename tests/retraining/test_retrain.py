@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ray_mm import session
 from ray_mm.check import check_job
 from ray_mm.cli import app
 from ray_mm.config.preprocess import PreprocessJob
@@ -155,6 +156,12 @@ def test_a_step_that_fails_is_told_and_tried_again_in_the_same_night(world: Worl
         ("failed", night.facts.id),
         ("skipped", night.facts.id),
     ]
+
+
+def test_nodes_of_a_cluster_will_be_asked_whether_they_see_the_folder_of_all_nights(world: World) -> None:
+    seen: list[Path | None] = []
+    world.run(lambda point: seen.append(session._output.get()))
+    assert set(seen) == {world.folder / "retrain"}
 
 
 def test_a_step_during_which_another_command_took_over_is_not_noted(world: World) -> None:
