@@ -171,6 +171,8 @@ env -0 > "$CALLS/env"
 if [ -n "$WAITS" ]; then
   echo at work
   while [ ! -e "$WAITS/.stop" ]; do sleep 0.05; done
+  sleep 0.5
+  touch "$CALLS/saved"
   exit 143
 fi
 exit "${STATUS:-0}"
@@ -254,15 +256,19 @@ def test_a_slurm_job_that_failed_goes_back_into_the_queue_as_often_as_the_profil
     assert (tmp_path / "scontrol").exists() == requeued
 
 
-def test_a_slurm_job_that_is_asked_to_end_has_its_run_save_first(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    command, environment = slurm_script(tmp_path, called(output=str(tmp_path / "run")))
-    environment |= {"WAITS": str(tmp_path / "run")}
+@pytest.mark.parametrize(("kind", "place"), [("train", "run"), ("retrain", "run/nights/it's 2/train")])
+def test_a_slurm_job_that_is_asked_to_end_has_its_run_save_first(tmp_path: Path, kind: str, place: str) -> None:
+    done = tmp_path / "run" / "nights" / "1" / "train"
+    for folder in (done, tmp_path / place):
+        folder.mkdir(parents=True, exist_ok=True)
+    (done / "result.json").write_text("{}")
+    command, environment = slurm_script(tmp_path, called(kind, output=str(tmp_path / "run")))
+    environment |= {"WAITS": str(tmp_path / place)}
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "at work\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 143
-    assert not (tmp_path / "scontrol").exists()
+        assert process.wait(60) == 143 and (tmp_path / "saved").exists()
+    assert not (tmp_path / "scontrol").exists() and not (done / ".stop").exists()
 
 
 # systemd and cron

@@ -111,9 +111,14 @@ head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 address="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | tr ' ' '\\n' | grep -v ':' | head -n 1)"
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-stopped=0
-# A training looks for this file, saves its state, and ends.
-trap 'stopped=1; if [[ -d "$output" ]]; then touch -- "$output/.stop"; fi' TERM
+stopped=0 folder=""
+# A training looks for this file, saves its state, and ends; that of a retraining lies below its night.
+trap '
+  stopped=1
+  for folder in "$output" "$output"/nights/*/train; do
+    if [[ -d "$folder" && ("$folder" == "$output" || ! -e "$folder/result.json") ]]; then touch -- "$folder/.stop"; fi
+  done
+' TERM
 rm -f -- "$output/.stop"
 
 srun --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=0 \\
