@@ -70,6 +70,9 @@ def test_check_looks_at_all_that_a_night_will_need(world: World) -> None:
         check_job(world.job(frozen_test=str(world.folder / "train")))
     with pytest.raises(UsageError, match="no such dataset folder"):
         world.run(frozen_test=str(world.folder / "nowhere"))
+    with pytest.raises(UsageError, match=r"arrivals: .*/elsewhere: no such file or folder; make it"):
+        world.run(arrivals=str(world.folder / "elsewhere"))
+    assert check_job(world.job(arrivals=str(world.folder / "later-*.tar")))[-1].endswith("by listing")
     assert not (world.folder / "retrain").exists()
 
 
