@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,22 @@ def old_data(job: RetrainJob, nights: Sequence[Path], there: Mapping[str, Object
         else:
             lost.append(night.name)
     return found, lost
+
+
+def held_out_before(nights: Sequence[Path], there: Mapping[str, ObjectInfo]) -> list[str]:
+    """Shards of which earlier nights held samples out, those that are still what they were.
+
+    Args:
+        nights: their folders; one whose indexes are gone has none.
+        there: shards that a listing found.
+    """
+    found: list[str] = []
+    for night in nights:
+        with contextlib.suppress(DatasetError):
+            dataset = open_dataset(night / "data" / NEWEST)
+            versions = {dataset.location(number): shard.version for number, shard in enumerate(dataset.shards)}
+            found += unchanged(versions, there)
+    return found
 
 
 def train_job(job: RetrainJob, data: Path, old: Sequence[Old], champion: Path | None, output: Path) -> TrainJob:

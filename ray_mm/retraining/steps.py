@@ -34,11 +34,11 @@ from ray_mm.retraining.jobs import (
     TRAIN,
     compress_job,
     evaluate_job,
+    held_out_before,
     incoming_fields,
     index_job,
     old_data,
     train_job,
-    unchanged,
 )
 from ray_mm.retraining.lease import Lease
 from ray_mm.retraining.looking import look_at
@@ -194,10 +194,8 @@ class Steps:
         """The newest window, where it reaches further back than this night."""
         shards = dict.fromkeys(tars)
         there = {info.url: info for info in listed(self.job.incoming)}
-        for night in self._committed()[-(self.job.window - 1) :]:
-            dataset = open_dataset(night.folder / "data" / NEWEST)
-            versions = {dataset.location(number): shard.version for number, shard in enumerate(dataset.shards)}
-            shards |= dict.fromkeys(unchanged(versions, there))
+        nights = self._committed()[-(self.job.window - 1) :]
+        shards |= dict.fromkeys(held_out_before([night.folder for night in nights], there))
         self._run(index_job(self.job, list(shards), self._folder("window"), self._first))
         return {"num_samples": open_dataset(self._folder("window") / NEWEST).manifest.num_samples}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray_mm.retraining.jobs import (
     Old,
     compress_job,
     evaluate_job,
+    held_out_before,
     incoming_fields,
     index_job,
     lost_source,
@@ -160,6 +162,19 @@ def test_a_night_whose_shards_are_not_what_they_were_is_not_replayed(folder: Pat
     old, lost = old_data(retrain_job(folder), nights, there)
     assert [Path(each.source.path).parts[-3] for each in old[1:]] == ["one"]
     assert old[0].num_samples == 90 and lost == ["two", "three"]
+
+
+def test_a_window_has_what_is_left_of_earlier_nights(folder: Path) -> None:
+    for name in ("one", "two"):
+        make_dataset(folder / name / "data" / "newest", 10, ("vector", "label"), num_shards=2)
+    dataset = open_dataset(folder / "one" / "data" / "newest")
+    there = {
+        dataset.location(number): replace(stat(dataset.location(number)), version=version)
+        for number, version in enumerate((dataset.shards[0].version, "another"))
+    }
+    nights = [folder / name for name in ("one", "gone", "two")]
+    # Of the second one nothing is listed, and files have another version than what ray_mm wrote.
+    assert held_out_before(nights, there) == [dataset.location(0)]
 
 
 def test_a_training_that_was_planned_with_a_night_needs_its_shards(folder: Path) -> None:
