@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -266,6 +267,9 @@ def _retrain(job: RetrainJob) -> Iterator[str]:
         alike = "the train job's model" if config == job.train.model else "another model than the train job's"
         yield f"champion: {folder}, {alike}"
     for pattern in job.incoming.patterns:
+        is_one = not is_remote(pattern) and re.search(r"[*?\[{]", pattern) is None
+        if is_one and not local_path(pattern).exists():
+            raise UsageError(f"arrivals: {local_path(pattern)}: no such file or folder; make it, or correct its name.")
         yield f"arrivals: {pattern}, by {job.incoming.by}"
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -176,9 +176,28 @@ class Progress:
         return text
 
 
+class _Lasting:
+    """A stream whose terminal may be closed, or whose reader may go: what is shown does not end what is done."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def notice(text: str, stream: TextIO | None = None) -> None:
     """Says on stderr what one should know although nothing failed: a paragraph, above whatever bar is shown there."""
-    stream = stream or sys.stderr
+    stream = cast(TextIO, _Lasting(stream or sys.stderr))
     stream.write(f"ray-mm: {text}\n")
     stream.flush()
 
@@ -209,7 +228,7 @@ def progress(
     """
     from rich.console import Console
 
-    stream = stream or sys.stderr
+    stream = cast(TextIO, _Lasting(stream or sys.stderr))
     bar = Progress(description, total, unit, done, waiting, clock)
     console = Console(file=stream)
     if console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter:

@@ -214,8 +214,7 @@ def damage(target: str, file: str) -> str:
     """What is said of a version whose files are not what they were."""
     return (
         f"{join(target, file)}: is missing or was changed after it was registered (its SHA-256 digest is another one); "
-        "register "
-        "the run's folder again, or roll back."
+        "register the run's folder again, or roll back."
     )
 
 

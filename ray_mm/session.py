@@ -225,8 +225,8 @@ def _own_interrupt() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit:
-        if signal.getsignal(signal.SIGINT) is handler:
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM or signal.getsignal(signal.SIGINT) is handler:
             raise
         raise KeyboardInterrupt from None
     finally:

@@ -117,11 +117,16 @@ def test_a_compression_that_passed_shows_the_limits_beside_the_figures(tmp_path:
     assert f"{tmp_path / 'out' / 'quarantine'}: samples that can't be read, and why" in ran.stdout
 
 
-def test_an_interrupted_run_says_how_it_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "status", "message"),
+    # Ray ends the process that has joined it, and gets SIGTERM, with the signal's number.
+    [("raise KeyboardInterrupt", 130, "interrupted"), ("sys.exit(15)", 143, "asked to end")],
+)
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path: Path, code: str, status: int, message: str) -> None:
     write_job(tmp_path)
-    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage("raise KeyboardInterrupt"))
-    assert ran.returncode == 130
-    assert ran.stderr == "ray-mm: interrupted; running the same command again goes on from what is there.\n"
+    ran = ray_mm(tmp_path, "run", "job.yaml", before=stage(f"import sys; {code}"))
+    assert ran.returncode == status
+    assert ran.stderr == f"ray-mm: {message}; running the same command again goes on from what is there.\n"
 
 
 @pytest.mark.parametrize(

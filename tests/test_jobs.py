@@ -22,6 +22,7 @@ from ray_mm.config.evaluate import EvaluateJob
 from ray_mm.config.load import load_job
 from ray_mm.config.predict import PredictJob
 from ray_mm.config.preprocess import PreprocessJob
+from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.train import TrainJob
 from ray_mm.config.tune import TuneJob
 
@@ -69,6 +70,12 @@ def test_the_jobs_of_a_folder_hand_over_to_each_other(folder: Path) -> None:
         assert isinstance(predict, PredictJob)
         assert (predict.checkpoint, predict.data) == (train.output, f"{preprocess.output}/test")
         outputs.append(predict.output)
+    for path in folder.glob("retrain.yaml"):
+        retrain = load_job(path)
+        assert isinstance(retrain, RetrainJob) and retrain.train == train
+        assert (retrain.champion, retrain.frozen_test) == (train.output, f"{preprocess.output}/test")
+        assert all(pattern.startswith(f"{preprocess.output}/") for pattern in retrain.incoming.patterns)
+        outputs.append(retrain.output)
     assert len(set(outputs)) == len(outputs)
     assert evaluate.checkpoint == compress.checkpoint == train.output
     assert evaluate.data == compress.data == f"{preprocess.output}/test"

@@ -216,6 +216,31 @@ def test_a_notice_is_a_paragraph_of_its_own(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "ray-mm: the disk is nearly full.\n")
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_that_is_closed_ends_nothing(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        tried = 0
+
+        def isatty(self) -> bool:
+            return is_terminal
+
+        def write(self, text: str) -> int:
+            self.tried += 1
+            raise OSError(5, "Input/output error")
+
+        def flush(self) -> None:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Gone()
+    with progress("train", 9, "steps", stream=stream, every_s=0) as bar:
+        for _ in range(9):
+            bar.advance(1)
+            bar.note("half of it is done")
+    notice("the end", stream)
+    assert bar.done == 9 and stream.tried
+
+
 def test_a_note_stays_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")

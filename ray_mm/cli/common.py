@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_mm.errors import JobFileError, RayMMError, UsageError
+from ray_mm.errors import JobFileError, RayMMError, StopRequested, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,6 +70,10 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             raise
         except KeyboardInterrupt:
             fail("interrupted; running the same command again goes on from what is there.", 130)
+        except SystemExit as ended:
+            if ended.code != signal.SIGTERM:  # by which Ray ends the process that has joined it
+                raise
+            fail("asked to end; running the same command again goes on from what is there.", StopRequested.exit_status)
         except RayMMError as error:
             fail(_placed(error, kwargs), error.exit_status)
         except Exception as error:

@@ -96,19 +96,20 @@ def judge(measurements: Measurements, config: GateConfig, batch_sizes: tuple[int
         batch_sizes: every batch size whose latency must have been measured.
     """
     checks = [
-        _check("metric_drop", measurements.metric_drop, config.max_metric_drop, at_most=True),
-        _check("size_ratio", measurements.size_ratio, config.max_size_ratio, at_most=True),
+        judged("metric_drop", measurements.metric_drop, config.max_metric_drop, at_most=True),
+        judged("size_ratio", measurements.size_ratio, config.max_size_ratio, at_most=True),
         *(
-            _check(f"speedup_p50 at batch {size}", measurements.speedups.get(size), config.min_speedup, at_most=False)
+            judged(f"speedup_p50 at batch {size}", measurements.speedups.get(size), config.min_speedup, at_most=False)
             for size in sorted(set(batch_sizes))
         ),
-        _check("quantized operators", measurements.num_quantized, 1, at_most=False),
-        _check("reloads and predicts", measurements.reloads, 1, at_most=False),
+        judged("quantized operators", measurements.num_quantized, 1, at_most=False),
+        judged("reloads and predicts", measurements.reloads, 1, at_most=False),
     ]
     return Verdict(tuple(checks))
 
 
-def _check(criterion: str, measured: float | None, limit: float, *, at_most: bool) -> Check:
+def judged(criterion: str, measured: float | None, limit: float, *, at_most: bool) -> Check:
+    """One criterion, judged: what was not measured, or is not a finite number, is missed."""
     if measured is None or not math.isfinite(measured):
         return Check(criterion, None, limit, at_most, passed=False)
     value = float(measured)
@@ -128,10 +129,14 @@ def metric_drop(task: str, original: Mapping[str, float | None], artifact: Mappi
         The loss, or None where a metric is missing or not finite, or the error rose from zero.
     """
     name = FIGURES[task].gate
-    before, after = original.get(name), artifact.get(name)
+    return drop_of(name, original.get(name), artifact.get(name))
+
+
+def drop_of(figure: str, before: float | None, after: float | None) -> float | None:
+    """How much of a figure was lost; of an error relative to what it was. None where that can't be told."""
     if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
         return None
-    if name in HIGHER_IS_BETTER:
+    if figure in HIGHER_IS_BETTER:
         return before - after
     if before <= 0.0:
         return 0.0 if after == before else None

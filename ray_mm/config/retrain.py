@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zoneinfo
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from ray_mm.config.base import BadSamples, Config, Fraction, Location, Name, Res
 from ray_mm.config.compress import GateConfig, LatencyConfig, QuantizeConfig
 from ray_mm.config.fields import FieldSpec
 from ray_mm.config.preprocess import Patterns
-from ray_mm.config.schedule import JobSchedule
+from ray_mm.config.schedule import JobSchedule, require_zone
 from ray_mm.config.source import AnySource
 from ray_mm.config.tasks import FIGURES, SeveralTask
 from ray_mm.config.train import TrainJob
@@ -77,10 +76,7 @@ class Arrivals(Config):
     @field_validator("time_zone")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        try:
-            zoneinfo.ZoneInfo(name)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"there is no time zone {name!r}; give a name such as Europe/Berlin or UTC") from None
+        require_zone("time_zone", name)
         return name
 
     @model_validator(mode="after")

@@ -40,7 +40,7 @@ class JobSchedule(Config):
 
     @model_validator(mode="after")
     def _comes(self) -> JobSchedule:
-        _require_zone(self.timezone)
+        require_zone("timezone", self.timezone)
         _require_fields(self.cron)
         try:
             next(times(self, datetime.now(timezone.utc)))
@@ -137,12 +137,21 @@ def cron_line(schedule: JobSchedule) -> str:
     )
 
 
-def _require_zone(name: str) -> None:
+def require_zone(key: str, name: str) -> None:
+    """Refuses a time zone that is not known.
+
+    Args:
+        key: that names it.
+        name: of the zone.
+
+    Raises:
+        ValueError: it is not known.
+    """
     try:
         ZoneInfo(name)
     except Exception:  # not found, a path out of the database, a folder of it: each another error
         raise ValueError(
-            f"timezone {name!r} is not known; expected a name of the IANA database, such as UTC, Europe/Berlin or "
+            f"{key} {name!r} is not known; expected a name of the IANA database, such as UTC, Europe/Berlin or "
             "America/New_York"
         ) from None
 

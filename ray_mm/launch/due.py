@@ -20,12 +20,16 @@ from pydantic import ValidationError
 
 from ray_mm.config.base import Config
 from ray_mm.config.schedule import JobSchedule, missed, times
-from ray_mm.errors import UsageError
+from ray_mm.errors import GateRefused, UsageError
 from ray_mm.storage import local_path, write_atomic
 
 _FORMAT = 1
 _MAX_RUNS = 100
 _CLOCK_AHEAD = timedelta(days=1)
+_ON_TIME = timedelta(minutes=2)
+"""How late a run may begin and still is no missed one: the clock is looked at twice a minute."""
+_RESULTS = (0, GateRefused.exit_status)
+"""Exit statuses of a run that has come to its end, also where it was just asked to."""
 
 
 class ScheduledRun(Config):
@@ -84,17 +88,33 @@ def next_due(state: ScheduleState, now: datetime) -> Due:
         state: of the schedule.
         now: with a time zone.
     """
-    schedule = state.schedule
-    gone_by = missed(schedule, state.settled, now)
-    if schedule.catch_up:
-        before = state.running
-        if gone_by:
-            merged = len(gone_by) - 1 + (0 if before is None else 1 + before.merged)
-            return Due(gone_by[-1], now, merged, goes_on=before is not None)
-        if before is not None:
-            return Due(before.planned.astimezone(schedule.zone), now, before.merged, goes_on=True)
+    schedule, before = state.schedule, state.running
+    gone_by = missed(schedule, state.settled, now) if schedule.catch_up else []
+    if gone_by:
+        merged = len(gone_by) - 1 + (0 if before is None else 1 + before.merged)
+        return Due(gone_by[-1], now, merged, goes_on=before is not None)
+    if before is not None:
+        return Due(before.planned.astimezone(schedule.zone), now, before.merged, goes_on=True)
     comes = next(times(schedule, max(state.settled, now)))
     return Due(comes, comes)
+
+
+def when_it_comes(state: ScheduleState, due: Due, now: datetime) -> Due | None:
+    """What a run that was waited for is by then: a machine may have slept over its time, and over others.
+
+    Args:
+        state: of the schedule.
+        due: as it was planned.
+        now: with a time zone.
+
+    Returns:
+        None: its time went by, and it is not made up for.
+    """
+    if due.goes_on or now < due.at:
+        return due
+    if state.schedule.catch_up:
+        return next_due(state, now)
+    return due if now - due.at <= _ON_TIME else None
 
 
 def begun(state: ScheduleState, due: Due, now: datetime) -> ScheduleState:
@@ -114,7 +134,7 @@ def ended(state: ScheduleState, exit_status: int, now: datetime, interrupted: bo
     """
     assert state.running is not None
     run = state.running.model_copy(update={"ended": now, "exit_status": exit_status})
-    if interrupted and exit_status != 0:
+    if interrupted and exit_status not in _RESULTS:
         return state.model_copy(update={"running": run})
     return state.model_copy(update={"running": None, "runs": (*state.runs, run)[-_MAX_RUNS:]})
 
@@ -166,11 +186,11 @@ def read_state(path: Path, schedule: JobSchedule, now: datetime) -> ScheduleStat
     aware = [state.settled, *(run.planned for run in (state.running, *state.runs) if run is not None)]
     if any(time.tzinfo is None for time in aware):
         raise UsageError(f"{path}: holds a time without a time zone; remove it, and the schedule begins anew.")
-    if (state.schedule.cron, state.schedule.timezone) != (schedule.cron, schedule.timezone):
-        return state.model_copy(update={"schedule": schedule, "settled": max(now, state.settled)})
     # A clock that was set right by some seconds repeats no run; one that was far ahead does not hold the schedule up until then.
-    ahead = state.settled > now + _CLOCK_AHEAD
-    return state.model_copy(update={"schedule": schedule, "settled": now if ahead else state.settled})
+    settled = now if state.settled > now + _CLOCK_AHEAD else state.settled
+    if (state.schedule.cron, state.schedule.timezone) != (schedule.cron, schedule.timezone):
+        settled = max(now, settled)
+    return state.model_copy(update={"schedule": schedule, "settled": settled})
 
 
 def write_state(path: Path, state: ScheduleState) -> None:
@@ -194,8 +214,14 @@ def kept_by_one(path: Path) -> Iterator[IO[str]]:
     Raises:
         UsageError: another one does.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a+", encoding="utf-8") as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: can't be written ({error.strerror}); name another file with --state, on a disk that stays."
+        ) from None
+    with lock as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -49,7 +49,7 @@ class RunsCollector:
 
         of_run = ["run"]
         run = Gauge(
-            "ray_mm_run", "A run; status: done, refused, or unfinished.", labels=["run", "kind", "name", "status"]
+            "ray_mm_run", "A run; status: that of its result, or unfinished.", labels=["run", "kind", "name", "status"]
         )
         updated = Gauge("ray_mm_run_updated_time_seconds", "When it last wrote something, since 1970.", labels=of_run)
         seconds = Gauge("ray_mm_run_seconds", "What a run that has ended took.", labels=of_run)

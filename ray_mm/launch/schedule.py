@@ -23,7 +23,17 @@ from typing import IO, Any
 from ray_mm.config.load import Job
 from ray_mm.config.schedule import JobSchedule, times
 from ray_mm.errors import RayMMError, UsageError
-from ray_mm.launch.due import Due, begun, ended, kept_by_one, next_due, read_state, utc_now, write_state
+from ray_mm.launch.due import (
+    Due,
+    begun,
+    ended,
+    kept_by_one,
+    next_due,
+    read_state,
+    utc_now,
+    when_it_comes,
+    write_state,
+)
 from ray_mm.progress import duration
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -74,7 +84,6 @@ def keep_schedule(
     command: Sequence[str],
     state_file: Path,
     tell: Callable[[str], None],
-    events: queue.SimpleQueue[Any] | None = None,
 ) -> None:
     """Runs a command at the times of a schedule until it is asked to end by SIGTERM, SIGINT or SIGHUP.
 
@@ -83,32 +92,35 @@ def keep_schedule(
         command: that runs the job.
         state_file: where what became of it is remembered.
         tell: what happens is told here, a line each.
-        events: signals, as they come; None: those of this process.
 
     Raises:
         UsageError: the schedule is kept by another process, its file can't be used, or an extra is not installed.
     """
-    with kept_by_one(state_file) as lock, _signals(events) as events:
-        keeper = _Keeper(schedule, command, state_file, tell, lock, events)
+
+    def told(text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone, or whoever read: that ends nothing
+            tell(text)
+
+    with kept_by_one(state_file) as lock, _signals() as events:
+        keeper = _Keeper(schedule, command, state_file, told, lock, events)
         keeper.start()
         try:
             event = events.get()
             if isinstance(event, BaseException):
                 raise event
-            tell(f"{signal.Signals(event).name}: ending")
+            told(f"{signal.Signals(event).name}: ending")
         finally:
             keeper.end()
 
 
 @contextlib.contextmanager
-def _signals(events: queue.SimpleQueue[Any] | None) -> Iterator[queue.SimpleQueue[Any]]:
+def _signals() -> Iterator[queue.SimpleQueue[Any]]:
     """A queue that signals come into: putting is safe in a handler, whatever the process does at that moment."""
-    if events is not None:
-        yield events
-        return
-    events = queue.SimpleQueue()
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     put = events.put
-    before = {number: signal.signal(number, lambda found, _: put(found)) for number in _SIGNALS}
+    # Under nohup a terminal that closes is nothing to it.
+    taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda found, _: put(found)) for number in taken}
     try:
         yield events
     finally:
@@ -143,7 +155,8 @@ class _Keeper:
         self._plan()
 
     def end(self) -> None:
-        """Asks a run that is at work to end, and waits for it; asked once more, it kills it."""
+        """Asks a run that is at work to end, and waits for it; asked once more, it kills it. A terminal that closes may say so
+        more than once."""
         with self._changing:
             self._ending = True
             process = self._process
@@ -152,7 +165,7 @@ class _Keeper:
             _signal(process, signal.SIGTERM)
             while process.poll() is None:
                 with contextlib.suppress(queue.Empty):
-                    if not isinstance(self._events.get(timeout=0.2), BaseException):
+                    if self._events.get(timeout=0.2) in (signal.SIGTERM, signal.SIGINT):
                         _signal(process, signal.SIGKILL)
         self._scheduler.shutdown(wait=True)
 
@@ -163,8 +176,17 @@ class _Keeper:
                 self._tell(_told(due))
                 self._scheduler.add_job(self._run, "date", run_date=due.at, args=[due], misfire_grace_time=None)
 
-    def _run(self, due: Due) -> None:
+    def _run(self, planned: Due) -> None:
         try:
+            due = when_it_comes(self._state, planned, utc_now())
+            if due is None:
+                self._tell(
+                    f"the run of {planned.planned:%Y-%m-%d %H:%M %Z} was missed, and is left out (catch_up: false)"
+                )
+                self._plan()
+                return
+            if due.planned != planned.planned:
+                self._tell(_told(due))
             self._state = begun(self._state, due, utc_now())
             write_state(self._file, self._state)
             status = self._wait_for_command()

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mm.compression.gate import Check, Verdict
+from ray_mm.compression.gate import Check, Verdict, drop_of, judged
 from ray_mm.config.retrain import Gates, Limits
 from ray_mm.config.tasks import FIGURES, HIGHER_IS_BETTER, SeveralTask, TaskConfig
-
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def judge(scores: Mapping[str, Scores], config: Gates, task: TaskConfig, compres
     limits = {"frozen": config.frozen, "newest": config.newest}
     checks = [check for name, limit in limits.items() for check in _judge(name, scores.get(name), limit, config, task)]
     if compressed is not None:
-        checks.append(_at_least("compression", float(compressed), 1.0))
+        checks.append(judged("compression", float(compressed), 1.0, at_most=False))
     return Verdict(tuple(checks))
 
 
@@ -61,23 +59,21 @@ def _judge(place: str, scores: Scores | None, limits: Limits, config: Gates, tas
         title = f"{place}: {f'{name} ' if name else ''}{figure}"
         value = _value(found, figure)
         if limits.at_least is not None:
-            higher = figure in HIGHER_IS_BETTER
-            check = _at_least if higher else _at_most
-            yield check(title, value, limits.at_least)
+            yield judged(title, value, limits.at_least, at_most=figure not in HIGHER_IS_BETTER)
         if champion is None:
             # Nobody to be compared with: it has to be a number at least.
-            yield _at_least(f"{title} is measured", None if value is None else 1.0, 1.0)
+            yield judged(f"{title} is measured", None if value is None else 1.0, 1.0, at_most=False)
             continue
         before = next((kept for other, _, kept in _tasks(champion, task) if other == name), {})
-        yield _at_least(f"{title}, gain", _gain(figure, before, found), limits.min_gain)
+        yield judged(f"{title}, gain", _gain(figure, before, found), limits.min_gain, at_most=False)
         if limits.max_drop_subset is None:
             continue
         theirs, ours = before.get("subsets") or {}, found.get("subsets") or {}
         # All fields together are what the gain is of.
         whole = max(theirs, key=lambda name: name.count("+"), default=None)
         for subset in (name for name in theirs if name != whole):
-            gain = _gain(figure, theirs[subset], ours.get(subset, {}))
-            yield _at_most(f"{title}, drop with only {subset}", None if gain is None else -gain, limits.max_drop_subset)
+            drop = drop_of(figure, _value(theirs[subset], figure), _value(ours.get(subset, {}), figure))
+            yield judged(f"{title}, drop with only {subset}", drop, limits.max_drop_subset, at_most=True)
 
 
 def _tasks(metrics: Mapping[str, Any], task: TaskConfig) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
@@ -90,24 +86,10 @@ def _tasks(metrics: Mapping[str, Any], task: TaskConfig) -> Iterator[tuple[str, 
 
 def _gain(figure: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:
     """How much better; of an error relative to what it was."""
-    values = _value(before, figure), _value(now, figure)
-    if values[0] is None or values[1] is None:
-        return None
-    if figure in HIGHER_IS_BETTER:
-        return values[1] - values[0]
-    if values[0] <= 0:
-        return 0.0 if values[1] == values[0] else None
-    return (values[0] - values[1]) / values[0]
+    drop = drop_of(figure, _value(before, figure), _value(now, figure))
+    return None if drop is None else 0.0 - drop
 
 
 def _value(metrics: Mapping[str, Any], figure: str) -> float | None:
     value = metrics.get(figure)
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _at_least(criterion: str, measured: float | None, limit: float) -> Check:
-    return Check(criterion, measured, limit, False, measured is not None and measured >= limit - _ROUNDING)
-
-
-def _at_most(criterion: str, measured: float | None, limit: float) -> Check:
-    return Check(criterion, measured, limit, True, measured is not None and measured <= limit + _ROUNDING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.source import TrainSource, train_sources
 from ray_mm.config.train import TrainJob
 from ray_mm.data.manifest import Dataset, open_dataset
+from ray_mm.data.part import part_of
 from ray_mm.errors import DatasetError, ObjectMissingError
 from ray_mm.storage import local_path
 from ray_mm.storage.remote import ObjectInfo, stat
@@ -30,7 +32,7 @@ class Old:
 
     Attributes:
         source: as a train job names it.
-        num_samples: in it.
+        num_samples: of it, as many as the train job reads.
     """
 
     source: TrainSource
@@ -96,10 +98,11 @@ def old_data(job: RetrainJob, nights: Sequence[Path], there: Mapping[str, Object
         The datasets, those of the train job first; and the nights whose samples can't be had any more, because a shard is gone
         or has changed.
     """
-    found = [
-        Old(source, open_dataset(source.path).manifest.num_samples) for source in train_sources(job.train.data.train)
-    ]
-    lost = []
+    found, lost = [], []
+    for source in train_sources(job.train.data.train):
+        known = open_dataset(source.path).manifest
+        part = part_of(source, known.num_samples, known.fields, known.presence, known.label_counts)
+        found.append(Old(source, part.num_samples))
     for night in nights:
         try:
             dataset = open_dataset(night / "data" / TRAIN)
@@ -113,6 +116,22 @@ def old_data(job: RetrainJob, nights: Sequence[Path], there: Mapping[str, Object
         else:
             lost.append(night.name)
     return found, lost
+
+
+def held_out_before(nights: Sequence[Path], there: Mapping[str, ObjectInfo]) -> list[str]:
+    """Shards of which earlier nights held samples out, those that are still what they were.
+
+    Args:
+        nights: their folders; one whose indexes are gone has none.
+        there: shards that a listing found.
+    """
+    found: list[str] = []
+    for night in nights:
+        with contextlib.suppress(DatasetError):
+            dataset = open_dataset(night / "data" / NEWEST)
+            versions = {dataset.location(number): shard.version for number, shard in enumerate(dataset.shards)}
+            found += unchanged(versions, there)
+    return found
 
 
 def train_job(job: RetrainJob, data: Path, old: Sequence[Old], champion: Path | None, output: Path) -> TrainJob:
@@ -129,8 +148,10 @@ def train_job(job: RetrainJob, data: Path, old: Sequence[Old], champion: Path | 
     content["output"] = str(output)
     num_new = open_dataset(data).manifest.num_samples
     sources = [each.source.model_dump(mode="json") for each in old] + [{"path": str(data)}]
-    num_old = sum(each.num_samples for each in old)
+    shares = _shares(job, old)
+    num_old, are_weighted = sum(shares), any(each.source.weight is not None for each in old)
     wanted = num_new * job.replay / (1 - job.replay)
+    scale = 1.0 if are_weighted else None
     if champion is not None:
         warm = job.warm_start
         assert warm is not None, "without it, weights are fresh"
@@ -142,13 +163,24 @@ def train_job(job: RetrainJob, data: Path, old: Sequence[Old], champion: Path | 
         }
         if not wanted:
             sources = sources[-1:]
+            scale = None
         elif num_old > wanted:
-            for each, source in zip(old, sources, strict=False):
-                source["weight"] = wanted * each.num_samples / num_old
-            sources[-1]["weight"] = float(num_new)
+            scale = wanted / num_old
             content["data"]["epoch_samples"] = content["data"]["epoch_samples"] or round(num_new + wanted)
+    if scale is not None:
+        for share, source in zip([*(scale * share for share in shares), float(num_new)], sources, strict=True):
+            source["weight"] = share
     content["data"]["train"] = sources
     return TrainJob.model_validate_json(json.dumps(content), strict=True)
+
+
+def _shares(job: RetrainJob, old: Sequence[Old]) -> list[float]:
+    """How much of the old samples is drawn from each dataset. Where the train job weights its own, they share what they have
+    together by these weights."""
+    own = old[: len(train_sources(job.train.data.train))]
+    weights = [float(each.num_samples) if each.source.weight is None else each.source.weight for each in own]
+    scale = sum(each.num_samples for each in own) / sum(weights)
+    return [*(scale * weight for weight in weights), *(float(each.num_samples) for each in old[len(own) :])]
 
 
 def evaluate_job(job: RetrainJob, checkpoint: Path, data: Any, output: Path) -> EvaluateJob:
@@ -184,15 +216,16 @@ def compress_job(job: RetrainJob, checkpoint: Path, output: Path) -> CompressJob
     )
 
 
-def lost_source(job: Mapping[str, Any]) -> str | None:
+def lost_source(job: Mapping[str, Any], nights: Path) -> str | None:
     """A dataset of a night that a training was planned with, and that can't be had any more; None: all are there.
 
     Args:
         job: the train job, as a mapping.
+        nights: the folder of all nights.
     """
     for source in job["data"]["train"]:
         path = source["path"] if isinstance(source, Mapping) else source
-        if "/nights/" not in path:
+        if not path.startswith(f"{nights}/"):  # what the train job itself names does not come and go
             continue
         try:
             dataset = open_dataset(path)

@@ -32,7 +32,8 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray_mm.errors import LeaseHeld, LeaseLost, RegistryError, StorageError, WriteConflictError
+from ray_mm.errors import LeaseHeld, LeaseLost, RayMMError, RegistryError, StorageError, WriteConflictError
+from ray_mm.progress import notice
 from ray_mm.retraining.clock import SYSTEM_CLOCK, Clock, written
 from ray_mm.storage.conditional import Documents
 from ray_mm.storage.shared import parsed
@@ -132,6 +133,11 @@ class Lease:
                     watched, since = (document.version, found), now
                     if alive and wait_s is None:
                         raise _held(place, found, "it is alive")
+                    if wait_s is None:
+                        longest_s = found.ttl_s * _RATE_MARGIN
+                        notice(
+                            f"{found.holder} has the lease; it is known within {longest_s:.0f} s whether it is alive."
+                        )
                 silent = now - since > found.ttl_s * _RATE_MARGIN
                 if not silent:
                     if wait_s is not None and now - started >= wait_s:
@@ -175,8 +181,7 @@ class Lease:
         if self._reason is not None:
             raise LeaseLost(
                 f"{self._place}: {self.holder} has lost its lease: {self._reason}. Nothing more is written; the same "
-                "command goes on "
-                "when the lease is free."
+                "command goes on when the lease is free."
             )
 
     def renew(self) -> None:
@@ -247,22 +252,8 @@ class Lease:
             except LeaseLost as error:
                 _log.error("%s", error)
                 return
-            except StorageError as error:
+            except RayMMError as error:
                 _log.warning("the lease was not renewed, tried again lease=%s error=%s", self._place, error)
-
-
-def read_holder(documents: Documents, name: str) -> str | None:
-    """Who holds a lease, or held it when it fell silent; None: nobody.
-
-    Raises:
-        RegistryError: the document is damaged, or of a newer version of ray_mm.
-        StorageError: the store does not answer.
-    """
-    document = documents.read(name)
-    if document is None:
-        return None
-    note = _read(document.content, f"{documents.root}/{name}")
-    return note.holder if note.held else None
 
 
 def _read(content: bytes, place: str) -> _Note:

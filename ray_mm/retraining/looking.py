@@ -13,19 +13,21 @@ from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.source import source_of
 from ray_mm.data.manifest import Dataset, open_dataset
 from ray_mm.data.order import stable_hash
-from ray_mm.errors import GateRefused, RayMMError, StorageError, UsageError
+from ray_mm.errors import LeaseLost, OutputFolderError, RayMMError, StopRequested, StorageError
 from ray_mm.preprocessing.in_place import plan_in_place
 from ray_mm.preprocessing.statistics import Moments, RunningMoments
 from ray_mm.retraining.arrivals import Incoming, listed
 from ray_mm.retraining.contents import write_hashes
 from ray_mm.retraining.jobs import incoming_fields, index_job, unchanged
-from ray_mm.retraining.validation import Look, look
+from ray_mm.retraining.validation import Look, broken_promise, look
 from ray_mm.run_folder import open_run_folder
-from ray_mm.storage import local_path
+from ray_mm.storage import local_path, sha256_file
 
 Run = Callable[[PreprocessJob], dict[str, Any]]
 """Runs a stage."""
 _ALL = "all"
+_NOT_THE_TABLES = (StorageError, OutputFolderError, LeaseLost, StopRequested)
+"""What keeps a table from being written whatever is in it."""
 
 
 def look_at(
@@ -55,12 +57,15 @@ def look_at(
         if job.incoming.tables is None:
             tars[each.url] = [each.url]
             continue
+        if each.sha256 is not None and (digest := sha256_file(local_path(each.url))) != each.sha256:
+            looks.append(Look(url=each.url, reason=broken_promise(digest, each.sha256)))
+            continue
         packing = pack_job(job, each.url, folder / "packed" / f"{number:06d}", first)
         try:
             unreadable[each.url] = run(packing)["metrics"]["num_unusable"]
-        except (StorageError, GateRefused):
+        except _NOT_THE_TABLES:
             raise
-        except (UsageError, RayMMError) as error:
+        except RayMMError as error:
             looks.append(Look(url=each.url, reason=str(error)))
             continue
         dataset = open_dataset(local_path(packing.output) / _ALL)

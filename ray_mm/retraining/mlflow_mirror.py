@@ -67,8 +67,7 @@ def mlflow_mirror(root: str, uri: str | None = None) -> Callable[[Registry], Non
             words = " ".join(str(error).partition("[SQL:")[0].split())[:200] or type(error).__name__
             notice(
                 f"MLflow ({redacted(store)}) does not show the registry as it is ({words}). {registry.place} is what "
-                "counts; MLflow is "
-                "set right by the next ray-mm registry command."
+                "counts; MLflow is set right by the next ray-mm registry command."
             )
 
     return mirror

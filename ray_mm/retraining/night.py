@@ -13,11 +13,11 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ray_mm.errors import OutputFolderError
+from ray_mm.retraining.clock import written
 from ray_mm.storage import write_json
 
 NIGHT_FORMAT = 1
@@ -86,7 +86,7 @@ class Night:
         """Does a step, unless it was done before.
 
         Args:
-            name: of it, such as ``04-train``.
+            name: of it, such as ``05-train``.
             work: what is done; it may be done again after it was interrupted anywhere.
 
         Returns:
@@ -165,4 +165,4 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
 
 def _compact(seconds: float) -> str:
-    return re.sub(r"[-:]", "", datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return re.sub(r"[-:]", "", written(seconds))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
 import json
 import os
 import subprocess
@@ -25,6 +26,16 @@ from ray_mm.storage import local_path
 
 _TRIES = 3
 _PAUSE_S = 1.0
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows to nowhere else: behind a redirect a POST would become a GET, without the message."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_WEB = urllib.request.build_opener(_Straight)
 
 
 def send(config: Notify, message: Mapping[str, Any], clock: Clock) -> list[str]:
@@ -110,14 +121,15 @@ def _post(config: Notify, body: bytes, time: str, signature: str | None, clock: 
             clock.sleep(_PAUSE_S * 2 ** (number - 1))
         request = urllib.request.Request(config.webhook, body, headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=config.timeout_s):
+            with _WEB.open(request, timeout=config.timeout_s):
                 return []
         except urllib.error.HTTPError as error:
             error.close()
-            reason = f"HTTP {error.code}"
+            elsewhere = ", it is elsewhere; name that URL" if 300 <= error.code < 400 else ""
+            reason = f"HTTP {error.code}{elsewhere}"
             if error.code < 500 and error.code not in (408, 429):
                 break
-        except (OSError, ValueError) as error:
-            reason = str(getattr(error, "reason", None) or error)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
     host = urllib.request.Request(config.webhook).host
     return [f"notify.webhook: {host} did not take the message ({reason})."]  # not the whole URL, which may be a secret

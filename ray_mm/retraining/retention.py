@@ -11,6 +11,8 @@ from pathlib import Path
 
 REMOVED = ("train", "evaluate", "compress")
 """Folders of a night that go."""
+_TRAINED_ON = ("data", "packed", "window")
+"""Folders of a night with what it trains on: indexes, tables as tars."""
 
 
 def clear_old(nights: Sequence[Path], keep: int, spared: Collection[str]) -> list[str]:
@@ -32,3 +34,13 @@ def clear_old(nights: Sequence[Path], keep: int, spared: Collection[str]) -> lis
                 shutil.rmtree(night / name, ignore_errors=True)
             removed.append(night.name)
     return removed
+
+
+def clear_unused(night: Path) -> None:
+    """Removes what nothing was trained on by: the next night looks at the same shards, and packs the same tables, itself.
+
+    Args:
+        night: folder of a night that did not move the watermark and won't.
+    """
+    for name in (*_TRAINED_ON, *REMOVED):
+        shutil.rmtree(night / name, ignore_errors=True)

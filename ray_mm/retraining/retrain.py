@@ -14,6 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +35,10 @@ from ray_mm.retraining.night import Facts, Night, Watch, night_id, read_nights
 from ray_mm.retraining.outcome import End, figures_of, message_of
 from ray_mm.retraining.registry import Lineage, Registry
 from ray_mm.retraining.report.render import write_history, write_night
+from ray_mm.retraining.retention import clear_unused
 from ray_mm.retraining.steps import Shared, Steps
 from ray_mm.retraining.watermark import Watermark
-from ray_mm.run_folder import RunFolder, open_run_folder
+from ray_mm.run_folder import RunFolder, check_output, open_run_folder
 from ray_mm.session import use_address
 from ray_mm.storage import local_path
 from ray_mm.storage.conditional import Documents
@@ -43,6 +48,8 @@ from ray_mm.version import __version__
 HISTORY = "history.html"
 REPORT = "report.html"
 _LEASE = "lease.json"
+_GIVEN = "given"
+"""The run that the job's ``champion`` comes from."""
 
 
 def run_retrain(
@@ -74,15 +81,18 @@ def run_retrain(
     mirror = None if job.mlflow is None else mlflow_mirror(root, job.mlflow.uri)
     registry, watermark = Registry(root, job.name, mirror, clock), Watermark(documents)
     above = max(watermark.read().fence, registry.read().fence)
-    folder = open_run_folder(job, settled=RETRAIN_SETTLED)
+    if check_output(job, RETRAIN_SETTLED) is None:
+        open_run_folder(job)  # the lease may lie in it; what others work with is not written before it is held
     holder = f"process {os.getpid()} on {platform.node()}"
     with (
         Lease.take(documents, _LEASE, holder, ttl_s=job.lease_s, clock=clock, above=above) as lease,
-        use_address(address),
+        _orderly_end(),
+        use_address(address, local_path(job.output)),
         contextlib.ExitStack() as stack,
     ):
         registry.admit(lease.fence)
         watermark.admit(lease.fence)
+        folder = open_run_folder(job, RETRAIN_SETTLED)
         shared = Shared(lease, watermark, registry)
         _seed_champion(job, shared)
         earlier, night = _open_night(job, folder.path, shared, clock, watch)
@@ -103,34 +113,52 @@ def run_retrain(
     return result
 
 
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Within the block SIGTERM unwinds the stack, so that the lease is given back, as it does anyway while Ray runs."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_free or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def registry_root(job: RetrainJob) -> str:
     """Where lease, watermark and models of a job lie."""
     return located(job.registry) if job.registry is not None else str(local_path(job.output) / "registry")
 
 
 def _seed_champion(job: RetrainJob, shared: Shared) -> None:
-    """Makes the job's ``champion`` the first version, where there is none yet."""
+    """Makes the job's ``champion`` the first version, where there is none yet; also where that was interrupted."""
     registry = shared.registry
-    if job.champion is None or registry.champion() is not None or registry.versions():
+    if job.champion is None or any(version.lineage.run != _GIVEN for version in registry.versions()):
         return
-    lineage = Lineage(run="given", job=job.name, data_digest="", code=f"ray_mm {__version__}")
+    if registry.champion() is not None:
+        return
+    lineage = Lineage(run=_GIVEN, job=job.name, data_digest="", code=f"ray_mm {__version__}")
     version = registry.register(job.champion, lineage, shared.lease.fence)
-    registry.promote(version, None, shared.lease.fence, by="given")
+    registry.promote(version, None, shared.lease.fence, by=_GIVEN)
 
 
 def _open_night(job: RetrainJob, output: Path, shared: Shared, clock: Clock, watch: Watch) -> tuple[list[Night], Night]:
     """The night that was interrupted, or a new one; and those before it."""
     nights = read_nights(output, watch)
     mark = shared.watermark.read()
-    last = nights[-1] if nights else None
-    if last is not None and last.facts.status is None:
+    # Not simply the last one: a clock that was far ahead once has left a night of later days.
+    last = next((night for night in reversed(nights) if night.facts.status is None), None)
+    if last is not None:
         reason = _abandoned(last, mark.runs)
         if reason is None:
             notice(f"goes on with {last.facts.id}.")
             last.save(starts=last.facts.starts + 1, failed=None)
-            return nights[:-1], last
+            return [night for night in nights if night is not last], last
         notice(f"{last.facts.id} is given up: {reason}.")
         last.save(status="abandoned", reason=reason)
+        clear_unused(last.folder)
     until = max(float(int(clock.time())), mark.event_time or 0.0)  # a clock that was put back gives an empty interval
     facts = Facts(
         id=night_id(job.name, mark.event_time, until),
@@ -171,7 +199,11 @@ def _abandoned(night: Night, runs: tuple[str, ...]) -> str | None:
             if is_gone(url, arrived[url]):
                 return f"its shard {url} was changed or removed"
     planned = night.note("05-plan")
-    if planned and not night.note("05-train") and (lost := lost_source(planned["job"])) is not None:
+    if (
+        planned
+        and not night.note("05-train")
+        and (lost := lost_source(planned["job"], night.folder.parent)) is not None
+    ):
         return f"shards of {lost} were changed or removed, and it was planned with them"
     return None
 
@@ -197,6 +229,8 @@ def _end(job: RetrainJob, folder: RunFolder, night: Night, end: End, shared: Sha
     promoted = night.note("13-promote").get("version") if end.status == "promoted" else None
     write_night(night.folder / REPORT, job, night, end, figures)
     night.save(status=end.status, reason=end.reason, promoted=promoted, figures=figures)
+    if end.status in ("stopped", "skipped"):
+        clear_unused(night.folder)
     write_history(folder.path / HISTORY, job, read_nights(folder.path), shared.registry)
     counts = {
         "num_new_samples": figures["num_samples"],

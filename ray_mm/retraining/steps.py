@@ -23,7 +23,7 @@ from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.source import train_sources
 from ray_mm.config.train import TrainJob
 from ray_mm.data.manifest import Dataset, open_dataset
-from ray_mm.errors import CheckpointError, GateRefused, RegistryError, WriteConflictError
+from ray_mm.errors import GateRefused, RegistryError, WriteConflictError
 from ray_mm.progress import notice
 from ray_mm.registered import registered_folder
 from ray_mm.retraining import gates, notify
@@ -34,11 +34,11 @@ from ray_mm.retraining.jobs import (
     TRAIN,
     compress_job,
     evaluate_job,
+    held_out_before,
     incoming_fields,
     index_job,
     old_data,
     train_job,
-    unchanged,
 )
 from ray_mm.retraining.lease import Lease
 from ray_mm.retraining.looking import look_at
@@ -50,7 +50,7 @@ from ray_mm.retraining.validation import judge, reference_of
 from ray_mm.retraining.watermark import Watermark
 from ray_mm.session import ray_session
 from ray_mm.stages import run_stage
-from ray_mm.storage import is_remote
+from ray_mm.storage import atomic_folder, is_remote
 from ray_mm.training.provenance import working_copy
 from ray_mm.version import __version__
 
@@ -101,9 +101,12 @@ class Steps:
 
     def run(self) -> End:
         """All of them; returns how the night ends, before it is told."""
-        shards = [Incoming(**one) for one in self._step("01-arrivals", self._arrivals)["new"]]
+        arrived = self._step("01-arrivals", self._arrivals)
+        shards = [Incoming(**one) for one in arrived["new"]]
         if not shards:
-            return End("skipped", "no new shards")
+            waiting = arrived["num_settling"]
+            more = f"; still settling: {waiting:,} (arrivals.settle_s)" if waiting else ""
+            return End("skipped", f"no new shards{more}")
         looked = self._step("02-look", lambda: self._look(shards))
         end = end_after_look(self.job, looked, shards, self.night.facts.until)
         if end is not None:
@@ -147,7 +150,13 @@ class Steps:
 
     def _step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         self._shared.lease.check()
-        return self.night.step(name, work)
+
+        def held() -> dict[str, Any]:
+            found = work()
+            self._shared.lease.check()  # whoever has taken over meanwhile notes what it finds itself
+            return found
+
+        return self.night.step(name, held)
 
     def _arrivals(self) -> dict[str, Any]:
         found = find_arrivals(self.job.incoming, self._shared.watermark, self.night.facts.until)
@@ -185,10 +194,8 @@ class Steps:
         """The newest window, where it reaches further back than this night."""
         shards = dict.fromkeys(tars)
         there = {info.url: info for info in listed(self.job.incoming)}
-        for night in self._committed()[-(self.job.window - 1) :]:
-            dataset = open_dataset(night.folder / "data" / NEWEST)
-            versions = {dataset.location(number): shard.version for number, shard in enumerate(dataset.shards)}
-            shards |= dict.fromkeys(unchanged(versions, there))
+        nights = self._committed()[-(self.job.window - 1) :]
+        shards |= dict.fromkeys(held_out_before([night.folder for night in nights], there))
         self._run(index_job(self.job, list(shards), self._folder("window"), self._first))
         return {"num_samples": open_dataset(self._folder("window") / NEWEST).manifest.num_samples}
 
@@ -341,11 +348,9 @@ class Steps:
         if not is_remote(registry.root):
             return folder
         copy = self._folder("evaluate") / "champion"
-        with contextlib.suppress(CheckpointError):
-            load_description(copy)
-            return copy
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(folder, copy)
+        if not copy.is_dir():
+            with atomic_folder(copy) as temporary:
+                shutil.copytree(folder, temporary, dirs_exist_ok=True)
         return copy
 
     @property

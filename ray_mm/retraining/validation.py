@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ray_mm.compression.gate import Check, Verdict
+from ray_mm.compression.gate import Verdict, judged
 from ray_mm.config.base import Config
 from ray_mm.config.fields import FieldSpec, LabelField, has_streams
 from ray_mm.config.retrain import Validation
@@ -162,19 +162,18 @@ def judge(
             contents[one.content] = one.url
     good = [one for one in looks if one.url not in rejected]
     num_samples = sum(one.num_samples for one in good)
-    checks = [
-        _at_most("shards that are quarantined", len(rejected) / len(looks) if looks else 0.0, config.max_bad_shards)
-    ]
+    bad = len(rejected) / len(looks) if looks else 0.0
+    checks = [judged("shards that are quarantined", bad, config.max_bad_shards, at_most=True)]
     for name, spec in sorted(fields.items()) if num_samples else ():
         share = sum(one.present.get(name, 0) for one in good) / num_samples
         shift = abs(share - reference.presence.get(name, 0.0))
-        checks.append(_at_most(f"{name}: presence", shift if share else 1.0, config.max_presence_shift))
+        checks.append(judged(f"{name}: presence", shift if share else 1.0, config.max_presence_shift, at_most=True))
         if isinstance(spec, LabelField) and spec.target in ("class", "classes"):
             counts = Counter[str]()
             for one in good:
                 counts.update(one.classes.get(name, {}))
             drift = drift_of(config.drift, reference.label_counts.get(name, {}), counts)
-            checks.append(_at_most(f"{name}: drift of the classes", drift, config.drift_limit))
+            checks.append(judged(f"{name}: drift of the classes", drift, config.drift_limit, at_most=True))
         elif isinstance(spec, LabelField) and spec.target == "number" and name in reference.statistics:
             merged = RunningMoments()
             for one in good:
@@ -182,8 +181,13 @@ def judge(
                     merged.merge(one.moments[name])
             moments, before = merged.moments(), reference.statistics[name]
             apart = None if moments is None else abs(moments.mean[0] - before.mean[0]) / before.std[0]
-            checks.append(_at_most(f"{name}: shift of the mean", apart, config.shift_limit))
+            checks.append(judged(f"{name}: shift of the mean", apart, config.shift_limit, at_most=True))
     return Judgement(tuple(one.url for one in good), rejected, Verdict(tuple(checks)), num_samples)
+
+
+def broken_promise(found: str, promised: str) -> str:
+    """What is said of a shard, or a table, whose SHA-256 is another one."""
+    return f"has the SHA-256 {found}, the manifest says {promised}"
 
 
 def _wrong(one: Look, config: Validation, contents: Mapping[str, str]) -> str | None:
@@ -207,16 +211,12 @@ def _wrong(one: Look, config: Validation, contents: Mapping[str, str]) -> str | 
     return None
 
 
-def _at_most(criterion: str, measured: float | None, limit: float) -> Check:
-    return Check(criterion, measured, limit, True, measured is not None and measured <= limit + _ROUNDING)
-
-
 def _look(
     shard: PlacedShard, settings: PlaceSettings, inputs: Sequence[str], test_hashes: Path | None, promised: str | None
 ) -> Look:
     url = shard.info.url
     if promised is not None and (found := _sha256(shard)) != promised:
-        return Look(url=url, reason=f"has the SHA-256 {found}, the manifest says {promised}")
+        return Look(url=url, reason=broken_promise(found, promised))
     try:
         summary = find_facts(shard, settings)
     except (DatasetError, UsageError) as error:

@@ -150,10 +150,6 @@ class Watermark:
         """Path → version of every shard that was consumed; for replay, and for counting. Raises as ``read``."""
         return self._known(self._shared.read().content)[0]
 
-    def committed(self, run: str) -> bool:
-        """Whether a run has moved the watermark. Raises as ``read``."""
-        return run in self.read().runs
-
     def commit(
         self,
         run: str,
@@ -222,8 +218,7 @@ class Watermark:
             if arrival.path in known or arrival.version in digests:
                 raise WriteConflictError(
                     f"{arrival.path}: was consumed already{'' if arrival.path in known else ' under another path'}; the "
-                    "watermark "
-                    "was not moved, for its samples would count twice."
+                    "watermark was not moved, for its samples would count twice."
                 )
             known[arrival.path] = arrival.version
             if arrival.version.startswith(_DIGESTS):
@@ -246,8 +241,7 @@ class Watermark:
             if document is None or hashlib.sha256(document.content).hexdigest() != digest:
                 raise RegistryError(
                     f"{self._documents.root}/{name}: {'is missing' if document is None else 'is damaged'}; it says which "
-                    "shards were "
-                    "consumed, and without it samples would count twice. Put a copy of it back."
+                    "shards were consumed, and without it samples would count twice. Put a copy of it back."
                 )
             self._parts[digest] = json.loads(document.content)
         return self._parts[digest]

@@ -72,11 +72,6 @@ class Documents:
             self._folder = local_path(root)
             self.root = str(self._folder)
 
-    @property
-    def folder(self) -> Path | None:
-        """The folder, where the documents lie on a disk."""
-        return self._folder
-
     def read(self, name: str) -> Document | None:
         """A document, or None where there is none.
 
@@ -218,8 +213,7 @@ class Documents:
             except OSError as error:
                 raise StorageError(
                     f"{self._folder}: the file system can't lock ({error.strerror}), so two writers could not be told "
-                    "apart; choose "
-                    "a folder on another one, or s3:// or gs://."
+                    "apart; choose a folder on another one, or s3:// or gs://."
                 ) from None
             yield
 

@@ -71,8 +71,10 @@ def keep_folder(folder: Path, files: Files, target: str) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
         try:
             _copy(folder, files, temporary)
-            if place.exists():  # damaged: a good copy takes its place
-                place.replace(temporary.with_suffix(".old"))
+            if place.exists():
+                if damaged_file(target, files) is None:  # another process was faster
+                    return
+                place.replace(temporary.with_suffix(".old"))  # a good copy takes its place
             temporary.replace(place)
             shutil.rmtree(temporary.with_suffix(".old"), ignore_errors=True)
         except OSError:
@@ -114,6 +116,7 @@ def fetch_folder(target: str, files: Files, place: Path) -> str | None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent))
+        temporary.chmod(0o755)
         try:
             for name, expected in files.items():
                 file = temporary / name
@@ -125,6 +128,8 @@ def fetch_folder(target: str, files: Files, place: Path) -> str | None:
                 if sha256_file(file) != expected["sha256"]:
                     return name
             if place.exists():
+                if damaged_file(str(place), files) is None:  # another process was faster, and may read it
+                    return None
                 shutil.rmtree(place)
             try:
                 temporary.replace(place)

@@ -13,14 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mm.errors import ObjectMissingError, StorageError, UsageError
 from ray_mm.storage.local import local_path
 from ray_mm.storage.stores import split_url, storage_error, store_of
-
-if TYPE_CHECKING:
-    pass
 
 _MARK = "ray-mm-write"
 """Name of the object's metadata that tells one conditional write from all others."""

@@ -81,7 +81,8 @@ class SharedState:
 
         Args:
             change: content → new content, or None if there is nothing to change. What it raises ends the update; nothing is
-            written. fence: the fencing token of the lease under which this is done. None: done without a lease, by a person.
+                written.
+            fence: the fencing token of the lease under which this is done. None: done without a lease, by a person.
 
         Returns:
             What the document says now.
@@ -97,8 +98,7 @@ class SharedState:
             if fence is not None and fence < state.fence:
                 raise LeaseLost(
                     f"{self.place}: was not written. This run took the lease with the number {fence}, and a later one has "
-                    "been here "
-                    f"with {state.fence}; it was held up for longer than its lease lasts."
+                    f"been here with {state.fence}; it was held up for longer than its lease lasts."
                 )
             content = change(self._state(document).content)  # which may be changed in place
             if content is None or (content == state.content and (fence is None or fence == state.fence) and document):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 
 from ray_mm.config.schedule import JobSchedule, missed
 from ray_mm.errors import UsageError
-from ray_mm.launch.due import begun, ended, first_state, kept_by_one, next_due, read_state, state_path, write_state
+from ray_mm.launch.due import (
+    begun,
+    ended,
+    first_state,
+    kept_by_one,
+    next_due,
+    read_state,
+    state_path,
+    when_it_comes,
+    write_state,
+)
 
 NIGHTLY = JobSchedule(cron="0 2 * * *", timezone="Europe/Berlin")
 MONDAY = datetime(2026, 11, 30, 12, 0, tzinfo=timezone.utc)
@@ -41,6 +52,31 @@ def test_nights_that_were_missed_are_let_go_where_the_job_says_so() -> None:
     assert due.at == due.planned == datetime(2026, 12, 4, 1, 0, tzinfo=timezone.utc)
 
 
+def test_a_machine_that_slept_over_a_time_and_others_runs_once_for_all_of_them() -> None:
+    state = first_state(NIGHTLY, MONDAY)
+    due = next_due(state, MONDAY)
+    second = timedelta(seconds=1)
+    assert when_it_comes(state, due, due.at) == replace(due, at=due.at)
+    woken = when_it_comes(state, due, due.at + 2 * NIGHT + second)
+    assert woken is not None and (woken.planned, woken.merged) == (due.planned + 2 * NIGHT, 2)
+    assert when_it_comes(state, due, due.at - second) == due, "a clock that was put back a little"
+    strict = first_state(NIGHTLY.model_copy(update={"catch_up": False}), MONDAY)
+    assert when_it_comes(strict, due, due.at + 30 * second) == due
+    assert when_it_comes(strict, due, due.at + NIGHT / 2) is None
+
+
+def test_a_run_that_was_interrupted_goes_on_also_where_nothing_is_made_up_for() -> None:
+    schedule = NIGHTLY.model_copy(update={"catch_up": False})
+    first = next_due(first_state(schedule, MONDAY), MONDAY)
+    left = begun(first_state(schedule, MONDAY), first, first.planned)
+    late = first.planned + 2 * NIGHT + timedelta(hours=1)
+    due = next_due(left, late)
+    assert (due.planned, due.at, due.merged, due.goes_on) == (first.planned, late, 0, True)
+    assert when_it_comes(left, due, late + NIGHT) == due
+    done = ended(begun(left, due, late), 0, late, interrupted=False)
+    assert next_due(done, late).planned == first.planned + 3 * NIGHT
+
+
 def test_a_run_that_is_longer_than_a_night_is_followed_by_one_for_all_that_it_covered() -> None:
     state = first_state(NIGHTLY, MONDAY)
     first = next_due(state, MONDAY)
@@ -62,8 +98,9 @@ def test_a_run_that_was_interrupted_goes_on_and_takes_along_what_was_missed_sinc
         late = first.planned + 2 * NIGHT + timedelta(hours=1)
         due = next_due(left, late)
         assert (due.planned, due.merged, due.goes_on) == (first.planned + 2 * NIGHT, 2, True)
-    done = ended(working, 0, first.planned + timedelta(hours=1), interrupted=True)
-    assert done.running is None and done.runs[-1].exit_status == 0
+    for result in (0, 3):  # a gate that refused while it was asked to end has refused
+        done = ended(working, result, first.planned + timedelta(hours=1), interrupted=True)
+        assert done.running is None and done.runs[-1].exit_status == result
 
 
 @given(
@@ -110,7 +147,8 @@ def test_the_file_says_the_same_to_whoever_reads_it_next(tmp_path: Path) -> None
     hour = timedelta(hours=1)
     assert next_due(read_state(path, NIGHTLY, state.settled - hour), state.settled - hour).planned >= state.settled
     # A clock that was a year ahead does not hold the schedule up for a year.
-    assert read_state(path, NIGHTLY, MONDAY - 365 * NIGHT).settled == MONDAY - 365 * NIGHT
+    for schedule in (NIGHTLY, other):
+        assert read_state(path, schedule, MONDAY - 365 * NIGHT).settled == MONDAY - 365 * NIGHT
 
 
 @pytest.mark.parametrize(
@@ -141,6 +179,12 @@ def test_the_file_lies_beside_the_output_and_not_in_a_store(tmp_path: Path) -> N
     assert state_path(str(tmp_path / "runs" / "night")) == tmp_path / "runs" / "night.schedule.json"
     with pytest.raises(UsageError, match="--state FILE"):
         state_path("s3://bucket/night")
+
+
+def test_a_file_that_can_not_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match=r"can't be written .*--state"), kept_by_one(tmp_path / "file" / "x.json"):
+        pass
 
 
 def test_two_processes_do_not_keep_one_schedule(tmp_path: Path) -> None:

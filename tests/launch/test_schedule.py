@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 
 from ray_mm.config.schedule import JobSchedule
-from ray_mm.launch.due import first_state, write_state
+from ray_mm.errors import UsageError
+from ray_mm.launch.due import first_state, kept_by_one, write_state
 from ray_mm.launch.schedule import next_runs
 from tests.config.jobs import SMALLEST
 
@@ -128,7 +130,35 @@ def test_a_run_that_does_not_end_is_killed_by_the_second_signal(tmp_path: Path) 
     assert process.wait(60) == 0 and content(path)["running"] is not None
 
 
-def test_killed_itself_it_leaves_the_run_alone_and_nobody_begins_a_second_one(tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_ends_the_run_by_asking_it(tmp_path: Path) -> None:
+    missed_since_last_year(tmp_path / "night.schedule.json")
+    saved = SAVES.replace("sys.exit(143)", "(time.sleep(1), open('saved', 'w').close(), sys.exit(143))")
+    process, path = keep(tmp_path, saved)
+    read_until(process, "at work")
+    assert process.stdout is not None
+    process.stdout.close()  # nobody reads what it says any more
+    for _ in range(2):  # from the kernel, and from the shell
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+    process.wait(60)
+    assert (tmp_path / "saved").exists() and content(path)["running"]["exit_status"] == 143
+
+
+def test_under_nohup_it_stays_when_the_terminal_is_closed(tmp_path: Path) -> None:
+    nohup = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    )
+    path = str(tmp_path / "night.schedule.json")
+    process = start(["-c", nohup, sys.executable, "-c", KEEP, path, sys.executable, "-c", "pass"], tmp_path)
+    read_until(process, "next run at")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert "SIGHUP" not in read_until(process, "SIGTERM: ending") and process.wait(60) == 0
+
+
+def test_killed_itself_it_leaves_the_run_alone_and_nobody_begins_a_second_one(
+    tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
     missed_since_last_year(tmp_path / "night.schedule.json")
     process, _ = keep(tmp_path, f"import os; open('pid', 'w').write(str(os.getpid()))\n{SAVES}")
     read_until(process, "at work")
@@ -141,10 +171,13 @@ def test_killed_itself_it_leaves_the_run_alone_and_nobody_begins_a_second_one(tm
         assert other.returncode == 1 and "a run that it began is still at work" in text
     finally:
         os.kill(run, signal.SIGTERM)
-    for _ in range(100):
-        if not Path(f"/proc/{run}").exists() or "Z" in Path(f"/proc/{run}/stat").read_text().split()[2]:
-            break
-        time.sleep(0.1)
+
+    def is_over() -> bool:
+        with contextlib.suppress(UsageError), kept_by_one(tmp_path / "night.schedule.json"):
+            return True
+        return False
+
+    wait_for(is_over)
     third, _ = keep(tmp_path, "pass")
     assert "going on with the run" in read_until(third, "next run at")
     third.terminate()

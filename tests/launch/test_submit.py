@@ -16,6 +16,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from ray_mm.config.cluster import ClusterProfile, ClusterResources
 from ray_mm.config.load import load_job
+from ray_mm.config.retrain import RetrainJob
 from ray_mm.errors import UsageError
 from ray_mm.launch.jobs import _Once, _status, _without_variables
 from ray_mm.launch.placed import placed
@@ -282,6 +283,19 @@ def test_a_cluster_gives_resources_to_jobs_that_do_not_say_what_they_need() -> N
     said = placed(load_job({**SMALLEST["train"], "resources": {"workers": 1, "cpus_per_worker": 2}}), cluster)
     assert (said.resources.workers, said.resources.gpus_per_worker) == (1, 1)  # type: ignore[union-attr]
     assert placed(load_job(SMALLEST["train"]), ClusterProfile(storage="/mnt/shared")).output == "/mnt/shared/runs/fit"
+
+
+def test_a_retraining_travels_with_its_train_job_and_all_places_in_full() -> None:
+    arrivals = {"shards": ["in/*.tar", "s3://b/in"], "by": "manifest", "manifest": "in/list.jsonl"}
+    named = {"champion": "registry:runs/models#x@2", "registry": "runs/models", "frozen_test": {"path": "data/t"}}
+    cluster = ClusterProfile(storage="/mnt/shared", resources=ClusterResources(workers=4, gpus_per_worker=1))
+    job = placed(load_job({**SMALLEST["retrain"], **named, "arrivals": arrivals}), cluster)
+    assert isinstance(job, RetrainJob) and load_job(job.model_dump(mode="json")) == job
+    assert job.incoming.shards == ("/mnt/shared/in/*.tar", "s3://b/in")
+    assert (job.incoming.manifest, job.registry) == ("/mnt/shared/in/list.jsonl", "/mnt/shared/runs/models")
+    assert job.champion == "registry:/mnt/shared/runs/models#x@2"
+    assert (job.train.data.train, job.output) == ("/mnt/shared/data/small/train", "/mnt/shared/runs/again")
+    assert (job.train.resources.workers, job.train.resources.gpus_per_worker) == (4, 1)
 
 
 def test_a_runs_folder_in_an_object_store_is_refused() -> None:

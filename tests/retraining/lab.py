@@ -31,19 +31,29 @@ NIGHT_S = 24 * 3600.0
 
 
 class FakeClock:
-    """Shows the time that it is told; seconds pass as they do."""
+    """Shows the time that it is told; seconds pass as they do.
+
+    Attributes:
+        now: what it shows.
+        is_patient: whether waiting takes its time; else it is over at once, as for whoever waits for a process that is gone.
+    """
 
     def __init__(self, now: float = START) -> None:
         self.now = now
+        self.is_patient = True
+        self._skipped_s = 0.0
 
     def time(self) -> float:
         return self.now
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + self._skipped_s
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        if self.is_patient:
+            time.sleep(seconds)
+        else:
+            self._skipped_s += seconds
 
 
 class Crash(BaseException):

@@ -173,7 +173,7 @@ def _two_schedulers(story: Story) -> None:
 
     before = world.registry.champion()
     with pytest.raises(LeaseLost, match="a later one has been here"):
-        world.run(second, lease_s=20)  # it is known to be alive by its next renewal, a third of this later
+        world.run(second, lease_s=30)  # it is known to be alive by its next renewal, a third of this later
     assert world.registry.champion() == before and world.nights[-1].facts.status is None
     world.check()
     world.run()
@@ -186,8 +186,10 @@ def _crashes(story: Story) -> None:
     _killed_process(world)
     world.check()
     seen: list[str] = []
+    world.clock.is_patient = False  # who has the lease is gone, and is waited for in vain
 
     def crash(point: str) -> None:
+        world.clock.is_patient = True
         if point.startswith(("done", "noted")) and point not in seen:
             seen.append(point)
             raise Crash(point)
@@ -214,7 +216,7 @@ def _killed_process(world: World) -> None:
         "job, now = json.load(sys.stdin)\n"
         "run_retrain(load_job(job), clock=FakeClock(now), watch=lambda point: point == 'noted 01-arrivals' and os._exit(9))\n"
     )
-    given = json.dumps([world.job(lease_s=5).model_dump(mode="json"), world.clock.now])
+    given = json.dumps([world.job().model_dump(mode="json"), world.clock.now])
     done = subprocess.run(
         [sys.executable, "-c", code], input=given, text=True, cwd=ROOT, capture_output=True, check=False
     )

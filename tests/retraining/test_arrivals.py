@@ -181,7 +181,7 @@ def test_a_line_of_a_manifest_that_can_not_be_read_is_named(place: Place, line: 
         ({"manifest": "x"}, "manifest belongs to by: manifest"),
         ({"time_pattern": "("}, "is no regular expression"),
         ({"time_pattern": "x"}, "needs a group in parentheses"),
-        ({"time_zone": "Europe/Nowhere"}, "there is no time zone 'Europe/Nowhere'"),
+        ({"time_zone": "Europe/Nowhere"}, "time_zone 'Europe/Nowhere' is not known"),
     ],
 )
 def test_settings_that_can_not_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:

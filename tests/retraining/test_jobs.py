@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray_mm.retraining.jobs import (
     Old,
     compress_job,
     evaluate_job,
+    held_out_before,
     incoming_fields,
     index_job,
     lost_source,
@@ -72,6 +74,21 @@ def test_a_warm_epoch_has_every_new_sample_once_and_its_share_of_old_ones(folder
     assert found == [("train", 45.0), ("night-0", 15.0), ("new", 20.0)] and epoch == 80
     # The train job's own size of an epoch stays; then the weights are its shares.
     assert weights(retrain_job(folder, **{"base.data.epoch_samples": 7}), folder, folder / "champion")[1] == 7
+
+
+def test_datasets_that_the_train_job_weights_keep_their_weights_among_each_other(folder: Path) -> None:
+    own = [{"path": str(folder / "train"), "weight": 0.75}, {"path": str(folder / "new"), "weight": 0.25, "limit": 10}]
+    job = retrain_job(folder, **{"base.data.train": own})
+    old, _ = old_data(job, [], {})
+    assert [each.num_samples for each in old] == [90, 10]
+    old = [*old, Old(TrainSource(path="night"), 100)]
+
+    def made(champion: Path | None) -> list[float | None]:
+        training = train_job(job, folder / "new", old, champion, folder / "run")
+        return [each.weight for each in train_sources(training.data.train)]
+
+    assert made(None) == [75.0, 25.0, 100.0, 20.0], "all data, as much of each as there is"
+    assert made(folder / "champion") == [7.5, 2.5, 10.0, 20.0]
 
 
 def test_where_there_is_little_old_data_all_of_it_is_taken_as_it_comes(folder: Path) -> None:
@@ -147,13 +164,27 @@ def test_a_night_whose_shards_are_not_what_they_were_is_not_replayed(folder: Pat
     assert old[0].num_samples == 90 and lost == ["two", "three"]
 
 
+def test_a_window_has_what_is_left_of_earlier_nights(folder: Path) -> None:
+    for name in ("one", "two"):
+        make_dataset(folder / name / "data" / "newest", 10, ("vector", "label"), num_shards=2)
+    dataset = open_dataset(folder / "one" / "data" / "newest")
+    there = {
+        dataset.location(number): replace(stat(dataset.location(number)), version=version)
+        for number, version in enumerate((dataset.shards[0].version, "another"))
+    }
+    nights = [folder / name for name in ("one", "gone", "two")]
+    # Of the second one nothing is listed, and files have another version than what ray_mm wrote.
+    assert held_out_before(nights, there) == [dataset.location(0)]
+
+
 def test_a_training_that_was_planned_with_a_night_needs_its_shards(folder: Path) -> None:
     night = folder / "nights" / "one" / "data" / "train"
     make_dataset(night, 10, ("vector", "label"), num_shards=1)
     old = [Old(TrainSource(path=str(folder / "train")), 90), Old(TrainSource(path=str(night)), 10)]
     planned = train_job(retrain_job(folder), folder / "new", old, None, folder / "run").model_dump(mode="json")
     # These shards were written by ray_mm, so their version is no time of a file; a tar that came in has one.
-    assert lost_source(planned) == str(night)
+    assert lost_source(planned, folder / "nights") == str(night)
+    assert lost_source(planned, folder / "elsewhere" / "nights") is None, "it is the train job's own"
     dataset = open_dataset(night)
     info = stat(dataset.location(0))
     table = pq.read_table(night / "shards.parquet").to_pylist()
@@ -167,11 +198,11 @@ def test_a_training_that_was_planned_with_a_night_needs_its_shards(folder: Path)
         label_counts=dataset.manifest.label_counts,
         statistics=dataset.manifest.statistics,
     )
-    assert lost_source(planned) is None
+    assert lost_source(planned, folder / "nights") is None
     Path(info.url).unlink()
-    assert lost_source(planned) == str(night)
+    assert lost_source(planned, folder / "nights") == str(night)
     shutil.rmtree(night)
-    assert lost_source(planned) == str(night)
+    assert lost_source(planned, folder / "nights") == str(night)
 
 
 def test_what_a_listing_does_not_have_is_asked_for(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_mm.errors import LeaseHeld, LeaseLost, RegistryError, StorageError
-from ray_mm.retraining.lease import Lease, read_holder
+from ray_mm.retraining.lease import Lease
 from ray_mm.storage.conditional import Documents
 from ray_mm.storage.shared import SharedState
 from tests.object_store import Fault, Proxy, Request
 from tests.retraining.clocks import FakeClock, World
 
 ROOT = Path(__file__).parents[2]
+Wait = Callable[[Callable[[], bool]], None]
 
 
 @pytest.fixture
@@ -37,13 +39,41 @@ def take(documents: Documents, holder: str, world: World | None = None, **more: 
     return Lease.take(documents, "lease.json", holder, clock=clock, heartbeat=False, **more)  # type: ignore[arg-type]
 
 
+def holder_of(documents: Documents) -> str | None:
+    """Who has the lease, or had it when it fell silent; None: nobody."""
+    document = documents.read("lease.json")
+    content = {} if document is None else json.loads(document.content)
+    return content["holder"] if content.get("held") else None
+
+
+def beats(documents: Documents) -> int:
+    """How often the lease was renewed."""
+    document = documents.read("lease.json")
+    return 0 if document is None else int(json.loads(document.content)["beats"])
+
+
+def watching(documents: Documents, wait_for: Wait) -> World:
+    """A world in which a contender, between its first look and its second, waits for a renewal, however long that takes."""
+
+    def renewed() -> None:
+        seen = beats(documents)
+        wait_for(lambda: beats(documents) > seen)
+
+    return World(events=[(0.001, renewed)])
+
+
+def puts(proxy: Proxy) -> list[Request]:
+    """The writes that reached the proxy."""
+    return [request for request in proxy.requests if request.method == "PUT"]
+
+
 def test_the_number_of_a_lease_grows_by_one_at_each_taking(documents: Documents) -> None:
     fences = []
     for _ in range(3):
         with take(documents, "a") as lease:
             fences.append(lease.fence)
-            assert read_holder(documents, "lease.json") == "a"
-        assert read_holder(documents, "lease.json") is None
+            assert holder_of(documents) == "a"
+        assert holder_of(documents) is None
     assert fences == [1, 2, 3]
 
 
@@ -89,7 +119,7 @@ def test_a_holder_that_says_nothing_is_followed_when_its_time_is_over(documents:
         first.renew()
     first.release()
     second.renew()
-    assert read_holder(documents, "lease.json") == "night-2"
+    assert holder_of(documents) == "night-2"
 
 
 def test_a_holder_whose_clock_stood_still_is_told_by_the_store(documents: Documents) -> None:
@@ -112,7 +142,6 @@ def test_a_holder_whose_clock_stood_still_is_told_by_the_store(documents: Docume
     looked=st.floats(0.0, 100.0),
 )
 def test_two_never_hold_it_whatever_their_clocks_show(
-    tmp_path_factory: pytest.TempPathFactory,
     holder_rate: float,
     other_rate: float,
     offsets: tuple[float, float],
@@ -120,19 +149,20 @@ def test_two_never_hold_it_whatever_their_clocks_show(
     looked: float,
 ) -> None:
     # The holder renews in time, a few times, and falls silent; clocks run at rates that differ by up to a fifth.
-    documents, world = Documents(tmp_path_factory.mktemp("lease")), World()
-    first = Lease.take(documents, "x", "a", 60, FakeClock(world, offsets[0], holder_rate), heartbeat=False)
-    at = 0.0
-    for pause in beats:
-        at += pause
-        world.events.append((at, first.renew))
-    world.pass_by(looked)
-    second = Lease.take(
-        documents, "x", "b", 60, FakeClock(world, offsets[1], other_rate), wait_s=10_000, heartbeat=False
-    )
-    with pytest.raises(LeaseLost):
-        first.check()
-    second.check()
+    memory, world = Path("/dev/shm"), World()  # flushing to a disk a thousand times would only take long
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        documents = Documents(folder)
+        first = Lease.take(documents, "x", "a", 60, FakeClock(world, offsets[0], holder_rate), heartbeat=False)
+        at = 0.0
+        for pause in beats:
+            at += pause
+            world.events.append((at, first.renew))
+        world.pass_by(looked)
+        clock = FakeClock(world, offsets[1], other_rate)
+        second = Lease.take(documents, "x", "b", 60, clock, wait_s=10_000, heartbeat=False)
+        with pytest.raises(LeaseLost):
+            first.check()
+        second.check()
 
 
 def test_a_lease_whose_document_was_removed_still_gets_a_larger_number(documents: Documents) -> None:
@@ -160,21 +190,22 @@ def test_a_lease_that_cannot_be_read_is_not_taken(documents: Documents, content:
     assert found is not None and found.content == content
 
 
-def test_it_is_renewed_by_itself(documents: Documents) -> None:
-    with Lease.take(documents, "lease.json", "a", ttl_s=1.5) as lease:
-        began = time.monotonic()
+def test_it_is_renewed_by_itself(documents: Documents, wait_for: Wait) -> None:
+    # Its clock stands still: however busy the machine is, it does not run out, and only its thread can renew it.
+    with Lease.take(documents, "lease.json", "a", ttl_s=0.3, clock=FakeClock(World())) as lease:
+        wait_for(lambda: beats(documents) >= 3)
         with pytest.raises(LeaseHeld, match="is alive"):
-            Lease.take(documents, "lease.json", "b")
-        assert time.monotonic() - began < 1.5
-        time.sleep(1.6)
+            take(documents, "b", watching(documents, wait_for))
         lease.check()
-    assert Lease.take(documents, "lease.json", "b", wait_s=0).fence == 2
+    seen = beats(documents)
+    assert take(documents, "b", wait_s=0).fence == 2
+    assert beats(documents) == 0 < seen
 
 
 def test_a_store_that_is_away_for_a_moment_costs_no_lease(
     proxy: Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_mm.storage.remote._ATTEMPTS", 1)
+    monkeypatch.setattr("ray_mm.storage.stores._ATTEMPTS", 1)
     documents = Documents(f"s3://{bucket}/nightly")
     world = World()
     lease = take(documents, "a", world)
@@ -192,18 +223,23 @@ def test_a_store_that_is_away_for_a_moment_costs_no_lease(
     assert take(documents, "b", wait_s=0).fence == 2
 
 
-def test_a_store_that_stays_away_costs_it(proxy: Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_mm.storage.remote._ATTEMPTS", 1)
+def test_a_store_that_stays_away_costs_it(
+    proxy: Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch, wait_for: Wait
+) -> None:
+    monkeypatch.setattr("ray_mm.storage.stores._ATTEMPTS", 1)
 
     def away(request: Request) -> Fault | None:
         return Fault("status") if request.method == "PUT" and gone else None
 
-    gone = False
+    gone, world = False, World()
     proxy.faults = away
-    with Lease.take(Documents(f"s3://{bucket}/nightly"), "lease.json", "a", ttl_s=0.6) as lease:
+    with Lease.take(Documents(f"s3://{bucket}/nightly"), "lease.json", "a", ttl_s=0.3, clock=FakeClock(world)) as lease:
         gone = True
-        time.sleep(0.8)
-        with pytest.raises(LeaseLost, match="was not renewed for"):
+        tried = len(puts(proxy))
+        wait_for(lambda: len(puts(proxy)) >= tried + 2)  # in vain, and that alone ends nothing
+        lease.check()
+        world.pass_by(0.4)
+        with pytest.raises(LeaseLost, match=r"was not renewed for 0\.4 s, and lasts 0\.3 s"):
             lease.check()
 
 
@@ -214,7 +250,7 @@ from ray_mm.retraining.lease import Lease
 from ray_mm.storage.conditional import Documents
 from ray_mm.storage.shared import SharedState
 documents = Documents(sys.argv[1])
-lease = Lease.take(documents, "lease.json", "held up", ttl_s=1.0)
+lease = Lease.take(documents, "lease.json", "held up", ttl_s=float(sys.argv[2]))
 shared = SharedState(documents, "state.json", "test", 1)
 shared.admit(lease.fence)
 print("taken", flush=True)
@@ -229,9 +265,9 @@ for attempt in (lease.check, lease.renew, lambda: shared.update(lambda content: 
 
 
 @contextmanager
-def holder(documents: Documents) -> Iterator[subprocess.Popen[str]]:
+def holder(documents: Documents, ttl_s: float) -> Iterator[subprocess.Popen[str]]:
     """A process that has the lease and renews it, until it is told to write."""
-    command = [sys.executable, "-c", _HOLDER, documents.root]
+    command = [sys.executable, "-c", _HOLDER, documents.root, str(ttl_s)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == "taken\n"
@@ -240,26 +276,28 @@ def holder(documents: Documents) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_holder_that_is_killed_is_followed(documents: Documents) -> None:
-    with holder(documents) as process:
+def test_a_holder_that_is_killed_is_followed(documents: Documents, wait_for: Wait) -> None:
+    with holder(documents, ttl_s=6.0) as process:
         with pytest.raises(LeaseHeld, match="is alive"):
-            Lease.take(documents, "lease.json", "next")
+            take(documents, "next", watching(documents, wait_for))
         process.kill()
         process.wait(30)
-        began = time.monotonic()
-        with Lease.take(documents, "lease.json", "next") as lease:
-            assert lease.fence == 2
-            assert time.monotonic() - began >= 1.0
+        world = World()
+        assert take(documents, "next", world).fence == 2
+        assert 7.5 <= world.now < 9
 
 
 def test_a_holder_that_was_stopped_in_its_sleep_writes_nothing_when_it_wakes(documents: Documents) -> None:
     shared = SharedState(documents, "state.json", "test", 1)
-    with holder(documents) as process:
-        os.kill(process.pid, signal.SIGSTOP)
+    with holder(documents, ttl_s=1.0) as process:
+        with (Path(documents.root) / ".lock").open("a") as lock:
+            # It sleeps between two writes: within one it would keep all others from writing.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.kill(process.pid, signal.SIGSTOP)
         with Lease.take(documents, "lease.json", "next") as lease:
             shared.admit(lease.fence)
             os.kill(process.pid, signal.SIGCONT)
-            said, _ = process.communicate("\n", timeout=30)
+            said, _ = process.communicate("\n", timeout=60)
             assert said.split() == ["LeaseLost"] * 3
             assert shared.update(lambda content: {"by": "next"}, lease.fence).content == {"by": "next"}
 

@@ -30,7 +30,8 @@ def story(local_ray: None, s3_endpoint: str, tmp_path_factory: pytest.TempPathFa
         more = {"RETRAIN_TEST_KEY": SECRET, "RAY_MM_REGISTRY_CACHE": str(folder / "cache")}
         for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.endpoint, **more}.items():
             environment.setenv(name, value)
-        notify = {"command": [sys.executable, "-c", _TELL, str(folder / "told")], "secret": "env:RETRAIN_TEST_KEY"}
+        tell = [sys.executable, "-c", _TELL, str(folder / "told")]
+        notify = {"command": tell, "secret": "env:RETRAIN_TEST_KEY", "timeout_s": 60}
         arrivals = {"arrivals.by": "event_time", "arrivals.time_zone": "Europe/Berlin"}
         # Models of nine steps differ by chance: only the one that has learned nothing shall lose.
         gates = {"gates.frozen.min_gain": -0.25, "gates.newest.min_gain": -0.4}

@@ -35,7 +35,7 @@ class Clock:
 
 
 class Server:
-    """Takes messages; answers as it is told, then with 200."""
+    """Takes messages; answers as it is told, 0 being nonsense, then with 200."""
 
     def __init__(self) -> None:
         self.answers: list[int] = []
@@ -46,7 +46,13 @@ class Server:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.taken.append((dict(self.headers.items()), body))
-                self.send_response(outer.answers.pop(0) if outer.answers else 200)
+                status = outer.answers.pop(0) if outer.answers else 200
+                if not status:
+                    self.wfile.write(b"no line of HTTP\r\n\r\n")
+                    return
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -88,6 +94,15 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(server
     assert len(server.taken) == 4
 
 
+def test_a_server_that_sends_elsewhere_or_talks_nonsense_is_told_of(server: Server) -> None:
+    server.answers = [302, 0, 0, 0]
+    (problem,) = send(Notify(webhook=server.url), MESSAGE, Clock())
+    assert problem.endswith("did not take the message (HTTP 302, it is elsewhere; name that URL).")
+    (problem,) = send(Notify(webhook=server.url), MESSAGE, Clock())
+    assert "did not take the message (" in problem and len(server.taken) == 4
+    assert all(json.loads(body) == MESSAGE for _, body in server.taken)
+
+
 def test_a_server_that_is_not_there_is_told_of(server: Server) -> None:
     free = server.url.replace("/hook", "")
     server.server.shutdown()
@@ -99,7 +114,9 @@ def test_a_server_that_is_not_there_is_told_of(server: Server) -> None:
 def test_a_program_gets_it_without_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK_KEY", "of the tests")
     code = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps([sys.stdin.read(), dict(os.environ)]))"
-    config = Notify(command=(sys.executable, "-c", code, str(tmp_path / "told; rm -rf x")), secret="env:HOOK_KEY")
+    config = Notify(
+        command=(sys.executable, "-c", code, str(tmp_path / "told; rm -rf x")), secret="env:HOOK_KEY", timeout_s=60
+    )
     assert send(config, MESSAGE, Clock()) == []
     body, environment = json.loads((tmp_path / "told; rm -rf x").read_text())
     signed = hmac.new(b"of the tests", f"1764460800.{body}".encode(), hashlib.sha256).hexdigest()
@@ -107,15 +124,15 @@ def test_a_program_gets_it_without_the_key(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("command", "problem"),
+    ("command", "timeout_s", "problem"),
     [
-        (("/no/such/program",), "can't be run"),
-        ((sys.executable, "-c", "import sys; sys.exit('full')"), "ended with 1: full."),
-        ((sys.executable, "-c", "import time; time.sleep(60)"), "did not end within 0.5 s"),
+        (("/no/such/program",), 60, "can't be run"),
+        ((sys.executable, "-c", "import sys; sys.exit('full')"), 60, "ended with 1: full."),
+        ((sys.executable, "-c", "import time; time.sleep(600)"), 0.5, "did not end within 0.5 s"),
     ],
 )
-def test_a_program_that_fails_is_told_of(command: tuple[str, ...], problem: str) -> None:
-    (found,) = send(Notify(command=command, timeout_s=0.5), MESSAGE, Clock())
+def test_a_program_that_fails_is_told_of(command: tuple[str, ...], timeout_s: float, problem: str) -> None:
+    (found,) = send(Notify(command=command, timeout_s=timeout_s), MESSAGE, Clock())
     assert problem in found
 
 

@@ -120,7 +120,8 @@ def test_what_is_in_shards_is_found(local_ray: None, tmp_path: Path) -> None:
     copies = {**members(range(5), 9), **members(range(4), 3)}  # four of them are in the frozen test set, by other names
     broken = {**clean, "s9-7.vector.npy": b"\x93NUMPY no array"}
     unknown = {**clean, "s9-7.label.cls": b"17"}
-    tars = {"clean": clean, "copies": copies, "broken": broken, "unknown": unknown}
+    again = {name.replace("s9-", "other-"): payload for name, payload in reversed(clean.items())}
+    tars = {"clean": clean, "copies": copies, "broken": broken, "unknown": unknown, "again": again}
     for name, content in tars.items():
         write_tar(tmp_path / "in" / f"{name}.tar", content)
     (tmp_path / "in" / "none.tar").write_bytes(b"this is no tar" * 100)
@@ -150,11 +151,13 @@ def test_what_is_in_shards_is_found(local_ray: None, tmp_path: Path) -> None:
     assert "none of the 3 classes" in str(looks["unknown"].reason)
     assert looks["none"].reason is not None and "in/none.tar" not in looks["none"].reason
     # The names and the order of samples do not tell them apart, their inputs do.
-    assert looks["clean"].content == looks["unknown"].content or looks["unknown"].content is None
-    assert looks["clean"].content != looks["copies"].content
+    assert looks["clean"].content == looks["again"].content is not None
+    assert len({looks[name].content for name in ("clean", "copies", "broken")}) == 3
     told = {Path(one.url).stem: one for one in look(plan_in_place(job), ["vector"], None, promised)}
     assert "the manifest says 0000" in str(told["clean"].reason)
     assert told["copies"].num_test_duplicates == 0 and told["copies"].content is None
     reference = reference_of([dataset.manifest], ["vector", "label"])
     found = judge(list(looks.values()), reference, Validation(max_bad_shards=1), job.fields)
     assert [Path(url).stem for url in found.accepted] == ["clean"]
+    (reason,) = (reason for url, reason in found.rejected.items() if url.endswith("/again.tar"))
+    assert reason == f"has the samples of {tmp_path}/in/clean.tar"
