@@ -28,7 +28,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(900)
 def test_the_tutorial_leads_from_files_to_a_compressed_model(tmp_path: Path) -> None:
     _run_page(ROOT / "docs" / "tutorial.md", tmp_path)
     report = tmp_path / "runs" / "lamps" / "evaluate" / "report.html"

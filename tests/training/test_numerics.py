@@ -21,7 +21,7 @@ WAYS = [
 ]
 """Workers, how they share, and the parts that each cuts its share into."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_the_loss_after_fifty_steps_is_the_same_however_the_work_is_shared(tmp_path: Path) -> None:
