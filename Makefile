@@ -55,7 +55,7 @@ docs-check: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	@echo "ray_mm: damaging $(FUZZ_CASES) tars, gzip files in three ways, files that are none, and members"
-	@RAY_MM_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q -m fuzz
+	@RAY_MM_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q -m fuzz -o faulthandler_timeout=0
 
 install: $(INSTALLED)
 
