@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -139,9 +142,23 @@ def browser() -> Iterator[Any]:
     executable = os.environ.get("RAY_MM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if executable is None:
         missing("no Chromium on the PATH; install it or name it in RAY_MM_CHROMIUM", required="RAY_MM_REQUIRE_BROWSER")
-    with playwright.sync_playwright() as started:
+    before = set(psutil.Process().children(recursive=True))
+    with contextlib.ExitStack() as stack:
+        started = stack.enter_context(playwright.sync_playwright())
         chromium = started.chromium.launch(
             executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
+        processes = set(psutil.Process().children(recursive=True)) - before
         yield chromium
-        chromium.close()
+        # Nothing in Playwright limits how long a browser that does not close is waited for.
+        patience = threading.Timer(60.0, _kill, [processes])
+        patience.start()
+        stack.callback(patience.cancel)
+        with contextlib.suppress(playwright.Error):
+            chromium.close()
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
