@@ -146,7 +146,9 @@ def browser() -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         started = stack.enter_context(playwright.sync_playwright())
         chromium = started.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            executable_path=executable,
+            # Shared memory may be as small as 64 MB in a container.
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"],
         )
         processes = set(psutil.Process().children(recursive=True)) - before
         yield chromium
