@@ -105,7 +105,7 @@ def keep_schedule(
         keeper = _Keeper(schedule, command, state_file, told, lock, events)
         keeper.start()
         try:
-            event = events.get()
+            event = _first(events)
             if isinstance(event, BaseException):
                 raise event
             told(f"{signal.Signals(event).name}: ending")
@@ -126,6 +126,13 @@ def _signals() -> Iterator[queue.SimpleQueue[Any]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _first(events: queue.SimpleQueue[Any]) -> Any:
+    """Waits for an event. Looks up now and then: a signal that another thread was given does not end a wait of this one."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return events.get(timeout=0.5)
 
 
 class _Keeper:
