@@ -380,9 +380,8 @@ def test_a_folder_without_a_model_is_told(folder: Path, tmp_path: Path) -> None:
 def test_a_model_is_found_in_its_folder_or_in_its_run(folder: Path, tmp_path: Path, place: str) -> None:
     write_model(tmp_path / "run" / place)
     (tmp_path / "run" / "job.json").write_text('{"kind": "train"}')
-    assert check(folder, "evaluate", checkpoint=tmp_path / "run")[0].startswith(
-        f"checkpoint: {tmp_path / 'run' / place}"
-    )
+    found = check(folder, "evaluate", checkpoint=tmp_path / "run")[0]
+    assert found.startswith(f"checkpoint: {tmp_path / 'run' / place}")
 
 
 @pytest.mark.parametrize(

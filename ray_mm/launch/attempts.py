@@ -21,8 +21,8 @@ from ray_mm.version import __version__
 
 MODULE = "ray_mm.launch.attempts"
 STOPPED = StopRequested.exit_status
-_FINAL = (0, UsageError.exit_status, GateRefused.exit_status, 130, STOPPED)
-"""Exit statuses that another start would not change, or that somebody asked for."""
+_FINAL = (0, UsageError.exit_status, GateRefused.exit_status, 130)
+"""Exit statuses that another start would not change."""
 _POLL_S = 0.2
 _FIRST_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 60.0
@@ -55,7 +55,7 @@ class Attempts:
         deadline = None if self.time_limit_s is None else started + self.time_limit_s
         for attempt in range(1, self.retries + 2):
             status = self._start(deadline)
-            if status == 0 or (status in _FINAL and status != STOPPED):
+            if status in _FINAL:
                 return status
             if deadline is not None and time.monotonic() >= deadline:
                 notice(

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from ray_mm.auth import DEFAULT_TOKEN, bearer, own_headers, read_token
 from ray_mm.config.cluster import ClusterProfile
 from ray_mm.errors import UsageError
+from ray_mm.straight import open_straight
 
 CONNECT_TIMEOUT_S = 10.0
 """For all that is asked before anything is done."""
@@ -144,16 +145,6 @@ def _shown(url: str, headers: dict[str, str], deadline: float, timeout_s: float)
         raise UsageError(f"--cluster {url}: {_problem(error, timeout_s)}") from None
 
 
-class _Straight(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: it would show the token to whoever stands at its end."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_Straight)
-
-
 def _ask(url: str, headers: dict[str, str], deadline: float) -> Any:
     """What JSON a URL answers with."""
     answers: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
@@ -161,7 +152,7 @@ def _ask(url: str, headers: dict[str, str], deadline: float) -> Any:
 
     def ask() -> None:
         try:
-            with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=left) as response:
+            with open_straight(urllib.request.Request(url, headers=headers), timeout=left) as response:
                 answers.put((json.loads(response.read(_MOST_BYTES)), None))
         except Exception as error:
             if isinstance(error, urllib.error.HTTPError):

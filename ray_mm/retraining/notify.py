@@ -23,19 +23,10 @@ from ray_mm.config.retrain import Notify
 from ray_mm.errors import UsageError
 from ray_mm.retraining.clock import Clock
 from ray_mm.storage import local_path
+from ray_mm.straight import open_straight
 
 _TRIES = 3
 _PAUSE_S = 1.0
-
-
-class _Straight(urllib.request.HTTPRedirectHandler):
-    """Follows to nowhere else: behind a redirect a POST would become a GET, without the message."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_WEB = urllib.request.build_opener(_Straight)
 
 
 def send(config: Notify, message: Mapping[str, Any], clock: Clock) -> list[str]:
@@ -121,7 +112,7 @@ def _post(config: Notify, body: bytes, time: str, signature: str | None, clock: 
             clock.sleep(_PAUSE_S * 2 ** (number - 1))
         request = urllib.request.Request(config.webhook, body, headers, method="POST")
         try:
-            with _WEB.open(request, timeout=config.timeout_s):
+            with open_straight(request, timeout=config.timeout_s):
                 return []
         except urllib.error.HTTPError as error:
             error.close()

@@ -101,8 +101,8 @@ def figures_of(job: RetrainJob, night: Night) -> dict[str, Any]:
     }
 
 
-def message_of(job: RetrainJob, night: Night, end: End, champion: int | None, report: str) -> dict[str, Any]:
-    """What is told of a night: plain values."""
+def message_of(job: RetrainJob, night: Night, end: End, champion: int | None, report: str | None) -> dict[str, Any]:
+    """What is told of a night: plain values. One that failed, and stays open, has no report yet."""
     facts = night.facts
     return {
         "job": job.name,

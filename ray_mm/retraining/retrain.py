@@ -218,7 +218,7 @@ def _failed(job: RetrainJob, night: Night, shared: Shared, error: Exception, clo
         return
     with contextlib.suppress(RayMMError, OSError):
         champion = shared.registry.champion()
-        message = message_of(job, night, End("failed", reason), champion, str(night.folder / REPORT))
+        message = message_of(job, night, End("failed", reason), champion, None)
         for problem in notify.send(job.notify, message, clock):
             notice(problem)
 

@@ -46,6 +46,7 @@ class Blending:
 
     Attributes:
         subsets: of the fields, for the model to be asked with: each alone, then all.
+        weights: of each loss, as they are now.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Blending:
         self._fields = sorted(job.model.fields)
         self.subsets = [*(frozenset({field}) for field in self._fields), frozenset(self._fields)]
         count = len(self.subsets)
-        self._weights: Figures = list(saved.get("weights", [1 / count] * count))
+        self.weights = [weight or 0.0 for weight in saved.get("weights", [1 / count] * count)]
         # At the last estimate, or at the start.
         self._train: Figures = list(saved.get("train", [None] * count))
         self._validation: Figures = list(saved.get("validation", [None] * count))
@@ -65,11 +66,6 @@ class Blending:
         if ranks.rank == 0 and "sums" in saved:
             self._sums += torch.tensor(saved["sums"], dtype=torch.float64, device=ranks.device).reshape(2, count)
         self._measures = self._is_late = False
-
-    @property
-    def weights(self) -> list[float]:
-        """Of each loss, as they are now."""
-        return [weight or 0.0 for weight in self._weights]
 
     def begin(self, item: Item, train_batches: int) -> None:
         """A step begins.
@@ -135,15 +131,13 @@ class Blending:
         if (epoch + 1) % self._config.every_epochs:
             return
         validation = [*(metrics.get(f"loss_alone/{field}") for field in self._fields), metrics["loss"]]
-        self._weights = blending_weights(
-            (self._train, self._validation), (train, validation), [weight or 0.0 for weight in self._weights]
-        )
+        self.weights = blending_weights((self._train, self._validation), (train, validation), self.weights)
         self._train, self._validation = train, validation
 
     def state(self) -> dict[str, Figures]:
         """All of it, to be saved; every rank has to call it."""
         return {
-            "weights": list(self._weights),
+            "weights": list(self.weights),
             "train": list(self._train),
             "validation": list(self._validation),
             "sums": [*self._ranks.sum(self._sums.flatten().tolist())],
@@ -165,7 +159,7 @@ def blending_weights(
     then: tuple[Sequence[float | None], Sequence[float | None]],
     now: tuple[Sequence[float | None], Sequence[float | None]],
     before: Sequence[float],
-) -> Figures:
+) -> list[float]:
     """The weight of each loss.
 
     Args:

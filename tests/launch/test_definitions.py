@@ -53,7 +53,7 @@ def test_the_page_names_every_file() -> None:
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.yaml")), ids=relative)
 def test_a_profile_is_valid(path: Path) -> None:
-    load_cluster(path)
+    assert load_cluster(path).address.startswith("http")
 
 
 @pytest.mark.parametrize("name", RENDERED)

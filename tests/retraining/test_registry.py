@@ -166,7 +166,9 @@ def test_a_damaged_version_is_neither_promoted_nor_loaded(registry: Registry, da
 def test_registering_again_mends_what_is_damaged(registry: Registry, checkpoints: list[Path]) -> None:
     (Path(registry.version(1).location) / "model.safetensors").write_bytes(b"x")
     registry.register(checkpoints[0], lineage("night-1"))
+    assert registry.verify(1).number == 1
     registry.promote(1, expected=None)
+    assert registry.champion() == 1
 
 
 def test_what_is_no_whole_model_is_not_registered(registry: Registry, checkpoints: list[Path], tmp_path: Path) -> None:

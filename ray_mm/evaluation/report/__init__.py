@@ -12,6 +12,7 @@
     words.py     how the main metric of a task is spoken of
     tiles.py     the headline figures
     tables.py    subsets, classes, confusions
+    frame.py     what the pages of all stages have in common, page.html among it
     render.py    report.html and report.css → the file
 
 No script, no request: a content security policy in the page forbids both.

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
 from ray_mm.evaluation.report import plots, tables
 from ray_mm.evaluation.report.content import (
     ClassificationDetails,
@@ -17,13 +14,11 @@ from ray_mm.evaluation.report.content import (
     ReportContent,
     RetrievalDetails,
 )
+from ray_mm.evaluation.report.frame import style, template
 from ray_mm.evaluation.report.reconstructions import said_rows
-from ray_mm.evaluation.report.svg import percent
 from ray_mm.evaluation.report.tiles import tiles
 from ray_mm.evaluation.report.words import WORDS
 from ray_mm.storage import write_atomic
-
-_HERE = Path(__file__).parent
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -33,19 +28,11 @@ def write_report(path: Path, content: ReportContent) -> None:
 
 def render(content: ReportContent) -> str:
     """The report as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
     details = content.details
     values: dict[str, object] = {
         "content": content,
         "words": WORDS[content.main],
-        "style": Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        "style": style(),
         "presence": tables.presence_text(content.presence),
         "tiles": tiles(content),
         "summary": tables.summary(content),
@@ -109,4 +96,4 @@ def render(content: ReportContent) -> str:
             "errors": plots.error_plot(details.true, details.predicted),
             "drawn": len(details.true),
         }
-    return environment.get_template("report.html").render(values)
+    return template("report.html").render(values)

@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-import ray_mm.evaluation.report
 from ray_mm import figures
 from ray_mm.config.retrain import RetrainJob
 from ray_mm.config.tasks import HIGHER_IS_BETTER
+from ray_mm.evaluation.report.frame import style, template
 from ray_mm.evaluation.report.svg import figure, percent
 from ray_mm.progress import duration
 from ray_mm.retraining.clock import written
@@ -23,7 +20,6 @@ from ray_mm.retraining.report.plots import bars_plot, scores_plot
 from ray_mm.storage import write_atomic
 
 _HERE = Path(__file__).parent
-_SHARED = Path(ray_mm.evaluation.report.__file__).parent
 _MAX_NIGHTS = 365
 _MAX_LISTED = 200
 _PLACES = {"frozen": "frozen test set", "newest": "newest window"}
@@ -60,8 +56,8 @@ def write_night(path: Path, job: RetrainJob, night: Night, end: End, found: Mapp
         for name, note in sorted(notes.items())
         if note.get("report")
     ]
-    content = _page("night.html").render(
-        style=_style(),
+    content = template("night.html", _HERE).render(
+        style=style(_HERE / "retrain.css"),
         name=job.name,
         day=written(facts.until)[:10],
         kicker=f"Night {written(facts.until)[:10]}",
@@ -113,8 +109,8 @@ def write_history(path: Path, job: RetrainJob, nights: Sequence[Night], registry
     told = [f"{number} {WORDS[status]}" for status, number in count.items() if number]
     consumed = sum(int(night.facts.figures.get("num_consumed", 0)) for night in nights)
     last = next((row for row in reversed(trained) if row["status"] == "promoted"), None)
-    content = _page("history.html").render(
-        style=_style(),
+    content = template("history.html", _HERE).render(
+        style=style(_HERE / "retrain.css"),
         name=job.name,
         lead=f"{len(nights):,} nights: {', '.join(told)}." if nights else "No night yet.",
         tiles=[
@@ -252,19 +248,3 @@ def _relative(path: str, folder: Path) -> str:
         return Path(path).relative_to(folder).as_posix()
     except ValueError:
         return path
-
-
-def _style() -> Markup:
-    files = (_SHARED / "report.css", _HERE / "retrain.css")
-    return Markup("\n".join(path.read_text(encoding="utf-8") for path in files))
-
-
-def _page(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)

@@ -6,20 +6,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-import ray_mm.evaluation.report
 from ray_mm import figures
 from ray_mm.config.search import num_combinations, told
 from ray_mm.config.tune import AshaMethod, OptunaMethod
+from ray_mm.evaluation.report.frame import style, template
 from ray_mm.evaluation.report.svg import figure, percent
 from ray_mm.storage import write_atomic
 from ray_mm.tuning.report.plots import curves_plot, key_plot, short_name, value_text
 from ray_mm.tuning.table import State, Table, Trial
 
 _HERE = Path(__file__).parent
-_SHARED = Path(ray_mm.evaluation.report.__file__).parent
 _WORDS = {
     State.DONE: "trained",
     State.STOPPED: "stopped",
@@ -38,17 +34,9 @@ def render(table: Table) -> str:
     """The report as HTML; the table has a best trial."""
     job, best = table.job, table.best()
     assert best is not None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    styles = (_SHARED / "report.css", _HERE / "search.css")
-    return environment.get_template("search.html").render(
+    return template("search.html", _HERE).render(
         name=job.name,
-        style=Markup("\n".join(path.read_text(encoding="utf-8") for path in styles)),
+        style=style(_HERE / "search.css"),
         lead=_lead(table, best),
         tiles=_tiles(table, best),
         facts=_facts(table),

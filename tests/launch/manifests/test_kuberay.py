@@ -22,7 +22,9 @@ from tests.launch.schemas import require_valid
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("more", [{}, GPUS, {"output": HOSTILE}], ids=["cpus", "gpus", "hostile"])
 def test_kuberay_takes_every_form(form: str, more: dict[str, Any]) -> None:
-    for manifest in manifests(called(**more), form):
+    made = manifests(called(**more), form)
+    assert made
+    for manifest in made:
         require_valid(manifest)
 
 
